@@ -1,0 +1,1 @@
+"""Images in, labels out: reading photographs, splits, the label store, generated scenes, overlays."""

@@ -1,0 +1,79 @@
+"""Reading one image file of any common kind as 8-bit RGB, upright."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from sohes.errors import DataError
+
+ImageArray = NDArray[np.uint8]
+
+MAX_PIXELS = 178_956_970  # 512 MB of RGB; a larger header is far more likely a decompression bomb than a photograph
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
+_EXIF_ORIENTATION = 0x0112
+
+
+def load_image(path: Path) -> ImageArray:
+    """The image at `path` as it should be looked at: (H, W, 3) uint8 RGB.
+
+    EXIF rotation is applied; transparent pixels are laid on white; 16-bit grey is scaled from 0..65535 to 0..255; of an
+    animation the first frame is taken.
+
+    Raises:
+        DataError: missing, truncated, not an image, of an unsupported pixel type, or above `MAX_PIXELS`.
+    """
+    with _opened(path) as image:
+        image.load()
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image), path), dtype=np.uint8)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in px that `load_image` would return, from the file's header alone.
+
+    Raises:
+        DataError: as `load_image`, as far as the header tells.
+    """
+    with _opened(path) as image:
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # orientations 5 to 8 swap the axes
+        width, height = image.size
+        return (width, height) if turned else (height, width)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(
+                    f"{path}: {image.width} x {image.height} pixels are above the limit of {MAX_PIXELS}; scale it down"
+                )
+            yield image
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: more pixels than the limit of {MAX_PIXELS}; scale the image down") from error
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file can raise almost anything in a decoder: OSError, SyntaxError, KeyError
+        raise DataError(f"{path}: cannot be read as an image ({error or type(error).__name__})") from error
+
+
+def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
+        values = np.asarray(image, dtype=np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(f"{path}: pixel values {values.min()}..{values.max()} do not fit 16 bits; save it with 8")
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError(f"{path}: floating-point pixels have no known range; save the image with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
