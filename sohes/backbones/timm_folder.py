@@ -1,0 +1,160 @@
+"""A backbone on disk: a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
+
+    config.json          timm's: architecture, arguments, input normalisation
+    model.safetensors    the state dict
+    provenance.json      where the weights come from and what trained them
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import save_for_hf
+from torch import Tensor, nn
+
+from sohes.errors import WeightsError, unknown_name
+from sohes.files import atomic_path, read_json, write_json
+
+CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Origin of a backbone's weights.
+
+    Attributes:
+        timm_name: architecture name.
+        init: the starting weights, in words.
+        trained: what trained them further: "nothing", or the method and run.
+        sha256: of `model.safetensors`; empty until saved.
+    """
+
+    timm_name: str
+    init: str
+    trained: str = "nothing"
+    sha256: str = ""
+
+    @property
+    def label(self) -> str:
+        """For a table: "DINOv2 …", or "SOHES from DINOv2 …"."""
+        return self.init if self.trained == "nothing" else f"{self.trained} from {self.init}"
+
+
+@dataclass(frozen=True)
+class BackboneFolder:
+    """A loaded folder: the model in eval mode, timm's config and the provenance."""
+
+    model: nn.Module
+    timm_config: dict[str, Any]
+    provenance: Provenance
+
+
+def build_vit(timm_config: Mapping[str, Any]) -> nn.Module:
+    """An untrained timm ViT of `config.json`'s content, without classifier, taking any input size.
+
+    Raises:
+        WeightsError: timm does not know the architecture, or it is not a ViT with patch tokens.
+    """
+    name = timm_config["architecture"]
+    if not timm.is_model(name):
+        raise WeightsError(unknown_name("timm architecture", name, timm.list_models("vit_*")))
+    arguments = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in timm_config.get("model_args", {}).items()
+    }
+    arguments |= {"num_classes": 0, "dynamic_img_size": True}
+    try:
+        model = timm.create_model(name, pretrained=False, **arguments)
+    except TypeError as error:
+        raise WeightsError(f"{name}: not a ViT that takes any input size ({error}); choose a timm vit_* model") from None
+    model.pretrained_cfg.update(timm_config.get("pretrained_cfg", {}))
+    return model
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load `state` strictly, in the model's own dtype; a classifier in `state` is dropped.
+
+    Raises:
+        WeightsError: keys are missing, unexpected or of another shape; the message lists them.
+    """
+    own = model.state_dict()
+    given = {key: value for key, value in state.items() if not key.startswith(("head.", "fc_norm.")) or key in own}
+    problems = []
+    for title, keys in (
+        ("missing", [key for key in own if key not in given]),
+        ("unexpected", [key for key in given if key not in own]),
+        (
+            "of another shape",
+            [
+                f"{key} {tuple(given[key].shape)} instead of {tuple(own[key].shape)}"
+                for key in own
+                if key in given and given[key].shape != own[key].shape
+            ],
+        ),
+    ):
+        if keys:
+            more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+            problems.append(f"{len(keys)} {title}: {', '.join(keys[:5])}{more}")
+    if problems:
+        raise WeightsError(
+            f"{source}: the weights do not fit {type(model).__name__}; {'; '.join(problems)}. "
+            "Name the architecture they were made for with weights.architecture=<timm name>."
+        )
+    model.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()})
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        WeightsError: missing or damaged; the message names the file.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: damaged safetensors file ({error}); copy or download it again") from error
+
+
+def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance) -> Path:
+    """Write `model` (a timm ViT) as a timm folder, atomically, and return the folder."""
+    folder = Path(folder)
+    with atomic_path(folder) as temporary:
+        save_for_hf(model, str(temporary), safe_serialization=True)
+        digest = hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()
+        write_json(temporary / PROVENANCE, asdict(provenance) | {"sha256": digest})
+    return folder
+
+
+def load_backbone_folder(folder: Path) -> BackboneFolder:
+    """Load a timm folder; one made elsewhere, without `provenance.json`, gets its own name as origin.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or the weights do not fit.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).exists():
+        raise WeightsError(f"{folder}: not a timm folder, {CONFIG} is missing")
+    timm_config = read_json(folder / CONFIG)
+    model = build_vit(timm_config)
+    load_state(model, read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    if (folder / PROVENANCE).exists():
+        provenance = Provenance(**read_json(folder / PROVENANCE))
+    else:
+        provenance = Provenance(timm_name=timm_config["architecture"], init=f"timm folder {folder.name}")
+    return BackboneFolder(model.eval(), timm_config, provenance)
+
+
+def input_normalisation(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (1, 3, 1, 1) float32 that the weights expect of RGB in [0, 1]."""
+    config = model.pretrained_cfg
+    return tuple(torch.tensor(config[key], dtype=torch.float32).view(1, 3, 1, 1) for key in ("mean", "std"))  # type: ignore[return-value]

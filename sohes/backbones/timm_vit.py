@@ -1,0 +1,66 @@
+"""Dense features of any timm ViT at any input size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sohes.backbones.precision import autocast, default_device
+from sohes.backbones.timm_folder import BackboneFolder, Provenance, input_normalisation, load_backbone_folder
+from sohes.errors import ConfigError
+
+FEATURES = ("key", "token")
+
+
+class DenseViT(nn.Module):
+    """A frozen timm ViT that returns a feature map: the last block's keys or its normalised output tokens.
+
+    Keys are what the clustering of SOHES's lineage works on (all heads side by side, before any query-key norm).
+
+    Args:
+        folder: a loaded timm folder.
+        feature: "key" or "token".
+    """
+
+    def __init__(self, folder: BackboneFolder, *, feature: str = "key") -> None:
+        super().__init__()
+        if feature not in FEATURES:
+            raise ConfigError(f"feature must be one of {FEATURES}, not '{feature}'")
+        self.vit = folder.model.eval().requires_grad_(False)
+        self.provenance: Provenance = folder.provenance
+        self.feature = feature
+        self.patch_size: int = int(self.vit.patch_embed.patch_size[0])
+        self.embed_dim: int = int(self.vit.embed_dim)
+        mean, std = input_normalisation(self.vit)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self._keys: Tensor | None = None
+        if feature == "key":
+            qkv = getattr(self.vit.blocks[-1].attn, "qkv", None)
+            if not isinstance(qkv, nn.Linear):
+                raise ConfigError(f"{self.provenance.timm_name} has no joint qkv layer; use explore.feature=token")
+            qkv.register_forward_hook(self._keep_keys)
+
+    def _keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._keys = output.chunk(3, dim=-1)[1]
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Feature map (B, D, h, w) float32 of RGB images (B, 3, H, W) in [0, 1]; H and W multiples of the patch."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"input of {height}x{width} px is not a multiple of the patch size {self.patch_size}")
+        with autocast(images.device):
+            tokens = self.vit.forward_features((images - self.mean) / self.std)
+        if self.feature == "key":
+            assert self._keys is not None
+            tokens, self._keys = self._keys, None
+        tokens = tokens[:, self.vit.num_prefix_tokens :].float()
+        return tokens.transpose(1, 2).unflatten(2, (height // self.patch_size, width // self.patch_size))
+
+
+def load_backbone(folder: str | Path, *, feature: str = "key", device: torch.device | None = None) -> DenseViT:
+    """A timm folder as a frozen dense backbone on `device` (default: the GPU if there is one)."""
+    return DenseViT(load_backbone_folder(Path(folder)), feature=feature).to(device or default_device())

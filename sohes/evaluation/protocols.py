@@ -1,0 +1,60 @@
+"""Protocols: what a number means. A record names one by id; a change of meaning gets a new id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sohes.errors import ConfigError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a metric is computed, in words.
+
+    Attributes:
+        id: versioned name, as in `Measurement.protocol`.
+        data: which objects count.
+        resize: what happens to images and masks before scoring.
+        limit: how many predictions of an image count.
+        averaging: over what a number is averaged.
+        source: where the protocol comes from.
+    """
+
+    id: str
+    data: str
+    resize: str
+    limit: str
+    averaging: str
+    source: str
+
+
+MASK_AR1000 = Protocol(
+    id="mask_ar1000_v1",
+    data="every annotated object, all categories merged into one; crowds are ignored",
+    resize="none: masks are scored at the image's native size; size classes by mask area, 32² and 96² px",
+    limit="the 1,000 best masks of an image by score (AR@1, @10, @100: that many)",
+    averaging="recall pooled over all images, then the mean over IoU 0.50, 0.55, ..., 0.95; AP over 101 recall points",
+    source="COCO's evaluation code; as HASSOD (arXiv:2402.03311, section 4.2), whose setting SOHES follows",
+)
+
+HIERARCHY = Protocol(
+    id="hierarchy_v1",
+    data="annotated objects with a parent_id field, without crowds; masks matched one to one at IoU >= 0.5",
+    resize="none: masks are compared at the image's native size",
+    limit="none: all masks of an image",
+    averaging="ordered pairs of matched masks (relation) or matched parts (parent accuracy), pooled over all images",
+    source="this project; no protocol for SOHES's hierarchy is published",
+)
+
+PROTOCOLS = {protocol.id: protocol for protocol in (MASK_AR1000, HIERARCHY)}
+
+
+def get_protocol(protocol_id: str) -> Protocol:
+    """The protocol of that id.
+
+    Raises:
+        ConfigError: no such protocol; the message names the nearest.
+    """
+    if protocol_id not in PROTOCOLS:
+        raise ConfigError(unknown_name("protocol", protocol_id, PROTOCOLS))
+    return PROTOCOLS[protocol_id]

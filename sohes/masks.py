@@ -1,0 +1,197 @@
+"""MaskForest: the masks of one image, what each is part of, and the set algebra between them.
+
+The relation follows the coverage rule of SOHES (ICLR 2024) as HASSOD published it: i is an ancestor of j when i covers
+at least `theta_cover` of j but j does not cover as much of i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+AREA_CLASSES = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}  # px², COCO's
+
+
+def encode_masks(masks: BoolArray) -> list[dict[str, Any]]:
+    """COCO RLE of each mask. `masks` (M, H, W) bool; `counts` of the result is a str, ready for JSON."""
+    if len(masks) == 0:
+        return []
+    rles = coco_mask.encode(np.asfortranarray(np.moveaxis(masks, 0, -1).astype(np.uint8)))
+    return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+def decode_masks(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> BoolArray:
+    """Masks (M, H, W) bool of COCO RLEs, all of the same size."""
+    if len(rles) == 0:
+        return np.zeros((0, *size_hw), dtype=bool)
+    return np.moveaxis(coco_mask.decode(list(rles)), -1, 0).astype(bool)
+
+
+def pairwise_iou(
+    rles: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] | None = None
+) -> NDArray[np.float64]:
+    """Intersection over union of every pair of RLEs of one image, (M, N); `others` defaults to `rles`."""
+    others = rles if others is None else others
+    if not rles or not others:
+        return np.zeros((len(rles), len(others)))
+    return np.asarray(coco_mask.iou(list(rles), list(others), [0] * len(others)))
+
+
+def pairwise_coverage(rles: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """covered[i, j] in [0, 1]: the share of mask j that lies inside mask i, (M, M)."""
+    if not rles:
+        return np.zeros((0, 0))
+    # with the crowd flag pycocotools divides the intersection by the area of its first argument alone
+    return np.asarray(coco_mask.iou(list(rles), list(rles), [1] * len(rles))).T
+
+
+def non_maximum_suppression(iou: NDArray[np.floating], order: Sequence[int] | IntArray, threshold: float) -> IntArray:
+    """Indices kept, in `order`: a mask goes when its IoU with one kept before it is above `threshold`."""
+    suppressed = np.zeros(len(iou), dtype=bool)
+    kept = []
+    for index in order:
+        if not suppressed[index]:
+            kept.append(index)
+            suppressed |= iou[index] > threshold
+    return np.asarray(kept, dtype=np.int64)
+
+
+def coverage_ancestors(covered: NDArray[np.floating], theta_cover: float = 0.9) -> BoolArray:
+    """Ancestor matrix A (M, M) bool by the coverage rule, transitively closed; A[i, j] means j is part of i.
+
+    Args:
+        covered: (M, M), see `pairwise_coverage`.
+        theta_cover: share of j that i must cover, in (0.5, 1].
+    """
+    ancestor = (covered >= theta_cover) & (covered.T < theta_cover)
+    # a chain i > j > k makes i an ancestor of k even where i covers a little less of k: 0.9 x 0.9 < 0.9
+    while True:
+        reach = ancestor | ((ancestor.astype(np.float32) @ ancestor.astype(np.float32)) > 0)
+        if np.array_equal(reach, ancestor):
+            return ancestor
+        ancestor = reach
+
+
+def nearest_parents(ancestor: BoolArray, areas: NDArray[Any]) -> IntArray:
+    """Parent of each mask (M,) int64: its ancestor of smallest area, ties to the smallest index; -1 for a root."""
+    if len(ancestor) == 0:
+        return np.zeros(0, dtype=np.int64)
+    candidate = np.where(ancestor, np.asarray(areas, dtype=np.float64)[:, None], np.inf)
+    parent = candidate.argmin(axis=0).astype(np.int64)
+    return np.where(ancestor.any(axis=0), parent, -1)
+
+
+def depths(parent: IntArray) -> IntArray:
+    """Depth of each mask (M,): 0 for a root, one more than its parent otherwise."""
+    depth = np.zeros(len(parent), dtype=np.int64)
+    above = parent.copy()
+    while (above >= 0).any():
+        depth += above >= 0
+        above = np.where(above >= 0, parent[above], -1)
+        assert depth.max() <= len(parent), "the parents form a cycle"
+    return depth
+
+
+@dataclass(frozen=True)
+class MaskForest:
+    """Masks of one image as a forest.
+
+    Attributes:
+        size_hw: image size in px.
+        rles: COCO RLE of each mask at image size.
+        scores: (M,) float32, for ranking.
+        ancestor: (M, M) bool, [i, j] true when mask j is part of mask i. Holds every ancestor, also where two ancestors
+            of a mask do not contain one another; `parent` keeps one.
+        parent: (M,) int64, -1 for a root.
+        attributes: further per-mask columns, each of length M.
+    """
+
+    size_hw: tuple[int, int]
+    rles: list[dict[str, Any]]
+    scores: FloatArray
+    ancestor: BoolArray
+    parent: IntArray
+    attributes: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.rles)
+        assert self.scores.shape == (count,), (self.scores.shape, count)
+        assert self.ancestor.shape == (count, count), (self.ancestor.shape, count)
+        assert self.parent.shape == (count,), (self.parent.shape, count)
+        assert not self.ancestor.diagonal().any(), "a mask cannot be its own ancestor"
+
+    @classmethod
+    def from_rles(
+        cls,
+        rles: Sequence[dict[str, Any]],
+        size_hw: tuple[int, int],
+        *,
+        scores: NDArray[Any] | None = None,
+        theta_cover: float = 0.9,
+        attributes: dict[str, NDArray[Any]] | None = None,
+    ) -> MaskForest:
+        """Build a forest by the coverage rule; scores default to 1."""
+        ancestor = coverage_ancestors(pairwise_coverage(rles), theta_cover)
+        areas = coco_mask.area(list(rles)) if rles else np.zeros(0)
+        return cls(
+            size_hw=size_hw,
+            rles=list(rles),
+            scores=np.ones(len(rles), np.float32) if scores is None else np.asarray(scores, np.float32),
+            ancestor=ancestor,
+            parent=nearest_parents(ancestor, areas),
+            attributes=attributes or {},
+        )
+
+    @classmethod
+    def from_masks(cls, masks: BoolArray, **options: Any) -> MaskForest:
+        """Build a forest of masks (M, H, W) bool by the coverage rule; options as for `from_rles`."""
+        return cls.from_rles(encode_masks(masks), (int(masks.shape[1]), int(masks.shape[2])), **options)
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    @property
+    def masks(self) -> BoolArray:
+        """All masks, (M, H, W) bool; decoded at each call."""
+        return decode_masks(self.rles, self.size_hw)
+
+    @property
+    def areas(self) -> IntArray:
+        """Pixels of each mask, (M,)."""
+        return np.asarray(coco_mask.area(self.rles) if self.rles else [], dtype=np.int64)
+
+    @property
+    def boxes_xywh(self) -> NDArray[np.float64]:
+        """Tight boxes in px, (M, 4)."""
+        return np.asarray(coco_mask.toBbox(self.rles) if self.rles else np.zeros((0, 4)), dtype=np.float64)
+
+    @property
+    def depth(self) -> IntArray:
+        """Depth of each mask in the forest, (M,)."""
+        return depths(self.parent)
+
+    def select(self, index: Sequence[int] | IntArray) -> MaskForest:
+        """The sub-forest of the given masks, in that order; a lost parent is replaced by the nearest ancestor kept."""
+        index = np.asarray(index, dtype=np.int64)
+        place = np.full(len(self) + 1, -1, dtype=np.int64)  # the last entry stands for "no parent"
+        place[index] = np.arange(len(index))
+        parent = self.parent[index]
+        while (lost := (parent >= 0) & (place[parent] < 0)).any():
+            parent[lost] = self.parent[parent[lost]]
+        return MaskForest(
+            size_hw=self.size_hw,
+            rles=[self.rles[i] for i in index],
+            scores=self.scores[index],
+            ancestor=self.ancestor[np.ix_(index, index)],
+            parent=place[parent],
+            attributes={name: column[index] for name, column in self.attributes.items()},
+        )

@@ -1,0 +1,144 @@
+"""Run records: what ran, on what, with which versions, and the numbers it measured. One JSON file a stage.
+
+A number in a table is either a `Measurement` from such a file or a cited one; nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sohes.errors import DataError
+from sohes.files import read_json, write_json
+
+RECORD_FILE = "record.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One number: which method and backbone, on which data, by which protocol."""
+
+    method: str  # "SOHES labels", "SOHES phase 3", "SegFormer head", ...
+    backbone: str  # timm name
+    init: str  # where the backbone's weights come from, in words
+    data: str  # evaluation data: "scenes val", "bsds500/val.json", ...
+    protocol: str  # versioned id, "mask_ar1000_v1"
+    metric: str  # column name with limit and averaging in it, "mask_ar_1000"
+    value: float
+    n_images: int
+    unit: str = "%"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage function hands back: numbers, sentences for the summary, and files worth opening."""
+
+    measurements: Sequence[Measurement] = ()
+    notes: Sequence[str] = ()
+    artefacts: Sequence[Path] = ()  # tables and pictures, inside the stage's folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Everything needed to trace a stage's numbers. `artefacts` are paths relative to the stage folder."""
+
+    run: str
+    stage: str
+    recipe: str
+    scale: str
+    seed: int
+    config: Mapping[str, Any]
+    config_hash: str
+    commit: str
+    versions: Mapping[str, str]
+    hardware: str
+    started: str  # ISO 8601, UTC
+    seconds: float
+    measurements: Sequence[Measurement] = ()
+    notes: Sequence[str] = ()
+    artefacts: Sequence[str] = ()
+    schema: int = field(default=SCHEMA)
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """Write `record` to `folder/record.json` and return that path."""
+    path = Path(folder) / RECORD_FILE
+    write_json(path, asdict(record))
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        DataError: not a record of this schema; the message names the file and the field.
+    """
+    value = read_json(path)
+    try:
+        value["measurements"] = [Measurement(**row) for row in value["measurements"]]
+        record = Record(**value)
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path}: not a run record ({error})") from error
+    if record.schema != SCHEMA:
+        raise DataError(f"{path}: field 'schema' is {record.schema}, this version reads {SCHEMA}; run the stage again")
+    return record
+
+
+def read_records(run: Path) -> list[Record]:
+    """All records of a run folder, in order of their start."""
+    records = [read_record(path) for path in sorted(Path(run).glob(f"*/{RECORD_FILE}"))]
+    return sorted(records, key=lambda record: record.started)
+
+
+def content_hash(value: Any) -> str:
+    """Short hash of a JSON-able value; the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of this project and of the libraries that can change a number. Absent ones are left out."""
+    names = ("sohes", "torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")
+    names += ("onedl-mmdetection", "onedl-mmsegmentation", "numpy", "pycocotools", "faster-coco-eval")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """Commit of this checkout, "+changes" appended when the tree differs from it; "unknown" outside git."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+changes", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def hardware() -> str:
+    """The device in words: the GPU's name where torch sees one, else the processor and the cores usable."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    return f"{model}, {cores} cores"

@@ -1,0 +1,159 @@
+"""Hierarchy metrics on scenes small enough to count by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sohes.errors import ConfigError, DataError
+from sohes.evaluation import evaluate_hierarchy, load_ground_truth
+from sohes.evaluation.protocols import PROTOCOLS, get_protocol
+from sohes.masks import MaskForest, encode_masks
+
+SIZE = (40, 60)
+
+
+def box(top, left, height, width):
+    mask = np.zeros(SIZE, bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+# a whole with two parts, one of which has a subpart; and a second whole beside it
+WHOLE, PART_A, PART_B, SUB, OTHER = (
+    box(0, 0, 20, 40),
+    box(0, 0, 20, 18),
+    box(0, 20, 20, 18),
+    box(2, 2, 8, 8),
+    box(25, 0, 10, 30),
+)
+
+
+def ground_truth(**changes):
+    masks = [WHOLE, PART_A, PART_B, SUB, OTHER]
+    parents = [0, 1, 1, 2, 0]
+    annotations = [
+        {"id": index + 1, "image_id": 1, "category_id": 1, "segmentation": rle, "parent_id": parent}
+        for index, (rle, parent) in enumerate(zip(encode_masks(np.stack(masks)), parents, strict=True))
+    ]
+    for index, fields in changes.items():
+        annotations[int(index[1:]) - 1] |= fields
+    return {"images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}], "annotations": annotations, "categories": []}
+
+
+def forest(masks, relations, parent):
+    """`relations`: (ancestor, part) pairs."""
+    ancestor = np.zeros((len(masks), len(masks)), bool)
+    for above, below in relations:
+        ancestor[above, below] = True
+    return MaskForest(
+        size_hw=SIZE,
+        rles=encode_masks(np.stack(masks)),
+        scores=np.linspace(1, 0.1, len(masks)).astype(np.float32),
+        ancestor=ancestor,
+        parent=np.asarray(parent, np.int64),
+    )
+
+
+def test_golden_counts():
+    # Annotated ancestor pairs: W>A, W>B, W>S, A>S: 4.
+    # Predicted, in the order W, A, B, S, O: W>A, W>S (not W>B, not A>S), and wrongly O>B.
+    predicted = forest([WHOLE, PART_A, PART_B, SUB, OTHER], [(0, 1), (0, 3), (4, 2)], [-1, 0, 4, 0, -1])
+    scores = evaluate_hierarchy(ground_truth(), {1: predicted})
+    assert scores.n_matched == 5
+    assert scores.relation_precision == pytest.approx(2 / 3)
+    assert scores.relation_recall == pytest.approx(2 / 4)
+    assert scores.relation_f1 == pytest.approx(4 / 7)
+    # parents: A right (W); B wrong (O, should be W); S wrong (W, should be A)
+    assert scores.parent_accuracy == pytest.approx(1 / 3)
+    # nesting in this scene is exact, so the coverage rule finds the annotated relation
+    assert scores.coverage_relation_f1 == 1.0
+    assert scores.coverage_parent_accuracy == 1.0
+    # depths 0, 1, 1, 1, 0
+    assert scores.mean_depth == pytest.approx(3 / 5)
+    assert scores.depth_share == pytest.approx((2 / 5, 3 / 5))
+
+
+def test_masks_without_partner_neither_help_nor_hurt():
+    # the part between whole and subpart is predicted, but shifted so far that it has no partner; an extra mask is noise
+    shifted = box(0, 0, 20, 38)  # IoU with PART_A 18/38 < 0.5; with WHOLE 0.95, where WHOLE itself is the better match
+    predicted = forest([WHOLE, shifted, SUB, box(30, 40, 5, 5)], [(0, 1), (0, 2), (1, 2), (0, 3)], [-1, 0, 1, 0])
+    scores = evaluate_hierarchy(ground_truth(), {1: predicted})
+    assert scores.n_matched == 2  # W and S; the only annotated pair among them is W>S
+    assert (scores.relation_precision, scores.relation_recall, scores.relation_f1) == (1.0, 1.0, 1.0)
+    assert scores.parent_accuracy == 1.0  # S's nearest matched ancestor is W on both sides
+
+
+def test_coverage_rule_needs_ninety_percent():
+    # the predicted part sticks out of the predicted whole by 20 %: no relation by the rule, yet the head knows it
+    part = box(4, 26, 10, 10)
+    annotations = ground_truth()
+    annotations["annotations"] = annotations["annotations"][:3]
+    whole = box(0, 0, 20, 34)  # 8 of 10 columns of `part` lie inside
+    annotations["annotations"][2]["segmentation"] = encode_masks(part[None])[0]
+    scores = evaluate_hierarchy(annotations, {1: forest([whole, part], [(0, 1)], [-1, 0])})
+    assert scores.n_matched == 2
+    assert scores.relation_f1 == 1.0
+    assert scores.coverage_relation_f1 == 0.0
+    assert scores.coverage_parent_accuracy == 0.0
+
+
+def test_matching_is_one_to_one_with_largest_total_overlap():
+    # masks 20 px wide: P0 fits A (IoU 1) and B (IoU 2/3); P1 fits only A (0.6). Greedy would leave B alone.
+    first, second = box(0, 0, 10, 20), box(0, 4, 10, 20)
+    annotations = {
+        "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
+        "annotations": [
+            {"id": 1 + i, "image_id": 1, "segmentation": rle, "parent_id": i}
+            for i, rle in enumerate(encode_masks(np.stack([first, second])))
+        ],
+    }
+    predicted = forest([box(0, 1, 10, 20), box(0, 0, 10, 12)], [], [-1, -1])
+    # IoU: P0-A 19/21, P0-B 17/23; P1-A 12/20, P1-B 8/24
+    assert evaluate_hierarchy(annotations, {1: predicted}).n_matched == 2
+
+
+def test_crowds_do_not_count_and_their_parts_move_up():
+    # A is a crowd: S becomes a child of W. Left: W, B, S, O with pairs W>B, W>S
+    predicted = forest([WHOLE, PART_B, SUB, OTHER], [(0, 1), (0, 2)], [-1, 0, 0, -1])
+    scores = evaluate_hierarchy(ground_truth(_2={"iscrowd": 1}), {1: predicted})
+    assert scores.n_matched == 4
+    assert scores.relation_f1 == 1.0
+    assert scores.parent_accuracy == 1.0
+
+
+def test_nothing_to_judge_is_nan_and_not_measured():
+    flat = ground_truth(_2={"parent_id": 0}, _3={"parent_id": 0}, _4={"parent_id": 0})
+    predicted = forest([box(25, 0, 10, 30)], [], [-1])
+    scores = evaluate_hierarchy(flat, {1: predicted})
+    assert math.isnan(scores.relation_f1)
+    assert math.isnan(scores.parent_accuracy)
+    assert scores.measurements(method="m", backbone="b", init="i", data="d") == []
+    empty = evaluate_hierarchy(flat, {})
+    assert empty.n_matched == 0
+    assert math.isnan(empty.mean_depth)
+
+
+def test_measurements_are_percent():
+    predicted = forest([WHOLE, PART_A, PART_B, SUB, OTHER], [(0, 1), (0, 3), (4, 2)], [-1, 0, 4, 0, -1])
+    rows = evaluate_hierarchy(ground_truth(), {1: predicted}).measurements(
+        method="m", backbone="b", init="i", data="d"
+    )
+    values = {row.metric: row.value for row in rows}
+    assert values["relation_f1"] == pytest.approx(400 / 7)
+    assert values["coverage_relation_f1"] == 100.0
+    assert {row.protocol for row in rows} == {"hierarchy_v1"}
+
+
+def test_bad_parents_are_refused():
+    with pytest.raises(DataError, match=r"'parent_id' 77 is not an annotation"):
+        load_ground_truth(ground_truth(_3={"parent_id": 77}))
+    with pytest.raises(DataError, match="cycle"):
+        load_ground_truth(ground_truth(_1={"parent_id": 4}))
+
+
+def test_protocols_by_id():
+    assert get_protocol("mask_ar1000_v1").id == "mask_ar1000_v1"
+    assert all(key == value.id and value.source for key, value in PROTOCOLS.items())
+    with pytest.raises(ConfigError, match="did you mean 'hierarchy_v1'"):
+        get_protocol("hierarchy_v2")

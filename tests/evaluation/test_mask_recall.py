@@ -1,0 +1,251 @@
+"""Mask recall against pycocotools on random and adversarial inputs, and against numbers worked by hand."""
+
+import contextlib
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from sohes.errors import DataError
+from sohes.evaluation import evaluate_masks, load_ground_truth
+from sohes.masks import MaskForest, encode_masks
+
+SIZE = (120, 150)
+
+
+def forest(masks, scores=None, size=SIZE):
+    """Masks without relations: building them is not what is tested here."""
+    masks = np.asarray(masks, dtype=bool).reshape(-1, *size)
+    count = len(masks)
+    return MaskForest(
+        size_hw=size,
+        rles=encode_masks(masks),
+        scores=np.ones(count, np.float32) if scores is None else np.asarray(scores, np.float32),
+        ancestor=np.zeros((count, count), bool),
+        parent=np.full(count, -1, np.int64),
+    )
+
+
+def box(top, left, height, width, size=SIZE):
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def coco(objects, size=SIZE, **fields):
+    """COCO dict of {image_id: [mask or (mask, extra fields)]}."""
+    images = [{"id": image_id, "height": size[0], "width": size[1], "file_name": "x"} for image_id in objects]
+    annotations = []
+    for image_id, members in objects.items():
+        for item in members:
+            mask, extra = item if isinstance(item, tuple) else (item, {})
+            rle = encode_masks(mask[None])[0]
+            row = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, "segmentation": rle}
+            annotations.append(row | {"area": float(mask.sum()), "iscrowd": 0, **extra})
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "entity"}], **fields}
+
+
+def reference(ground_truth, predictions):
+    """The same numbers by pycocotools, summarised by hand from its arrays."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = json.loads(json.dumps(ground_truth))
+        truth.createIndex()
+        rows = [
+            {"image_id": image_id, "category_id": 1, "segmentation": rle, "score": float(score)}
+            for image_id, item in predictions.items()
+            for rle, score in zip(item.rles, item.scores, strict=True)
+        ]
+        found = truth.loadRes(rows) if rows else COCO()
+        if not rows:
+            found.dataset = {**truth.dataset, "annotations": []}
+            found.createIndex()
+        evaluator = COCOeval(truth, found, "segm")
+        evaluator.params.maxDets = [1, 10, 100, 1000]
+        evaluator.evaluate()
+        evaluator.accumulate()
+    recall, precision = evaluator.eval["recall"][:, 0], evaluator.eval["precision"][:, :, 0]
+
+    def mean(values):
+        values = values[values > -1]
+        return values.mean() if values.size else math.nan
+
+    expected = {f"mask_ar_{limit}": mean(recall[:, 0, i]) for i, limit in enumerate((1, 10, 100, 1000))}
+    expected |= {f"mask_ar_1000_{size}": mean(recall[:, 1 + i, 3]) for i, size in enumerate("sml")}
+    expected["mask_ap"] = mean(precision[:, :, 0, 3])
+    expected["mask_ap50"] = mean(precision[0, :, 0, 3])
+    expected["mask_ap75"] = mean(precision[5, :, 0, 3])
+    return expected, [mean(row) for row in recall[:, 0, 3]]
+
+
+def assert_equals_pycocotools(ground_truth, predictions):
+    expected, by_iou = reference(ground_truth, predictions)
+    result = evaluate_masks(ground_truth, predictions)
+    for name, value in expected.items():
+        assert getattr(result, name) == pytest.approx(value, abs=1e-9, nan_ok=True), name
+    assert result.recall_at_iou == pytest.approx(by_iou, abs=1e-9, nan_ok=True)
+
+
+def random_case(seed, *, images=6, ties=False, crowd=False):
+    """Boxes and ellipses of all three size classes; predictions are jittered objects and noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+
+    def shape(centre, radius):
+        if rng.random() < 0.5:
+            return (abs(rows - centre[0]) < radius[0]) & (abs(columns - centre[1]) < radius[1])
+        return ((rows - centre[0]) / radius[0]) ** 2 + ((columns - centre[1]) / radius[1]) ** 2 < 1
+
+    objects, predictions = {}, {}
+    for image_id in range(10, 10 + images):
+        count = rng.integers(0, 8)
+        centres = rng.uniform(5, 110, (count, 2))
+        radii = rng.uniform(2, 60, (count, 2))
+        objects[image_id] = [
+            (shape(c, r), {"iscrowd": int(crowd and rng.random() < 0.3)}) for c, r in zip(centres, radii, strict=True)
+        ]
+        found = [shape(c + rng.normal(0, 3, 2), r * rng.uniform(0.7, 1.3, 2)) for c, r in zip(centres, radii, strict=True)]
+        found += [shape(rng.uniform(5, 110, 2), rng.uniform(2, 40, 2)) for _ in range(rng.integers(0, 15))]
+        if found and rng.random() < 0.8:
+            scores = rng.integers(0, 3, len(found)) / 2 if ties else rng.random(len(found))
+            predictions[image_id] = forest(np.stack(found), scores)
+    return coco(objects), predictions
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("kind", [{}, {"ties": True}, {"crowd": True}, {"ties": True, "crowd": True}])
+def test_equals_pycocotools_on_random_images(seed, kind):
+    assert_equals_pycocotools(*random_case(seed, **kind))
+
+
+def test_equals_pycocotools_on_more_than_a_thousand_predictions():
+    rng = np.random.default_rng(3)
+    objects = {1: [box(0, 0, 40, 40), box(50, 60, 12, 20), box(60, 10, 50, 100)], 2: [box(5, 5, 10, 10)]}
+    corners = rng.integers(0, 100, (1300, 2))
+    many = [box(top, left, *rng.integers(3, 50, 2)) for top, left in corners]
+    many[1250], many[20] = box(0, 0, 40, 40), box(50, 60, 12, 20)
+    scores = np.linspace(1, 0, 1300)  # the exact hit at rank 1251 is beyond the limit
+    assert_equals_pycocotools(coco(objects), {1: forest(many, scores)})
+    recall = evaluate_masks(coco({1: objects[1][:1]}), {1: forest(many[1200:1251] + many[:1000], None)})
+    assert recall.mask_ar_1000 > recall.mask_ar_10
+
+
+ADVERSARIAL = {
+    "no prediction at all": (coco({1: [box(0, 0, 10, 10)]}), {}),
+    "no object at all": (coco({1: []}), {1: forest([box(0, 0, 9, 9)])}),
+    "an image without objects hurts precision only": (
+        coco({1: [box(0, 0, 10, 10)], 2: []}),
+        {1: forest([box(0, 0, 10, 10)], [0.5]), 2: forest([box(3, 3, 9, 9)], [0.9])},
+    ),
+    "two predictions for one object": (coco({1: [box(0, 0, 30, 30)]}), {1: forest([box(0, 0, 30, 30)] * 2)}),
+    "one prediction between two equal objects": (
+        coco({1: [box(0, 0, 30, 30), box(0, 0, 30, 30)]}),
+        {1: forest([box(0, 0, 30, 30)])},
+    ),
+    "area exactly on the class borders": (
+        coco({1: [box(0, 0, 32, 32), box(10, 40, 96, 96)]}),
+        {1: forest([box(0, 0, 32, 32), box(10, 40, 96, 95)])},
+    ),
+    "only crowds": (coco({1: [(box(0, 0, 60, 60), {"iscrowd": 1})]}), {1: forest([box(5, 5, 10, 10)])}),
+    "a crowd beside an object": (
+        coco({1: [(box(0, 0, 60, 60), {"iscrowd": 1}), box(5, 5, 20, 20)]}),
+        {1: forest([box(5, 5, 20, 20), box(5, 5, 20, 18), box(30, 30, 10, 10)], [0.2, 0.9, 0.9])},
+    ),
+    "a data set's own ignore flag is not COCO's": (
+        coco({1: [(box(0, 0, 40, 40), {"ignore": 1}), box(50, 50, 20, 20)]}),
+        {1: forest([box(0, 0, 40, 40)])},
+    ),
+    "empty masks": (
+        coco({1: [np.zeros(SIZE, bool), box(0, 0, 10, 10)]}),
+        {1: forest([np.zeros(SIZE, bool), box(0, 0, 10, 10)])},
+    ),
+    "image ids far apart and unsorted": (
+        coco({900: [box(0, 0, 10, 10)], 7: [box(0, 0, 40, 40)]}),
+        {7: forest([box(0, 0, 40, 36)], [0.3]), 900: forest([box(0, 0, 9, 10)], [0.3])},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADVERSARIAL)
+def test_equals_pycocotools_on_adversarial_input(name):
+    assert_equals_pycocotools(*ADVERSARIAL[name])
+
+
+def test_by_hand():
+    # object 10 x 10; the prediction covers 72 of its pixels and nothing else: IoU 0.72, found at 0.50 ... 0.70
+    ground_truth = coco({1: [box(0, 0, 10, 10)], 2: [box(0, 0, 50, 50)]})
+    result = evaluate_masks(ground_truth, {1: forest([box(0, 0, 9, 8)]), 2: forest([box(0, 0, 50, 50)])})
+    assert result.mask_ar_1000_s == pytest.approx(5 / 10)
+    assert result.mask_ar_1000_m == 1.0
+    assert math.isnan(result.mask_ar_1000_l)
+    assert result.mask_ar_1000 == pytest.approx((5 * 1.0 + 5 * 0.5) / 10)
+    assert result.recall_at_iou == pytest.approx([1, 1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5])
+    assert (result.n_images, result.n_objects, result.n_predictions) == (2, 2, 2)
+
+
+def test_categories_do_not_matter():
+    ground_truth, predictions = random_case(1)
+    merged = evaluate_masks(ground_truth, predictions)
+    for index, annotation in enumerate(ground_truth["annotations"]):
+        annotation["category_id"] = 1 + index % 3
+    assert evaluate_masks(ground_truth, predictions) == merged
+
+
+def test_size_class_comes_from_the_mask():
+    # a thin diagonal: 100 pixels in a box of 10,000; box and `area` field would call it large
+    diagonal = np.eye(*SIZE, dtype=bool)
+    ground_truth = coco({1: [(diagonal, {"area": 14400.0, "bbox": [0, 0, 120, 120]})]})
+    result = evaluate_masks(ground_truth, {1: forest([diagonal])})
+    assert result.mask_ar_1000_s == 1.0
+    assert math.isnan(result.mask_ar_1000_l)
+
+
+def test_polygons_and_uncompressed_rle_are_read():
+    ground_truth = coco({1: [box(0, 0, 10, 10), box(20, 20, 10, 10)]})
+    ground_truth["annotations"][0]["segmentation"] = [[0, 0, 10, 0, 10, 10, 0, 10]]
+    column = box(20, 20, 10, 10).T.reshape(-1).astype(int)
+    edges = np.flatnonzero(np.diff(column)) + 1
+    counts = np.diff(np.concatenate([[0], edges, [column.size]])).tolist()
+    ground_truth["annotations"][1]["segmentation"] = {"size": list(SIZE), "counts": counts}
+    predictions = {1: forest([box(0, 0, 10, 10), box(20, 20, 10, 10)])}
+    assert evaluate_masks(ground_truth, predictions).mask_ar_1000 == 1.0
+
+
+def test_measurements_are_percent_and_leave_out_what_is_undefined():
+    result = evaluate_masks(coco({1: [box(0, 0, 10, 10)]}), {1: forest([box(0, 0, 9, 8)])})
+    rows = result.measurements(method="SOHES phase 2", backbone="vit", init="random", data="scenes val")
+    values = {row.metric: row.value for row in rows}
+    assert values["mask_ar_1000"] == pytest.approx(50.0)
+    assert values["mask_ar_1000_s"] == pytest.approx(50.0)
+    assert "mask_ar_1000_m" not in values
+    assert {row.protocol for row in rows} == {"mask_ar1000_v1"}
+    assert {(row.unit, row.n_images, row.method) for row in rows} == {("%", 1, "SOHES phase 2")}
+
+
+def test_a_file_gives_the_same_as_a_dict(tmp_path):
+    ground_truth, predictions = random_case(2)
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(ground_truth))
+    assert evaluate_masks(path, predictions) == evaluate_masks(load_ground_truth(ground_truth), predictions)
+
+
+def test_what_does_not_fit_is_refused():
+    ground_truth = coco({1: [box(0, 0, 10, 10)]})
+    small = forest([np.ones((60, 75), bool)], size=(60, 75))
+    with pytest.raises(DataError, match=r"image 1 have size \(height, width\) \(60, 75\).*\(120, 150\)"):
+        evaluate_masks(ground_truth, {1: small})
+    with pytest.raises(DataError, match="id 5, are not in"):
+        evaluate_masks(ground_truth, {5: forest([box(0, 0, 10, 10)])})
+    with pytest.raises(DataError, match="not finite"):
+        evaluate_masks(ground_truth, {1: forest([box(0, 0, 10, 10)], [np.nan])})
+    with pytest.raises(DataError, match="annotation 1 belongs to image 1"):
+        load_ground_truth({**ground_truth, "images": []})
+    with pytest.raises(DataError, match="'annotations'"):
+        load_ground_truth({"images": []})
+    ground_truth["images"][0]["height"] = 121
+    with pytest.raises(DataError, match="annotation 1 has a mask of size"):
+        load_ground_truth(ground_truth)
