@@ -59,8 +59,8 @@ class GroundTruth:
             sizes = {tuple(forest.size_hw)} | {tuple(rle["size"]) for rle in forest.rles}
             if wrong := sizes - {self.sizes_hw[image_id]}:
                 raise DataError(
-                    f"predictions for image {image_id} have size (height, width) {min(wrong)}, the image in {self.name} "
-                    f"has {self.sizes_hw[image_id]}. Resize the masks to the image before evaluating."
+                    f"predictions for image {image_id} have size (height, width) {min(wrong)}, the image in "
+                    f"{self.name} has {self.sizes_hw[image_id]}. Resize the masks to the image before evaluating."
                 )
             if not np.isfinite(forest.scores).all():
                 raise DataError(f"predictions for image {image_id} have a score that is not finite; scores rank masks")

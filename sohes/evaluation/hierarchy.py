@@ -1,9 +1,9 @@
 """How well a predicted forest tells wholes from parts. Protocol "hierarchy_v1".
 
-Predictions and annotated objects of an image are matched one to one at IoU >= 0.5 (Hungarian, largest total IoU). Both
-forests are then cut down to the matched masks: a predicted mask that nobody annotated neither helps nor hurts, and a
-missed object is a matter of recall, not of hierarchy. The coverage rule on the same predicted masks is the baseline that
-a learned ancestor head has to beat.
+Predictions and annotated objects of an image are matched one to one at IoU >= 0.5 (Hungarian, largest total IoU).
+Both forests are then cut down to the matched masks: a predicted mask that nobody annotated neither helps nor hurts, and
+a missed object is a matter of recall, not of hierarchy. The coverage rule on the same predicted masks is the baseline
+that a learned ancestor head has to beat.
 """
 
 from __future__ import annotations
@@ -12,20 +12,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from scipy.optimize import linear_sum_assignment
 
 from sohes.evaluation.ground_truth import CocoSource, GroundTruth, ObjectMask, load_ground_truth
 from sohes.evaluation.protocols import HIERARCHY
-from sohes.masks import BoolArray, IntArray, MaskForest, coverage_ancestors, nearest_parents
+from sohes.masks import (
+    BoolArray,
+    IntArray,
+    MaskForest,
+    coverage_ancestors,
+    nearest_parents,
+    pairwise_coverage,
+    pairwise_iou,
+)
 from sohes.records import Measurement
 
 MATCH_IOU = 0.5
 THETA_COVER = 0.9  # [code: HASSOD's published coverage rule]
 
-_METRICS = ("relation_precision", "relation_recall", "relation_f1", "parent_accuracy")
-_METRICS += ("coverage_relation_f1", "coverage_parent_accuracy")
+_METRICS = (
+    "relation_precision",
+    "relation_recall",
+    "relation_f1",
+    "parent_accuracy",
+    "coverage_relation_f1",
+    "coverage_parent_accuracy",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +45,8 @@ class HierarchyScores:
     """Fractions in [0, 1]; NaN where nothing decides the number.
 
     `relation_*`: the predicted relation "i is an ancestor of j" over ordered pairs of matched masks. `parent_accuracy`:
-    matched objects with a matched annotated ancestor whose nearest such ancestor is the predicted one. `coverage_*`: the
-    same with the relation the coverage rule gives for the predicted masks.
+    among matched objects with a matched annotated ancestor, those whose nearest such ancestor is the predicted one.
+    `coverage_*`: the same with the relation that the coverage rule gives for the predicted masks.
     """
 
     relation_precision: float
@@ -153,9 +165,7 @@ def truth_forest(objects: list[ObjectMask], size_hw: tuple[int, int]) -> MaskFor
 
 def match(predicted: MaskForest, annotated: MaskForest) -> tuple[IntArray, IntArray]:
     """Indices (K,) of predicted and annotated masks paired one to one at IoU >= 0.5, with the largest total IoU."""
-    if len(predicted) == 0 or len(annotated) == 0:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    iou = np.asarray(coco_mask.iou(predicted.rles, annotated.rles, [0] * len(annotated)))
+    iou = pairwise_iou(predicted.rles, annotated.rles)
     iou = np.where(iou >= MATCH_IOU, iou, 0.0)
     rows, columns = linear_sum_assignment(iou, maximize=True)
     good = iou[rows, columns] > 0
@@ -164,18 +174,13 @@ def match(predicted: MaskForest, annotated: MaskForest) -> tuple[IntArray, IntAr
 
 def _coverage_forest(forest: MaskForest) -> MaskForest:
     """The same masks related by the coverage rule."""
-    if len(forest) == 0:
-        return forest
-    areas = forest.areas
-    # a crowd's "IoU" is the share of the first mask inside it; on RLEs, so large images need no dense masks
-    share: NDArray[np.float64] = np.asarray(coco_mask.iou(forest.rles, forest.rles, [1] * len(forest)))
-    ancestor = coverage_ancestors(np.rint(share.T * areas[None, :]), areas, THETA_COVER)
+    ancestor = coverage_ancestors(pairwise_coverage(forest.rles), THETA_COVER)
     return MaskForest(
         size_hw=forest.size_hw,
         rles=forest.rles,
         scores=forest.scores,
         ancestor=ancestor,
-        parent=nearest_parents(ancestor, areas),
+        parent=nearest_parents(ancestor, forest.areas),
     )
 
 

@@ -1,8 +1,8 @@
 """Class-agnostic mask recall and precision, COCO's rule with one category and up to 1,000 masks an image.
 
-Protocol "mask_ar1000_v1". The evaluator is faster-coco-eval; its numbers equal pycocotools' (tests, 1e-9). Its arrays are
-summarised here, because the usual summary is fixed to 100 detections an image. Sizes come from the masks themselves, never
-from boxes or from an `area` field; as in COCO's code an area of exactly 32² (96²) px counts as S and M (M and L).
+Protocol "mask_ar1000_v1". The evaluator is faster-coco-eval; its numbers equal pycocotools' (tests, 1e-9). Its arrays
+are summarised here, because the usual summary is fixed to 100 detections an image. Sizes come from the masks, never from
+boxes or from an `area` field; as in COCO's code exactly 32² (96²) px counts as S and as M (as M and as L).
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from sohes.records import Measurement
 LIMITS = (1, 10, 100, 1000)  # masks an image, the best by score
 IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
-_METRICS = ("mask_ar_1", "mask_ar_10", "mask_ar_100", "mask_ar_1000")
-_METRICS += ("mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap", "mask_ap50", "mask_ap75")
+_METRICS = tuple(f"mask_ar_{limit}" for limit in LIMITS)
+_METRICS += tuple(f"mask_ar_1000_{size}" for size in AREA_CLASSES)
+_METRICS += ("mask_ap", "mask_ap50", "mask_ap75")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRecall:
     """Fractions in [0, 1]; NaN where no object decides the number (no object at all, or none of that size).
 
-    `mask_ar_K` is the recall at K masks an image, averaged over IoU 0.50, 0.55, ..., 0.95; `_s`, `_m`, `_l` count objects
-    below 32², up to 96², and above 96² px. `mask_ap*` are at 1,000 masks an image, over 101 recall points.
+    `mask_ar_K` is the recall at K masks an image, averaged over IoU 0.50, 0.55, ..., 0.95; `_s`, `_m`, `_l` count
+    objects below 32², up to 96², and above 96² px. `mask_ap*` are at 1,000 masks an image, over 101 recall points.
     """
 
     mask_ar_1: float

@@ -99,7 +99,7 @@ def test_coverage_rule_needs_ninety_percent():
 
 
 def test_matching_is_one_to_one_with_largest_total_overlap():
-    # masks 20 px wide: P0 fits A (IoU 1) and B (IoU 2/3); P1 fits only A (0.6). Greedy would leave B alone.
+    # P0 fits A best but also B; P1 fits only A. Taking the best pair first would leave P1 and B alone.
     first, second = box(0, 0, 10, 20), box(0, 4, 10, 20)
     annotations = {
         "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
@@ -136,9 +136,7 @@ def test_nothing_to_judge_is_nan_and_not_measured():
 
 def test_measurements_are_percent():
     predicted = forest([WHOLE, PART_A, PART_B, SUB, OTHER], [(0, 1), (0, 3), (4, 2)], [-1, 0, 4, 0, -1])
-    rows = evaluate_hierarchy(ground_truth(), {1: predicted}).measurements(
-        method="m", backbone="b", init="i", data="d"
-    )
+    rows = evaluate_hierarchy(ground_truth(), {1: predicted}).measurements(method="m", backbone="b", init="i", data="d")
     values = {row.metric: row.value for row in rows}
     assert values["relation_f1"] == pytest.approx(400 / 7)
     assert values["coverage_relation_f1"] == 100.0
