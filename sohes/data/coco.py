@@ -146,6 +146,8 @@ def write_coco(
     items: Iterable[ImageItem],
     annotations: Mapping[int, Sequence[Annotation]],
     categories: Sequence[Mapping[str, Any]],
+    *,
+    info: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a COCO file, masks as RLE. A `file_name` is relative for images inside the file's folder, else absolute."""
     folder = Path(path).resolve().parent
@@ -156,7 +158,7 @@ def write_coco(
         name = full.relative_to(folder) if full.is_relative_to(folder) else full
         images.append({"id": item.id, "file_name": name.as_posix(), "width": item.width, "height": item.height})
     rows = [_row(row, item) for item in items for row in annotations.get(item.id, ())]
-    value = {"images": images, "annotations": rows, "categories": list(categories)}
+    value = {"info": dict(info or {}), "images": images, "annotations": rows, "categories": list(categories)}
     write_json(path, value, indent=None)
 
 

@@ -1,0 +1,378 @@
+"""Generated scenes with an exact forest of ground truth: textured stuff, and objects made of parts made of subparts.
+
+Made for demonstrations and tests; the masks are those of the visible pixels, so a part lies within its whole to the pixel.
+The same seed and index give the same picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sohes.data.coco import Annotation, ImageItem, ancestors_of, write_coco
+from sohes.data.figures import FIGURES, PARTS, Figure, Points, Shape
+from sohes.data.textures import SURFACES, FloatImage, Grain, Rng, noise
+from sohes.errors import DataError
+from sohes.files import atomic_path, read_json
+from sohes.masks import BoolArray, IntArray, MaskForest, encode_masks
+from sohes.progress import track
+
+STUFF = ("sky", "hill", "grass", "sand", "water", "road", "brick", "wood")
+VERSION = 1  # of the pictures; raise it when the same seed gives another one
+MIN_AREA_PX = 16
+MIN_VISIBLE = 0.2  # share of an entity that must be in sight to be labelled
+MAX_SHARE = 0.9  # a part that is this much of its whole is the same mask by the coverage rule
+_SUPERSAMPLE = 2
+_VAL_OFFSET = 1_000_000  # scene index of the first held-out scene, so that more training scenes change none of them
+
+
+def _categories() -> list[dict[str, Any]]:
+    rows = [(kind, "object") for kind in PARTS] + [(kind, "stuff") for kind in STUFF]
+    rows += [(f"{kind}:{part}", kind) for kind, parts in PARTS.items() for part in parts]
+    return [{"id": index + 1, "name": name, "supercategory": above} for index, (name, above) in enumerate(rows)]
+
+
+CATEGORIES = _categories()
+_CATEGORY_ID = {row["name"]: row["id"] for row in CATEGORIES}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture and what is in it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        forest: masks of the visible pixels; scores 1.
+        names: category of each mask: "car", "car:wheel", "grass".
+        kinds: category of the root above each mask: "car", "car", "grass".
+    """
+
+    image: NDArray[np.uint8]
+    forest: MaskForest
+    names: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Band:
+    """A stuff region from `top` down; `waves` is the height of its border's waves. All in image sides."""
+
+    stuff: str
+    surface: str
+    top: tuple[float, float] = (0.0, 0.0)
+    waves: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where objects of some kinds stand: the line of their feet and their size there, in image sides."""
+
+    kinds: tuple[str, ...]
+    foot: tuple[float, float]
+    size: tuple[float, float]
+    count: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class _Theme:
+    bands: tuple[_Band, ...]
+    slots: tuple[_Slot, ...]
+
+
+_SKY = _Band("sky", "sky")
+_THEMES = (
+    _Theme(  # meadow
+        (_SKY, _Band("hill", "hill", (0.24, 0.38), 0.07), _Band("grass", "grass", (0.46, 0.58), 0.02)),
+        (
+            _Slot(("house", "tree"), (0.62, 0.72), (0.42, 0.55), (1, 2)),
+            _Slot(("person", "flower", "car", "tree"), (0.84, 0.97), (0.42, 0.58), (1, 2)),
+        ),
+    ),
+    _Theme(  # street
+        (_SKY, _Band("brick", "brick", (0.08, 0.22)), _Band("road", "road", (0.6, 0.7))),
+        (
+            _Slot(("tree", "person", "house"), (0.66, 0.72), (0.46, 0.58), (1, 2)),
+            _Slot(("car", "car", "person"), (0.84, 0.96), (0.46, 0.62), (1, 2)),
+        ),
+    ),
+    _Theme(  # suburb
+        (_SKY, _Band("grass", "grass", (0.42, 0.5), 0.03), _Band("road", "road", (0.7, 0.78), 0.004)),
+        (
+            _Slot(("house", "tree", "house"), (0.62, 0.7), (0.48, 0.6), (1, 2)),
+            _Slot(("car", "car", "person"), (0.86, 0.96), (0.44, 0.6), (1, 2)),
+        ),
+    ),
+    _Theme(  # garden
+        (_SKY, _Band("wood", "wood", (0.16, 0.3)), _Band("grass", "grass", (0.58, 0.68), 0.02)),
+        (
+            _Slot(("tree", "person"), (0.68, 0.76), (0.5, 0.62), (1, 2)),
+            _Slot(("flower", "flower", "person"), (0.86, 0.97), (0.42, 0.56), (1, 3)),
+        ),
+    ),
+    _Theme(  # beach
+        (_SKY, _Band("water", "water", (0.36, 0.44)), _Band("sand", "sand", (0.66, 0.76), 0.025)),
+        (
+            _Slot(("boat",), (0.5, 0.62), (0.4, 0.52), (1, 2)),
+            _Slot(("person", "flower", "car"), (0.86, 0.97), (0.44, 0.58), (1, 2)),
+        ),
+    ),
+    _Theme(  # harbour
+        (_SKY, _Band("water", "water", (0.28, 0.4)), _Band("wood", "deck", (0.74, 0.82))),
+        (
+            _Slot(("boat",), (0.52, 0.7), (0.44, 0.58), (1, 2)),
+            _Slot(("person", "flower"), (0.88, 0.97), (0.44, 0.58), (1, 2)),
+        ),
+    ),
+    _Theme(  # under water
+        (_Band("water", "deep_water"), _Band("sand", "sand", (0.74, 0.86), 0.04)),
+        (_Slot(("fish",), (0.16, 0.78), (0.34, 0.52), (3, 5)),),
+    ),
+)
+_FLOATS = {"boat", "fish"}  # kinds without a shadow on the ground
+_TILT = {"fish": 0.4, "boat": 0.09, "flower": 0.12, "person": 0.06}  # largest turn, in radians
+_SCALE = {"car": 1.0, "house": 0.95, "person": 0.95, "tree": 1.1, "fish": 0.95, "flower": 0.85, "boat": 0.95}
+
+
+class _Canvas:
+    """Picture and owner of each pixel while a scene is painted, at twice the final size."""
+
+    def __init__(self, rng: Rng, side: int) -> None:
+        self.rng, self.side = rng, side
+        self.colour = np.zeros((side, side, 3), dtype=np.float32)
+        self.owner = np.full((side, side), -1, dtype=np.int32)
+        self.names: list[str] = []
+        self.parents: list[int] = []
+        self.full: list[int] = []  # pixels of each node alone, without what covers it and beyond the frame
+        self.grain = Grain(rng, side)
+        self.light = np.array((rng.choice((-1.0, 1.0)) * rng.uniform(0.4, 0.8), -0.8), dtype=np.float32)
+
+    def paint_band(self, band: _Band) -> None:
+        """Fill everything below the band's border."""
+        side = self.side
+        top = self.rng.uniform(*band.top) * side
+        border = np.full(side, top, dtype=np.float32)
+        if band.waves:
+            wave = noise(self.rng, (2, side), (2, side * 0.25), octaves=3)[0]
+            border += wave * np.float32(band.waves * side * 0.5)
+        first = max(0, int(border.min()))
+        below = np.arange(first, side, dtype=np.float32)[:, None] >= border[None, :]
+        surface = SURFACES[band.surface](self.rng, (side - first, side))
+        self.colour[first:][below] = surface[below]
+        self.owner[first:][below] = self._node(band.stuff, -1, int(below.sum()))
+
+    def paint_figure(self, figure: Figure, place: Points, *, shadow: bool) -> None:
+        """Paint a figure; `place` (3, 2) maps its frame to canvas px: two columns of a linear map, then the origin."""
+        shapes = [(shape, shape.points @ place[:2] + place[2]) for shape in figure.shapes]
+        everything = np.concatenate([points for _, points in shapes])
+        low = np.floor(everything.min(0)).astype(int) - 1
+        high = np.ceil(everything.max(0)).astype(int) + 2
+        wide, tall = high - low
+        colour = np.zeros((tall, wide, 3), dtype=np.float32)
+        owner = np.full((tall, wide), -1, dtype=np.int32)
+        unit = float(np.sqrt(abs(np.linalg.det(place[:2]))))
+        for shape, points in shapes:
+            self._fill(colour, owner, shape, points - low, unit)
+        if shadow:
+            self._shadow(place[2], (wide * 0.46, unit * 0.055))
+        self._paste(figure, colour, owner, low)
+
+    def _fill(self, colour: FloatImage, owner: NDArray[np.int32], shape: Shape, points: Points, unit: float) -> None:
+        low = np.maximum(np.floor(points.min(0)).astype(int), 0)
+        high = np.ceil(points.max(0)).astype(int) + 1
+        mask = np.zeros((high - low)[::-1], dtype=np.uint8)
+        cv2.fillPoly(mask, [np.round((points - low) * 16).astype(np.int32)], 1, shift=4)
+        field = 1 + self.grain.cut(shape.texture, mask.shape, max(3.0, unit * 0.07))
+        if shape.bump:
+            field = field + shape.bump * self._relief(mask)
+        window = np.s_[low[1] : low[1] + mask.shape[0], low[0] : low[0] + mask.shape[1]]
+        inside = mask.astype(bool)
+        colour[window][inside] = field[inside][:, None] * shape.colour.astype(np.float32)
+        owner[window][inside] = shape.node
+
+    def _relief(self, mask: NDArray[np.uint8]) -> FloatImage:
+        """Brightness of a cushion of that outline, lit from above and one side; darker towards its rim."""
+        reach = max(1, int(0.16 * np.sqrt(mask.sum())))
+        padded = cv2.copyMakeBorder(mask, reach, reach, reach, reach, cv2.BORDER_CONSTANT).astype(np.float32)
+        height = cv2.blur(cv2.blur(padded, (2 * reach + 1,) * 2), (2 * reach + 1,) * 2)
+        slope = np.stack([cv2.Sobel(height, -1, 1, 0, scale=1 / 8), cv2.Sobel(height, -1, 0, 1, scale=1 / 8)], axis=-1)
+        relief = -(slope @ self.light) * (reach * 0.62) + 0.22 * (height - 0.85)
+        return np.ascontiguousarray(relief[reach : reach + mask.shape[0], reach : reach + mask.shape[1]])
+
+    def _shadow(self, foot: Points, half_axes: tuple[float, float]) -> None:
+        shade = np.zeros((self.side, self.side), dtype=np.uint8)
+        centre = (round(float(foot[0] - self.light[0] * half_axes[0] * 0.25)), round(float(foot[1])))
+        cv2.ellipse(shade, centre, (round(half_axes[0]), max(2, round(half_axes[1]))), 0, 0, 360, 255, -1)
+        rows = np.flatnonzero(shade.any(1))
+        if len(rows) == 0:
+            return
+        reach = max(3, int(half_axes[1] * 0.9))
+        window = np.s_[max(0, rows[0] - reach) : rows[-1] + reach + 1]
+        soft = cv2.blur(shade[window], (2 * reach + 1,) * 2).astype(np.float32)
+        self.colour[window] *= (1 - soft * np.float32(0.5 / 255))[..., None]
+
+    def _paste(self, figure: Figure, colour: FloatImage, owner: NDArray[np.int32], low: IntArray) -> None:
+        counts = np.bincount(owner[owner >= 0], minlength=len(figure.names))
+        first = len(self.names)
+        for node, (name, parent) in enumerate(zip(figure.names, figure.parents, strict=True)):
+            self._node(name, parent + first if parent >= 0 else -1, int(counts[node]))
+        y0, x0 = max(0, low[1]), max(0, low[0])
+        y1, x1 = min(self.side, low[1] + owner.shape[0]), min(self.side, low[0] + owner.shape[1])
+        if y1 <= y0 or x1 <= x0:
+            return
+        source = np.s_[y0 - low[1] : y1 - low[1], x0 - low[0] : x1 - low[0]]
+        seen = owner[source] >= 0
+        self.colour[y0:y1, x0:x1][seen] = colour[source][seen]
+        self.owner[y0:y1, x0:x1][seen] = owner[source][seen] + first
+
+    def _node(self, name: str, parent: int, full: int) -> int:
+        self.names.append(name)
+        self.parents.append(parent)
+        self.full.append(full)
+        return len(self.names) - 1
+
+
+def render_scene(seed: int, index: int, size: int = 224) -> Scene:
+    """Scene number `index` of the world `seed`, `size` px square.
+
+    Left out of the forest are entities below 16 px² or with less than 20 % in sight, and parts that are 90 % of their whole;
+    what is below them moves up to the next ancestor that stays. The parts of a whole that is left out go with it.
+    """
+    rng = np.random.default_rng((seed, index))
+    canvas = _Canvas(rng, size * _SUPERSAMPLE)
+    theme = _THEMES[rng.integers(len(_THEMES))]
+    for band in theme.bands:
+        canvas.paint_band(band)
+    for figure, place in _arrange(theme, rng, canvas.side):
+        canvas.paint_figure(figure, place, shadow=figure.kind not in _FLOATS)
+    forest, nodes = _forest(canvas)
+    names = tuple(canvas.names[node] for node in nodes)
+    return Scene(_photograph(canvas, size), forest, names, tuple(name.split(":")[0] for name in names))
+
+
+def _arrange(theme: _Theme, rng: Rng, side: int) -> Iterator[tuple[Figure, Points]]:
+    """Figures of a scene from back to front, each with its map to the canvas."""
+    placed: list[tuple[float, float, float]] = []  # x, foot and size of those before
+    found = []
+    for slot in theme.slots:
+        for _ in range(rng.integers(slot.count[0], slot.count[1] + 1)):
+            kind = slot.kinds[rng.integers(len(slot.kinds))]
+            size = rng.uniform(*slot.size) * _SCALE[kind]
+            x, foot = _free_place(rng, slot, placed, size)
+            placed.append((x, foot, size))
+            found.append((foot, kind, x, size))
+    for foot, kind, x, size in sorted(found):
+        figure = FIGURES[kind](rng)
+        turn = rng.uniform(-1, 1) * _TILT.get(kind, 0.03)
+        flip = rng.choice((-1.0, 1.0))
+        cos, sin = np.cos(turn) * size * side, np.sin(turn) * size * side
+        origin = np.array((x * side, foot * side))
+        if kind == "car":  # its frame begins at the rear bumper
+            origin = origin - np.array((0.5, 0.0)) @ np.array(((flip * cos, flip * sin), (-sin, cos)))
+        yield figure, np.array(((flip * cos, flip * sin), (-sin, cos), origin))
+
+
+def _free_place(rng: Rng, slot: _Slot, placed: list[tuple[float, float, float]], size: float) -> tuple[float, float]:
+    """The least crowded of a few random places: objects may overlap, but seldom hide one another."""
+    best, best_gap = (0.5, 0.5), -np.inf
+    for _ in range(8):
+        x, foot = rng.uniform(0.12, 0.88), rng.uniform(*slot.foot)
+        gaps = [np.hypot(x - other, 0.8 * (foot - line)) / (size + reach) for other, line, reach in placed]
+        gap = min(gaps, default=1.0) + 0.05 * rng.random()
+        if gap > best_gap:
+            best, best_gap = (x, foot), gap
+    return best
+
+
+def _photograph(canvas: _Canvas, size: int) -> NDArray[np.uint8]:
+    """Scale down, light, and add the grain of a camera."""
+    rng = canvas.rng
+    picture = cv2.resize(canvas.colour, (size, size), interpolation=cv2.INTER_AREA)
+    tint = np.float32(rng.uniform(0.88, 1.06)) * (1 + rng.uniform(-0.05, 0.05, 3).astype(np.float32))
+    across = np.linspace(-1, 1, size, dtype=np.float32)
+    vignette = 1 - 0.07 * (across[:, None] ** 2 + across[None, :] ** 2)
+    picture = picture * tint * vignette[..., None]
+    picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(rng.uniform(1.5, 4))
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def _forest(canvas: _Canvas) -> tuple[MaskForest, list[int]]:
+    """The labelled entities, and the canvas node of each."""
+    owner = canvas.owner[_SUPERSAMPLE // 2 :: _SUPERSAMPLE, _SUPERSAMPLE // 2 :: _SUPERSAMPLE]
+    count, parents = len(canvas.names), canvas.parents
+    masks: BoolArray = owner[None] == np.arange(count)[:, None, None]
+    seen = np.bincount(canvas.owner.ravel(), minlength=count)
+    full = np.array(canvas.full)
+    for node in reversed(range(count)):  # a parent comes before its parts
+        if parents[node] >= 0:
+            masks[parents[node]] |= masks[node]
+            seen[parents[node]] += seen[node]
+            full[parents[node]] += full[node]
+    areas = masks.sum((1, 2))
+    labelled = (areas >= MIN_AREA_PX) & (seen >= MIN_VISIBLE * full)
+    above = np.full(count, -1)  # nearest labelled ancestor
+    for node, parent in enumerate(parents):
+        if parent < 0:
+            continue
+        above[node] = parent if labelled[parent] else above[parent]
+        labelled[node] &= above[node] >= 0 and areas[node] < MAX_SHARE * areas[above[node]]
+    nodes = np.flatnonzero(labelled)
+    place = np.full(count + 1, -1)
+    place[nodes] = np.arange(len(nodes))
+    parent_of = place[above[nodes]].astype(np.int64)
+    forest = MaskForest(
+        size_hw=owner.shape,
+        rles=encode_masks(masks[nodes]),
+        scores=np.ones(len(nodes), dtype=np.float32),
+        ancestor=ancestors_of(parent_of),
+        parent=parent_of,
+    )
+    return forest, nodes.tolist()
+
+
+def write_scenes(out: Path, *, train: int, val: int, size: int = 224, seed: int = 0) -> None:
+    """Write generated scenes as `train/*.png`, `val/*.png`, `train.json` and `val.json` (COCO form) into `out`.
+
+    Scenes of a finished call with the same arguments are left as they are. Held-out scenes do not depend on `train`.
+
+    Raises:
+        DataError: `train` or `val` below 1, or `size` below 64.
+    """
+    for name, value, least in (("train", train, 1), ("val", val, 1), ("size", size, 64)):
+        if value < least:
+            raise DataError(f"generated scenes: '{name}' is {value}; it must be at least {least}")
+    for split, count, offset in (("train", train, 0), ("val", val, _VAL_OFFSET)):
+        _write_split(Path(out), split, range(offset, offset + count), size, seed)
+
+
+def _write_split(out: Path, split: str, indices: range, size: int, seed: int) -> None:
+    info = {"generator": "sohes scenes", "version": VERSION, "seed": seed, "size": size, "count": len(indices)}
+    listing = out / f"{split}.json"
+    if listing.exists() and read_json(listing).get("info") == info:
+        return
+    items: list[ImageItem] = []
+    annotations: dict[int, list[Annotation]] = {}
+    first = 1
+    for index in track(indices, f"{split} scenes"):
+        scene = render_scene(seed, index, size)
+        item = ImageItem(index + 1, out / split / f"{index - indices.start:06d}.png", size, size)
+        with atomic_path(item.path) as temporary:
+            Image.fromarray(scene.image).save(temporary, compress_level=4)
+        items.append(item)
+        annotations[item.id] = _annotations(scene, item.id, first)
+        first += len(scene.forest)
+    write_coco(listing, items, annotations, CATEGORIES, info=info)
+
+
+def _annotations(scene: Scene, image_id: int, first: int) -> list[Annotation]:
+    parents = [int(parent) for parent in scene.forest.parent]
+    return [
+        Annotation(first + place, image_id, _CATEGORY_ID[name], rle, 0 if parent < 0 else first + parent)
+        for place, (name, rle, parent) in enumerate(zip(scene.names, scene.forest.rles, parents, strict=True))
+    ]
