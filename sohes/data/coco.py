@@ -1,4 +1,4 @@
-"""COCO files, as this project reads and writes them: masks as RLE or polygons, and an optional `parent_id` (0: root)."""
+"""COCO files as this project reads and writes them: masks as RLE or polygons, optionally with `parent_id` (0: root)."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ def read_coco(path: Path) -> ImageSet:
     """Read a COCO file; `file_name` is taken relative to the file's folder. The images are not opened.
 
     Raises:
-        DataError: not JSON, a field missing or of the wrong type, an id given twice, an annotation of an image or a parent
-            that does not exist. The message names file, entry and remedy.
+        DataError: not JSON, a field missing or of the wrong type, an id given twice, an annotation of an image or a
+            parent that does not exist. The message names file, entry and remedy.
     """
     path = Path(path)
     value = read_json(path)

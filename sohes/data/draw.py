@@ -24,8 +24,8 @@ _GOLDEN = 0.61803398875  # steps of the golden ratio keep neighbouring hues apar
 def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
     """Four panels in a row: the picture, then its wholes, its parts, and its subparts with all that is deeper.
 
-    A part has the hue of its whole, lighter or darker; outside the masks of a panel the picture is pale. Larger masks are
-    painted first.
+    A part has about the hue of its whole, lighter or darker. Outside a panel's masks the picture is pale, the levels
+    above show as outlines. Larger masks are painted first.
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """One filled polygon. `texture` names a pattern of `textures.Grain`; `bump` is how strongly it is shaded as round."""
+    """One filled polygon. `texture` names a pattern of `textures.Grain`; `bump` is how round it is shaded."""
 
     node: int
     points: Points  # (N, 2) x, y
@@ -60,7 +61,12 @@ class Figure:
         return len(self.names) - 1
 
     def fill(
-        self, node: int, points: Points | Sequence[tuple[float, float]], colour: Colour, texture: str = "cloth", bump: float = 1.0
+        self,
+        node: int,
+        points: Points | Sequence[tuple[float, float]],
+        colour: Colour,
+        texture: str = "cloth",
+        bump: float = 1.0,
     ) -> None:
         """Paint a polygon."""
         self.shapes.append(Shape(node, np.asarray(points, dtype=np.float64), colour, texture, bump))
@@ -129,10 +135,15 @@ def car(rng: Rng) -> Figure:
     sill, lintel = -nose - 0.015, -roof + 0.035
     left = rear + (front - rear) * 0.55 + 0.03
     cuts = [left, (left + top) / 2 + 0.01, top + 0.005]
-    for number, (x0, x1) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for number, (x0, x1) in enumerate(pairwise(cuts)):
         lean_left = 0.05 if number == 0 and rear > 0.1 else 0.01
         lean_right = -(hood - top) * 0.62 if number == 1 else 0.0
-        pane = [(x0 + lean_left, lintel), (x1 - 0.015, lintel), (x1 - 0.015 - lean_right, sill), (x0 - lean_left * 0.4, sill)]
+        pane = [
+            (x0 + lean_left, lintel),
+            (x1 - 0.015, lintel),
+            (x1 - 0.015 - lean_right, sill),
+            (x0 - lean_left * 0.4, sill),
+        ]
         figure.fill(figure.part("window"), pane, glass, bump=0.4)
     figure.fill(figure.part("light"), ellipse(0.955, -0.205, 0.032, 0.024), rgb(rng, (250, 240, 190)), bump=0.5)
     figure.fill(figure.part("light"), box(0.006, -0.24, 0.035, -0.18), rgb(rng, (190, 30, 30)), bump=0.3)
@@ -158,7 +169,7 @@ def _spokes(figure: Figure, node: int, centre: tuple[float, float], reach: float
     count, start = int(rng.integers(4, 7)), rng.uniform(0, np.pi)
     for turn in start + np.arange(count) * 2 * np.pi / count:
         middle = np.array(centre) + 0.62 * reach * np.array([np.cos(turn), np.sin(turn)])
-        figure.fill(node, ellipse(*middle, reach * 0.3, reach * 0.17, turn), colour, bump=0.0)
+        figure.fill(node, ellipse(middle[0], middle[1], reach * 0.3, reach * 0.17, turn), colour, bump=0.0)
 
 
 def house(rng: Rng) -> Figure:
@@ -220,7 +231,9 @@ def person(rng: Rng) -> Figure:
         leg = figure.part("leg")
         figure.fill(leg, limb((side * 0.07, -0.42), (side * (0.06 + stride), -0.06), 0.125, 0.095), trousers)
         foot = side * (0.06 + stride) + 0.025
-        figure.fill(figure.part("shoe", leg), ellipse(foot, -0.035, 0.085, 0.038), rgb(rng, (60, 40, 34), (210, 210, 212)))
+        figure.fill(
+            figure.part("shoe", leg), ellipse(foot, -0.035, 0.085, 0.038), rgb(rng, (60, 40, 34), (210, 210, 212))
+        )
     raised = rng.random() < 0.45
     for side in (-1, 1):
         up = raised and side == 1
@@ -242,8 +255,11 @@ def person(rng: Rng) -> Figure:
     shape += [(0.105, -0.885), (0.02, -0.915), (-0.08, -0.89)]
     figure.fill(hair, smooth(shape), rgb(rng, (44, 32, 28), (120, 74, 40), (206, 168, 96), (150, 60, 36)), "bark")
     for side in (-1, 1):
-        figure.fill(figure.part("eye", head), ellipse(side * 0.05, -0.84, 0.026, 0.032), np.array((28.0, 24, 28)), bump=0.0)
-    figure.fill(head, ellipse(0, -0.765, 0.045, 0.014), skin * (0.75, 0.5, 0.5), bump=0.0)
+        figure.fill(
+            figure.part("eye", head), ellipse(side * 0.05, -0.84, 0.026, 0.032), np.array((28.0, 24, 28)), bump=0.0
+        )
+    smile = smooth([(-0.052, -0.79), (0, -0.77), (0.052, -0.79), (0, -0.748)])
+    figure.fill(head, smile, skin * (0.78, 0.42, 0.42), bump=0.0)
     return figure
 
 
@@ -252,7 +268,14 @@ def tree(rng: Rng) -> Figure:
     figure = Figure("tree")
     trunk, half = figure.part("trunk"), rng.uniform(0.045, 0.065)
     bark = rgb(rng, (104, 74, 52), (124, 104, 84), (86, 66, 56))
-    outline = [(-half * 1.7, 0), (-half, -0.12), (-half * 0.8, -0.6), (half * 0.8, -0.6), (half, -0.12), (half * 1.7, 0)]
+    outline = [
+        (-half * 1.7, 0),
+        (-half, -0.12),
+        (-half * 0.8, -0.6),
+        (half * 0.8, -0.6),
+        (half, -0.12),
+        (half * 1.7, 0),
+    ]
     figure.fill(trunk, outline, bark, "bark", bump=1.2)
     for side in (-1, 1):
         figure.fill(trunk, limb((0, -0.33), (side * 0.17, -0.52), half, half * 0.5), bark, "bark")
@@ -283,12 +306,26 @@ def fish(rng: Rng) -> Figure:
     tall = rng.uniform(0.19, 0.29)
     tail = figure.part("tail")
     spread = rng.uniform(0.17, 0.26)
-    outline = [(-0.28, -0.03), (-0.40, -spread * 0.6), (-0.53, -spread), (-0.47, 0), (-0.53, spread), (-0.40, spread * 0.6)]
+    outline = [
+        (-0.28, -0.03),
+        (-0.40, -spread * 0.6),
+        (-0.53, -spread),
+        (-0.47, 0),
+        (-0.53, spread),
+        (-0.40, spread * 0.6),
+    ]
     figure.fill(tail, smooth([*outline, (-0.28, 0.03)]), second, "bark")
     top = [(-0.14, -tall * 0.6), (-0.12, -tall - 0.10), (0.0, -tall - 0.13), (0.18, -tall * 0.7)]
     figure.fill(figure.part("fin"), smooth(_rounded(top)), second * 0.92, "bark")
     body = figure.part("body")
-    outline = [(-0.34, 0), (-0.2, -tall * 0.62), (0.05, -tall), (0.28, -tall * 0.78), (0.44, -tall * 0.12), (0.45, tall * 0.1)]
+    outline = [
+        (-0.34, 0),
+        (-0.2, -tall * 0.62),
+        (0.05, -tall),
+        (0.28, -tall * 0.78),
+        (0.44, -tall * 0.12),
+        (0.45, tall * 0.1),
+    ]
     outline += [(0.28, tall * 0.78), (0.05, tall), (-0.2, tall * 0.62)]
     figure.fill(body, smooth(outline), paint, str(rng.choice(("scales", "stripes", "cloth", "scales"))), bump=1.4)
     figure.fill(body, limb((0.36, tall * 0.28), (0.43, tall * 0.2), 0.014), paint * 0.4, bump=0.0)
@@ -312,8 +349,12 @@ def flower(rng: Rng) -> Figure:
     figure.fill(stem, limb((bend, -0.45), (0, -0.7), 0.042, 0.04), green)
     for side in (-1, 1):
         lean, y = side * rng.uniform(0.45, 0.8), base - rng.uniform(0.12, 0.2)
-        tip = np.array((side * 0.12, y - abs(lean) * 0.1))
-        figure.fill(figure.part("leaf"), ellipse(*tip, 0.13, 0.05, -lean), green * rng.uniform(0.85, 1.1), bump=1.2)
+        figure.fill(
+            figure.part("leaf"),
+            ellipse(side * 0.12, y - abs(lean) * 0.1, 0.13, 0.05, -lean),
+            green * rng.uniform(0.85, 1.1),
+            bump=1.2,
+        )
     if potted:
         pot, clay = figure.part("pot"), rgb(rng, (186, 104, 66), (120, 132, 146), (206, 196, 178))
         figure.fill(pot, [(-0.14, -0.18), (0.14, -0.18), (0.10, 0), (-0.10, 0)], clay, "stone", bump=1.2)
@@ -328,7 +369,7 @@ def _blossom(figure: Figure, centre: tuple[float, float], rng: Rng) -> None:
     start = rng.uniform(0, np.pi)
     for turn in start + np.arange(count) * 2 * np.pi / count:
         middle = np.array(centre) + reach * np.array((np.cos(turn), np.sin(turn)))
-        petal = ellipse(*middle, reach * 0.72, reach * 1.9 / count * 1.25, turn)
+        petal = ellipse(middle[0], middle[1], reach * 0.72, reach * 1.9 / count * 1.25, turn)
         figure.fill(figure.part("petal", blossom), petal, paint * rng.uniform(0.9, 1.06), bump=1.2)
     heart = rgb(rng, (240, 190, 50), (110, 70, 40))
     figure.fill(figure.part("centre", blossom), ellipse(*centre, reach * 0.62), heart, "leaf", bump=1.4)
@@ -350,7 +391,9 @@ def boat(rng: Rng) -> Figure:
         figure.fill(sail, smooth(_rounded([luff, clew, bulge, peak], 0.12)), cloth * (1.0 if side > 0 else 0.93))
         if side > 0:
             low, up = -0.34, -0.43
-            at = [side * (0.045 + (reach - 0.04) * (1 - (abs(y) - 0.25) / (abs(high) - 0.25)) ** 0.75) for y in (low, up)]
+            at = [
+                side * (0.045 + (reach - 0.04) * (1 - (abs(y) - 0.25) / (abs(high) - 0.25)) ** 0.75) for y in (low, up)
+            ]
             band = [(side * 0.045, low), (at[0], low), (at[1], up), (side * 0.045, up)]
             figure.fill(figure.part("stripe", sail), band, second)
     hull = figure.part("hull")

@@ -1,7 +1,7 @@
 """Label store: the mask forest of every image in Parquet shards, one row an image (SOHES specification, section 2.9).
 
-A store is a folder of `labels-00000.parquet`, `labels-00001.parquet`, ...; each shard is written at once and carries the
-store's header. Masks are COCO RLE at the image's size. A mask's `id` is its place in the row; a root's `parent` is null.
+A store is a folder of `labels-00000.parquet`, `labels-00001.parquet`, ...; each shard is written at once and carries
+the store's header. Masks are COCO RLE at the image's size. A mask's `id` is its place in the row, a root's `parent` null.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class LabelWriter:
     def _take_over(self, path: Path) -> None:
         if read_header(path) != self.header:
             raise DataError(
-                f"{path}: holds labels made with other settings ({_difference(read_header(path), self.header)}); write to "
-                "another folder, or remove this one to make them anew"
+                f"{path}: holds labels made with other settings ({_difference(read_header(path), self.header)}); write "
+                "to another folder, or remove this one to make them anew"
             )
         ids = _read(path, ["image_id"]).column("image_id").to_pylist()
         self.done.update(ids)
@@ -96,7 +96,11 @@ class LabelWriter:
             self._shard += 1
 
     def add(self, image_id: int, file: str, forest: MaskForest) -> None:
-        """Append one image. ValueError: its id is already there, or the forest has an attribute the store has no column for."""
+        """Append one image.
+
+        Raises:
+            ValueError: its id is already there, or the forest has an attribute that the store has no column for.
+        """
         if image_id in self.done:
             raise ValueError(f"image {image_id} is already in {self.folder}")
         self._rows.append(_row(image_id, file, forest))
@@ -190,7 +194,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def export_coco(store: LabelStore, path: Path) -> None:
-    """Write a store as one COCO file: category 1 "entity", `parent_id` (0: root), `score`; one image in memory at a time."""
+    """Write a store as one COCO file: category 1 "entity", `parent_id` (0: root), `score`. Memory: a few images."""
     with atomic_path(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as out:
         out.write('{"images": [')
         for index, image_id in enumerate(store.image_ids):
@@ -290,7 +294,8 @@ def _row_group(path: Path, group: int) -> list[dict[str, Any]]:
 
 def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(
-        f"{path}: damaged label shard ({str(error).splitlines()[0]}); delete it and the shards after it, and run the stage again"
+        f"{path}: damaged label shard ({str(error).splitlines()[0]}); delete it and the shards after it, and run the "
+        "stage again"
     )
 
 

@@ -1,12 +1,12 @@
 """Generated scenes with an exact forest of ground truth: textured stuff, and objects made of parts made of subparts.
 
-Made for demonstrations and tests; the masks are those of the visible pixels, so a part lies within its whole to the pixel.
-The same seed and index give the same picture.
+Made for demonstrations and tests. The masks are those of the visible pixels, so a part lies within its whole to the
+pixel. The same seed and index give the same picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,14 @@ _THEMES = (
     _Theme(  # meadow
         (_SKY, _Band("hill", "hill", (0.24, 0.38), 0.07), _Band("grass", "grass", (0.46, 0.58), 0.02)),
         (
-            _Slot(("house", "tree"), (0.62, 0.72), (0.42, 0.55), (1, 2)),
+            _Slot(("house", "tree", "house"), (0.62, 0.72), (0.42, 0.55), (1, 2)),
             _Slot(("person", "flower", "car", "tree"), (0.84, 0.97), (0.42, 0.58), (1, 2)),
         ),
     ),
     _Theme(  # street
         (_SKY, _Band("brick", "brick", (0.08, 0.22)), _Band("road", "road", (0.6, 0.7))),
         (
-            _Slot(("tree", "person", "house"), (0.66, 0.72), (0.46, 0.58), (1, 2)),
+            _Slot(("tree", "person"), (0.66, 0.72), (0.46, 0.58), (1, 2)),
             _Slot(("car", "car", "person"), (0.84, 0.96), (0.46, 0.62), (1, 2)),
         ),
     ),
@@ -153,8 +153,13 @@ class _Canvas:
         self.grain = Grain(rng, side)
         self.light = np.array((rng.choice((-1.0, 1.0)) * rng.uniform(0.4, 0.8), -0.8), dtype=np.float32)
 
-    def paint_band(self, band: _Band) -> None:
-        """Fill everything below the band's border."""
+    def paint_bands(self, bands: Sequence[_Band]) -> None:
+        """Fill the canvas with stuff, from the top down. What a lower band covers never was there."""
+        for band in bands:
+            self._paint_band(band)
+        self.full = np.bincount(self.owner.ravel(), minlength=len(self.names)).tolist()
+
+    def _paint_band(self, band: _Band) -> None:
         side = self.side
         top = self.rng.uniform(*band.top) * side
         border = np.full(side, top, dtype=np.float32)
@@ -164,8 +169,8 @@ class _Canvas:
         first = max(0, int(border.min()))
         below = np.arange(first, side, dtype=np.float32)[:, None] >= border[None, :]
         surface = SURFACES[band.surface](self.rng, (side - first, side))
-        self.colour[first:][below] = surface[below]
-        self.owner[first:][below] = self._node(band.stuff, -1, int(below.sum()))
+        np.copyto(self.colour[first:], surface, where=below[..., None])
+        np.copyto(self.owner[first:], self._node(band.stuff, -1, 0), where=below)
 
     def paint_figure(self, figure: Figure, place: Points, *, shadow: bool) -> None:
         """Paint a figure; `place` (3, 2) maps its frame to canvas px: two columns of a linear map, then the origin."""
@@ -241,14 +246,13 @@ class _Canvas:
 def render_scene(seed: int, index: int, size: int = 224) -> Scene:
     """Scene number `index` of the world `seed`, `size` px square.
 
-    Left out of the forest are entities below 16 px² or with less than 20 % in sight, and parts that are 90 % of their whole;
-    what is below them moves up to the next ancestor that stays. The parts of a whole that is left out go with it.
+    Left out of the forest are entities below 16 px² or with less than 20 % in sight, and parts that are 90 % of their
+    whole; what is below them moves up to the next ancestor that stays. The parts of a whole left out go with it.
     """
     rng = np.random.default_rng((seed, index))
     canvas = _Canvas(rng, size * _SUPERSAMPLE)
     theme = _THEMES[rng.integers(len(_THEMES))]
-    for band in theme.bands:
-        canvas.paint_band(band)
+    canvas.paint_bands(theme.bands)
     for figure, place in _arrange(theme, rng, canvas.side):
         canvas.paint_figure(figure, place, shadow=figure.kind not in _FLOATS)
     forest, nodes = _forest(canvas)
@@ -327,7 +331,7 @@ def _forest(canvas: _Canvas) -> tuple[MaskForest, list[int]]:
     place[nodes] = np.arange(len(nodes))
     parent_of = place[above[nodes]].astype(np.int64)
     forest = MaskForest(
-        size_hw=owner.shape,
+        size_hw=(owner.shape[0], owner.shape[1]),
         rles=encode_masks(masks[nodes]),
         scores=np.ones(len(nodes), dtype=np.float32),
         ancestor=ancestors_of(parent_of),

@@ -18,8 +18,15 @@ from sohes.files import write_json
 from sohes.progress import Reporter
 
 __all__ = [
-    "Annotation", "ImageItem", "ImageSet", "Split", "check_images", "read_coco", "scan_folder", "split_images", "write_split",
-]  # fmt: skip
+    "ImageItem",
+    "ImageSet",
+    "Split",
+    "check_images",
+    "read_coco",
+    "scan_folder",
+    "split_images",
+    "write_split",
+]
 
 
 @dataclass(frozen=True)
@@ -167,8 +174,8 @@ def _match(items: Sequence[ImageItem], ground_truth: ImageSet) -> tuple[dict[int
     if not truth:
         example = f"it names e.g. '{ground_truth.items[0].path.name}'" if ground_truth.items else "it names no image"
         raise DataError(
-            f"{ground_truth.source}: none of its {len(ground_truth)} images is among the {len(items)} given: {example}, "
-            f"the images are called e.g. '{items[0].path.name}'; give the ground truth of these images"
+            f"{ground_truth.source}: none of its {len(ground_truth)} images is among the {len(items)} given: {example}, the "
+            f"images are called e.g. '{items[0].path.name}'; give the ground truth of these images"
         )
     return truth, unmatched
 
@@ -189,16 +196,16 @@ def _check_sizes(items: Sequence[ImageItem], truth: Mapping[int, int], ground_tr
         entry = ground_truth.item(truth[item.id])
         if entry.size_hw != item.size_hw:
             raise DataError(
-                f"{ground_truth.source}: image {entry.id} is {entry.height} x {entry.width} px (height x width) there, but "
-                f"{item.path} is {item.height} x {item.width} px with its EXIF rotation applied; draw its masks anew or "
-                "remove it from the ground truth"
+                f"{ground_truth.source}: image {entry.id} is {entry.height} x {entry.width} px (height x width) there, "
+                f"but {item.path} is {item.height} x {item.width} px with its EXIF rotation applied; draw its masks "
+                "anew or remove it from the ground truth"
             )
 
 
 def write_split(
     out: Path, split: Split, *, ground_truth: ImageSet | None = None, skipped: Mapping[str, str] | None = None
 ) -> None:
-    """Write `train.json` and `val.json` (COCO form; masks of the held-out images only) and `skipped.json` into `out`."""
+    """Write `train.json`, `val.json` (COCO form; masks of the held-out images only) and `skipped.json` into `out`."""
     out = Path(out)
     rows: dict[int, list[Annotation]] = {}
     if ground_truth:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatImage = NDArray[np.float32]
+Colour = Sequence[float] | NDArray[np.float32]
 Rng = np.random.Generator
 
 
@@ -21,14 +22,16 @@ def noise(rng: Rng, size_hw: tuple[int, int], cell_hw: tuple[float, float], *, o
     total = np.zeros(size_hw, dtype=np.float32)
     power = 0.0
     for octave in range(octaves):
-        rows, columns = (max(2, int(np.ceil(side / cell * 2**octave)) + 1) for side, cell in zip(size_hw, cell_hw, strict=True))
+        rows, columns = (
+            max(2, int(np.ceil(side / cell * 2**octave)) + 1) for side, cell in zip(size_hw, cell_hw, strict=True)
+        )
         grid = rng.standard_normal((min(rows, height), min(columns, width)), dtype=np.float32)
         total += cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR) * 0.5**octave
         power += 0.25**octave
     return total / np.float32(0.7 * np.sqrt(power))  # interpolation takes about 0.7 of the deviation
 
 
-def _mix(low: Sequence[float], high: Sequence[float], weight: FloatImage) -> FloatImage:
+def _mix(low: Colour, high: Colour, weight: FloatImage) -> FloatImage:
     """Blend two colours by `weight` (H, W), or (H, 1), 0..1."""
     first, second = np.asarray(low, np.float32), np.asarray(high, np.float32)
     return first + (second - first) * weight[..., None]
@@ -40,7 +43,7 @@ def _ramp(size_hw: tuple[int, int]) -> FloatImage:
 
 
 def _pick(rng: Rng, choices: Sequence[Sequence[float]]) -> NDArray[np.float32]:
-    colour = np.asarray(choices[rng.integers(len(choices))], dtype=np.float32)
+    colour = np.asarray(choices[int(rng.integers(len(choices)))], dtype=np.float32)
     return colour + rng.uniform(-10, 10, 3).astype(np.float32)
 
 
@@ -90,7 +93,10 @@ def sand(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
 def water(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     """Waves, wider towards the viewer, with light crests."""
     unit = max(size_hw)
-    deep, light = _pick(rng, [(22, 84, 128), (18, 106, 124), (44, 92, 110)]), _pick(rng, [(84, 168, 196), (110, 176, 186)])
+    deep, light = (
+        _pick(rng, [(22, 84, 128), (18, 106, 124), (44, 92, 110)]),
+        _pick(rng, [(84, 168, 196), (110, 176, 186)]),
+    )
     waves = noise(rng, size_hw, (unit * 0.022, unit * 0.12), octaves=2)
     swell = noise(rng, size_hw, (unit * 0.1, unit * 0.5), octaves=2)
     base = _mix(deep, light, np.clip(0.4 + 0.13 * waves + 0.14 * swell, 0, 1.1))
@@ -105,7 +111,9 @@ def deep_water(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     base = _mix(top, low, _ramp(size_hw) ** 0.8)
     columns = np.arange(size_hw[1], dtype=np.float32)[None, :] + _ramp(size_hw) * unit * rng.uniform(-0.5, 0.5)
     beams = np.sin(columns * (2 * np.pi / (unit * 0.21))) + np.sin(columns * (2 * np.pi / (unit * 0.13)) + 1.3)
-    field = np.clip(beams, 0, 2) * (1 - _ramp(size_hw)) * 18 + noise(rng, size_hw, (unit * 0.1, unit * 0.2), octaves=3) * 6
+    field = (
+        np.clip(beams, 0, 2) * (1 - _ramp(size_hw)) * 18 + noise(rng, size_hw, (unit * 0.1, unit * 0.2), octaves=3) * 6
+    )
     specks = (noise(rng, size_hw, (3, 3)) > 3.2) * 40
     return base + (field + specks)[..., None].astype(np.float32)
 
@@ -115,7 +123,7 @@ def road(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     height, width = size_hw
     unit = max(size_hw)
     grain = noise(rng, size_hw, (2, 2)) * 7 + noise(rng, size_hw, (unit * 0.05, unit * 0.2), octaves=3) * 6
-    base = np.float32(rng.uniform(84, 128)) + grain
+    base = (rng.uniform(84, 128) + grain).astype(np.float32)
     y, thick = int(height * rng.uniform(0.45, 0.6)), max(2, int(unit * 0.012))
     dash, start = int(unit * rng.uniform(0.14, 0.2)), int(rng.integers(unit // 5))
     dashes = (np.arange(width) + start) % (2 * dash) < dash
@@ -123,7 +131,9 @@ def road(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     return base[..., None] * np.asarray((1.0, 1.0, 1.03), dtype=np.float32)
 
 
-def _courses(rng: Rng, size_hw: tuple[int, int], brick_hw: tuple[int, int], gap: int) -> tuple[FloatImage, NDArray[np.bool_]]:
+def _courses(
+    rng: Rng, size_hw: tuple[int, int], brick_hw: tuple[int, int], gap: int
+) -> tuple[FloatImage, NDArray[np.bool_]]:
     """A value in 0..1 for each brick of a running bond, and the joints between them; both (H, W)."""
     height, width = size_hw
     tall, wide = brick_hw
@@ -139,9 +149,11 @@ def brick(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     unit = max(size_hw)
     tall = int(unit * rng.uniform(0.035, 0.055))
     value, joints = _courses(rng, size_hw, (tall, int(tall * rng.uniform(2.0, 2.6))), max(2, tall // 7))
-    dark, light = ([(136, 62, 46), (190, 104, 78)], [(150, 112, 82), (206, 170, 132)], [(116, 76, 72), (160, 118, 108)])[
-        rng.integers(3)
-    ]
+    dark, light = (
+        [(136, 62, 46), (190, 104, 78)],
+        [(150, 112, 82), (206, 170, 132)],
+        [(116, 76, 72), (160, 118, 108)],
+    )[rng.integers(3)]
     face = _mix(dark, light, value)
     face[joints] = rng.uniform(168, 206)
     field = noise(rng, size_hw, (3, 3)) * 7 + noise(rng, size_hw, (unit * 0.1, unit * 0.1), octaves=2) * 5
