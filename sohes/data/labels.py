@@ -1,7 +1,8 @@
 """Label store: the mask forest of every image in Parquet shards, one row an image (SOHES specification, section 2.9).
 
 A store is a folder of `labels-00000.parquet`, `labels-00001.parquet`, ...; each shard is written at once and carries
-the store's header. Masks are COCO RLE at the image's size. A mask's `id` is its place in the row, a root's `parent` null.
+the store's header. Masks are COCO RLE at the image's size; a mask's `id` is its place in the row, a root's `parent` is
+null.
 """
 
 from __future__ import annotations

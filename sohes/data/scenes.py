@@ -358,14 +358,15 @@ def write_scenes(out: Path, *, train: int, val: int, size: int = 224, seed: int 
 def _write_split(out: Path, split: str, indices: range, size: int, seed: int) -> None:
     info = {"generator": "sohes scenes", "version": VERSION, "seed": seed, "size": size, "count": len(indices)}
     listing = out / f"{split}.json"
-    if listing.exists() and read_json(listing).get("info") == info:
+    names = [f"{split}/{place:06d}.png" for place in range(len(indices))]
+    if listing.exists() and read_json(listing).get("info") == info and all((out / name).exists() for name in names):
         return
     items: list[ImageItem] = []
     annotations: dict[int, list[Annotation]] = {}
     first = 1
-    for index in track(indices, f"{split} scenes"):
+    for index, name in track(list(zip(indices, names, strict=True)), f"{split} scenes"):
         scene = render_scene(seed, index, size)
-        item = ImageItem(index + 1, out / split / f"{index - indices.start:06d}.png", size, size)
+        item = ImageItem(index + 1, out / name, size, size)
         with atomic_path(item.path) as temporary:
             Image.fromarray(scene.image).save(temporary, compress_level=4)
         items.append(item)

@@ -79,18 +79,21 @@ def check_images(paths: Sequence[Path], *, threads: int | None = None) -> tuple[
 
     Returns:
         The items, and the path of each broken file mapped to the reason. A broken file uses up its id, so that mending
-        or removing it renames no other image.
+        it renumbers no other image.
     """
     items: list[ImageItem] = []
     skipped: dict[str, str] = {}
-    threads = threads or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool, Reporter("checking images", len(paths)) as reporter:
-        for index, (path, result) in enumerate(zip(paths, pool.map(_size_or_reason, paths), strict=True)):
-            if isinstance(result, str):
-                skipped[str(path)] = result
-            else:
-                items.append(ImageItem(index + 1, Path(path).absolute(), *result))
-            reporter.advance()
+    pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
+    try:
+        with Reporter("checking images", len(paths)) as reporter:
+            for index, (path, result) in enumerate(zip(paths, pool.map(_size_or_reason, paths), strict=True)):
+                if isinstance(result, str):
+                    skipped[str(path)] = result
+                else:
+                    items.append(ImageItem(index + 1, Path(path).absolute(), *result))
+                reporter.advance()
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt must not wait for the whole folder
     return items, skipped
 
 
@@ -174,8 +177,8 @@ def _match(items: Sequence[ImageItem], ground_truth: ImageSet) -> tuple[dict[int
     if not truth:
         example = f"it names e.g. '{ground_truth.items[0].path.name}'" if ground_truth.items else "it names no image"
         raise DataError(
-            f"{ground_truth.source}: none of its {len(ground_truth)} images is among the {len(items)} given: {example}, the "
-            f"images are called e.g. '{items[0].path.name}'; give the ground truth of these images"
+            f"{ground_truth.source}: none of its {len(ground_truth)} images is among the {len(items)} given: "
+            f"{example}, the images are called e.g. '{items[0].path.name}'; give the ground truth of these images"
         )
     return truth, unmatched
 

@@ -6,6 +6,7 @@ A surface is (H, W, 3) float32 RGB, 0..255 (values may run over; the picture is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,6 +38,11 @@ def _mix(low: Colour, high: Colour, weight: FloatImage) -> FloatImage:
     return first + (second - first) * weight[..., None]
 
 
+def _towards(image: FloatImage, grey: float, weight: NDArray[Any]) -> FloatImage:
+    """Blend an image with a grey by `weight` (H, W), 0..1."""
+    return image + (np.float32(grey) - image) * weight[..., None].astype(np.float32)
+
+
 def _ramp(size_hw: tuple[int, int]) -> FloatImage:
     """0 at the top to 1 at the bottom, (H, W)."""
     return np.repeat(np.linspace(0, 1, size_hw[0], dtype=np.float32)[:, None], size_hw[1], axis=1)
@@ -55,7 +61,7 @@ def sky(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     unit = max(size_hw)
     cloud = noise(rng, size_hw, (unit * 0.16, unit * 0.4), octaves=4)
     cover = np.clip((cloud - rng.uniform(0.0, 1.2)) * 0.6, 0, 0.85)
-    return base + (np.float32(248) - base) * cover[..., None]
+    return _towards(base, 248, cover)
 
 
 def grass(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
@@ -101,7 +107,7 @@ def water(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     swell = noise(rng, size_hw, (unit * 0.1, unit * 0.5), octaves=2)
     base = _mix(deep, light, np.clip(0.4 + 0.13 * waves + 0.14 * swell, 0, 1.1))
     crest = np.clip(waves - 1.4, 0, 1) * 0.55
-    return base + (np.float32(238) - base) * crest[..., None]
+    return _towards(base, 238, crest)
 
 
 def deep_water(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
@@ -115,7 +121,7 @@ def deep_water(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
         np.clip(beams, 0, 2) * (1 - _ramp(size_hw)) * 18 + noise(rng, size_hw, (unit * 0.1, unit * 0.2), octaves=3) * 6
     )
     specks = (noise(rng, size_hw, (3, 3)) > 3.2) * 40
-    return base + (field + specks)[..., None].astype(np.float32)
+    return (base + (field + specks)[..., None]).astype(np.float32)
 
 
 def road(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
@@ -128,7 +134,7 @@ def road(rng: Rng, size_hw: tuple[int, int]) -> FloatImage:
     dash, start = int(unit * rng.uniform(0.14, 0.2)), int(rng.integers(unit // 5))
     dashes = (np.arange(width) + start) % (2 * dash) < dash
     base[y : y + thick, dashes] = 205 + grain[y : y + thick, dashes]
-    return base[..., None] * np.asarray((1.0, 1.0, 1.03), dtype=np.float32)
+    return np.repeat(base[..., None], 3, axis=2)
 
 
 def _courses(

@@ -1,0 +1,97 @@
+"""Overlays and contact sheets."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sohes.data.coco import read_coco
+from sohes.data.draw import forest_colours, grid, overlay
+from sohes.data.images import load_image
+from sohes.masks import MaskForest
+
+WIDTH, GAP, LINE = 240, 6, 22  # of a panel, between panels, of the captions
+
+
+def forest() -> MaskForest:
+    """Left half with two parts, one of which has a subpart; right half without parts."""
+    masks = np.zeros((5, 240, 240), dtype=bool)
+    masks[0, :, :120] = masks[1, :100, :100] = masks[2, 130:, :100] = masks[3, 20:60, 20:60] = masks[4, :, 120:] = True
+    return MaskForest.from_masks(masks)
+
+
+def panel(picture: np.ndarray, index: int) -> np.ndarray:
+    x = GAP + index * (WIDTH + GAP)
+    return picture[GAP + LINE : GAP + LINE + WIDTH, x : x + WIDTH]
+
+
+def test_each_level_has_its_panel() -> None:
+    image = np.full((240, 240, 3), 128, dtype=np.uint8)
+    picture = overlay(image, forest())
+    assert picture.shape == (GAP + LINE + WIDTH + GAP, GAP + 4 * (WIDTH + GAP), 3)
+    assert np.array_equal(panel(picture, 0), image)
+    coloured = [np.ptp(panel(picture, level + 1).astype(int), axis=2) > 40 for level in range(3)]
+    samples = {"whole": (115, 110), "part": (80, 80), "subpart": (40, 40), "second whole": (100, 200)}
+    seen = {name: [bool(level[place]) for level in coloured] for name, place in samples.items()}
+    assert seen == {
+        "whole": [True, False, False],
+        "part": [True, True, False],
+        "subpart": [True, True, True],
+        "second whole": [True, False, False],
+    }
+
+
+def test_parts_keep_about_the_hue_of_their_whole() -> None:
+    colours = forest_colours(forest()) / 255
+    hue = np.array([colorsys.rgb_to_hls(*colour)[0] for colour in colours])
+    apart = np.abs((hue[:, None] - hue[None, :] + 0.5) % 1 - 0.5)
+    assert apart[0, [1, 2, 3]].max() < 0.12
+    assert apart[0, 4] > 0.25
+    assert len({tuple(colour) for colour in colours.round(3)}) == 5
+    assert np.array_equal(forest_colours(forest()) / 255, colours)
+
+
+def test_a_small_mask_stays_in_sight_whatever_the_order() -> None:
+    """Two overlapping wholes, neither part of the other by the rule (the smaller is covered to 0.8)."""
+    masks = np.zeros((2, 240, 240), dtype=bool)
+    masks[0, 60:120, 52:112], masks[1, 20:220, 64:240] = True, True
+    for order in ([0, 1], [1, 0]):
+        picture = panel(overlay(np.full((240, 240, 3), 128, dtype=np.uint8), MaskForest.from_masks(masks[order])), 1)
+        assert np.array_equal(picture[90, 90], picture[90, 58])
+        assert not np.array_equal(picture[90, 90], picture[180, 180])
+
+
+def test_an_empty_forest_and_a_tiny_picture() -> None:
+    picture = overlay(np.zeros((1, 5, 3), dtype=np.uint8), MaskForest.from_masks(np.zeros((0, 1, 5), dtype=bool)))
+    assert picture.shape[2] == 3
+    with pytest.raises(ValueError, match="masks are"):
+        overlay(np.zeros((4, 5, 3), dtype=np.uint8), MaskForest.from_masks(np.zeros((0, 5, 4), dtype=bool)))
+
+
+def test_grid_places_pictures_row_by_row() -> None:
+    pictures = [np.full((200, 300, 3), value, dtype=np.uint8) for value in (10, 60, 110)]
+    sheet = grid(pictures, ["", "", ""], columns=2)
+    assert sheet.shape == (2 * 206 + 6, 2 * 306 + 6, 3)
+    assert [int(sheet[y, x, 0]) for y, x in ((100, 100), (100, 400), (300, 100), (300, 400))] == [10, 60, 110, 255]
+    captioned = grid(pictures, ["a long caption " * 20, "b", ""], columns=2)
+    assert captioned.shape[0] == sheet.shape[0] + 2 * LINE
+    strip = captioned[6 : 6 + LINE]
+    assert strip[:, 6:306].min() < 128
+    assert strip[:, 306:312].min() == 255, "a caption must not run into the next column"
+    with pytest.raises(ValueError, match="3 pictures, 1 captions"):
+        grid(pictures, ["a"], columns=2)
+
+
+@pytest.mark.skipif("SOHES_ASSETS" not in os.environ, reason="SOHES_ASSETS names no folder of real images")
+def test_real_parts_are_read_and_drawn() -> None:
+    folder = Path(os.environ["SOHES_ASSETS"]) / "data" / "pascal_part"
+    images = read_coco(folder / "instances.json")
+    assert len(images) == 18
+    assert sum(int((images.forest(item.id).parent < 0).sum()) for item in images.items) == 53  # as its README counts
+    item = images.items[3]
+    picture = overlay(load_image(folder / "images" / item.path.name), images.forest(item.id))
+    assert picture.shape[1] > 4 * item.width

@@ -1,0 +1,177 @@
+"""The label store gives back what was put in, survives interruption, and refuses damage."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from sohes.data.labels import LabelStore, LabelWriter, export_coco
+from sohes.errors import DataError
+from sohes.masks import MaskForest
+
+HEADER = {"config_hash": "abc", "backbone": "tiny", "theta_merge": [0.6, 0.4]}
+
+
+def make_forest(seed: int) -> MaskForest:
+    """Random overlapping boxes with all attributes; some seeds give no mask at all."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(0, 9))
+    masks = np.zeros((count, 20, 30), dtype=bool)
+    for mask in masks:
+        y, x = rng.integers(0, 12, 2)
+        mask[y : y + rng.integers(2, 9), x : x + rng.integers(2, 19)] = True
+    attributes = {
+        "source": np.array(["global", "local"])[rng.integers(0, 2, count)],
+        "level_first": rng.integers(0, 3, count).astype(np.int32),
+        "level_last": rng.integers(3, 6, count).astype(np.int32),
+        "cohesion": rng.random(count, dtype=np.float32),
+        "refine_iou": rng.random(count, dtype=np.float32),
+    }
+    return MaskForest.from_masks(masks, scores=rng.random(count, dtype=np.float32), attributes=attributes)
+
+
+def write(folder: Path, seeds: Sequence[int], *, stop: int | None = None, shard_size: int = 4) -> None:
+    with LabelWriter(folder, header=HEADER, shard_size=shard_size) as writer:
+        for step, seed in enumerate(seed for seed in seeds if seed not in writer.done):
+            if step == stop:
+                raise KeyboardInterrupt
+            writer.add(seed, f"{seed}.jpg", make_forest(seed))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def assert_same(forest: MaskForest, expected: MaskForest) -> None:
+    assert forest.size_hw == expected.size_hw
+    assert forest.rles == expected.rles
+    for name in ("scores", "ancestor", "parent"):
+        assert np.array_equal(getattr(forest, name), getattr(expected, name)), name
+        assert getattr(forest, name).dtype == getattr(expected, name).dtype
+    if len(expected):
+        assert set(forest.attributes) == set(expected.attributes)
+    for name, column in forest.attributes.items():
+        assert np.array_equal(column, expected.attributes[name]), name
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    seeds = [7, 2, 30, 4, 11, 5, 6, 0, 8, 21, 22]
+    write(tmp_path, seeds)
+    store = LabelStore(tmp_path)
+    assert (len(store), store.image_ids, store.header) == (11, seeds, HEADER)
+    assert store.file(30) == "30.jpg"
+    assert 30 in store
+    assert 31 not in store
+    for image_id, forest in store:
+        assert_same(forest, make_forest(image_id))
+    for image_id in (22, 7, 11, 2):  # at random
+        assert_same(store.forest(image_id), make_forest(image_id))
+    assert any(len(make_forest(seed)) == 0 for seed in seeds), "the case without masks must be among them"
+    assert any((make_forest(seed).parent >= 0).any() for seed in seeds), "and one with parts"
+
+
+def test_ancestors_beside_the_tree_are_kept(tmp_path: Path) -> None:
+    """A mask inside two masks that do not contain one another has both as ancestors, and one of them as parent."""
+    masks = np.zeros((3, 20, 30), dtype=bool)
+    masks[0, :, :20] = masks[1, :, 8:] = masks[2, 5:9, 10:14] = True
+    forest = MaskForest.from_masks(masks)
+    assert forest.ancestor[:2, 2].all()
+    with LabelWriter(tmp_path, header={}) as writer:
+        writer.add(1, "a.jpg", forest)
+    assert_same(LabelStore(tmp_path).forest(1), forest)
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 5, 8, 9])
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, stop: int) -> None:
+    seeds = list(range(10))
+    write(tmp_path / "whole", seeds)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "resumed", seeds, stop=stop)
+    assert len(list((tmp_path / "resumed").iterdir())) == stop // 4  # finished shards stay, nothing else is left
+    write(tmp_path / "resumed", seeds)
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
+
+
+def test_a_finished_run_can_be_repeated_and_continued(tmp_path: Path) -> None:
+    write(tmp_path / "whole", list(range(10)))
+    write(tmp_path / "grown", list(range(6)))
+    write(tmp_path / "grown", list(range(10)))
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+    before = contents(tmp_path / "whole")
+    write(tmp_path / "whole", list(range(10)))
+    assert contents(tmp_path / "whole") == before
+
+
+def test_a_run_without_images_leaves_a_readable_store(tmp_path: Path) -> None:
+    write(tmp_path, [])
+    store = LabelStore(tmp_path)
+    assert (len(store), store.header) == (0, HEADER)
+    write(tmp_path, [1])
+    assert LabelStore(tmp_path).image_ids == [1]
+
+
+def test_other_settings_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, [1])
+    with pytest.raises(DataError, match=r"config_hash: 'abc' there, 'xyz' now"):
+        LabelWriter(tmp_path, header={**HEADER, "config_hash": "xyz"})
+
+
+def test_wrong_calls(tmp_path: Path) -> None:
+    writer = LabelWriter(tmp_path, header={})
+    writer.add(1, "a.jpg", make_forest(3))
+    with pytest.raises(ValueError, match="image 1 is already"):
+        writer.add(1, "a.jpg", make_forest(3))
+    forest = MaskForest.from_masks(np.ones((1, 2, 2), dtype=bool), attributes={"colour": np.zeros(1)})
+    with pytest.raises(ValueError, match="no column for \\['colour'\\]"):
+        writer.add(2, "b.jpg", forest)
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    write(tmp_path, list(range(10)))
+    shard = tmp_path / "labels-00001.parquet"
+    good = shard.read_bytes()
+    shard.write_bytes(good[: len(good) // 2])
+    for use in (LabelStore, lambda folder: LabelWriter(folder, header=HEADER)):
+        with pytest.raises(DataError, match=r"labels-00001\.parquet: damaged label shard"):
+            use(tmp_path)
+    shard.unlink()
+    with pytest.raises(DataError, match=r"shard labels-00001\.parquet is missing"):
+        LabelStore(tmp_path)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no label store here"):
+        LabelStore(tmp_path)
+
+
+def test_pickled_store_reads_the_same(tmp_path: Path) -> None:
+    write(tmp_path, list(range(5)))
+    store = LabelStore(tmp_path)
+    assert_same(pickle.loads(pickle.dumps(store)).forest(3), make_forest(3))
+
+
+def test_export_is_read_by_pycocotools(tmp_path: Path) -> None:
+    seeds = list(range(10))
+    write(tmp_path / "store", seeds)
+    store = LabelStore(tmp_path / "store")
+    export_coco(store, tmp_path / "a.json")
+    export_coco(store, tmp_path / "b.json")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    coco = COCO(str(tmp_path / "a.json"))
+    assert sorted(coco.getImgIds()) == seeds
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["entity"]
+    for seed in seeds:
+        forest = make_forest(seed)
+        rows = coco.imgToAnns[seed]
+        assert len(rows) == len(forest)
+        ids = [row["id"] for row in rows]
+        for row, mask, parent, score in zip(rows, forest.masks, forest.parent, forest.scores, strict=True):
+            assert np.array_equal(coco.annToMask(row), mask)
+            assert row["area"] == mask.sum()
+            assert row["parent_id"] == (0 if parent < 0 else ids[parent])
+            assert row["score"] == pytest.approx(score)
