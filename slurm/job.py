@@ -1,0 +1,322 @@
+"""One stage in its own process: what submitit pickles, runs, and requeues after a time-out or preemption.
+
+The process writes into the stage's folder: config.yaml, log.txt, progress.json, status.json while it runs, then
+record.json and done.json, or error.json.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from slurm.graph import Graph
+from slurm.plan import Planned, config_values
+from slurm.settings import config_class, load_function
+from slurm.state import LOCK, StageFolder, Status, disk_is_full, locked, no_space_message
+from sohes.errors import DataError, SohesError
+from sohes.files import write_text
+from sohes.records import Record, StageResult, commit, content_hash, hardware, versions, write_record
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+_HEARTBEAT_S = 5.0
+_LAUNCHER_CHECK_S = 0.5
+_OTHER_ATTEMPT_S = 15.0  # a killed launcher's stage ends within this
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launcher:
+    """The launcher of a local run: its stages end with it, and see the accelerators that it sees."""
+
+    pid: int
+    visible_devices: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A stage as plain data, so that it can be unpickled anywhere before any of its modules is imported.
+
+    Attributes:
+        launcher: set for a process of its own on this machine, absent on a cluster and in the launcher's process.
+        captures: send output to log.txt.
+    """
+
+    run_dir: Path
+    recipe: str
+    scale: str
+    seed: int
+    stage: str
+    run: str
+    inputs: Mapping[str, str]
+    parents: tuple[str, ...]
+    config: Mapping[str, Any]
+    fingerprint: str
+    identity: Mapping[str, Any]
+    launcher: Launcher | None = None
+    captures: bool = True
+
+    def __call__(self) -> None:
+        """Run the stage unless it is up to date by now; afterwards its folder holds done.json or error.json."""
+        if self.launcher is not None:
+            _settle_in(self.launcher)
+        folder = StageFolder(self.run_dir, self.stage)
+        with locked(folder.path / LOCK, f"stage folder {folder.path}", wait_s=_OTHER_ATTEMPT_S):
+            self._run(folder)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called by submitit on a time-out or preemption: the same job again, which resumes from the stage's folder."""
+        from submitit.helpers import DelayedSubmission
+
+        if _attempt is not None:
+            _attempt.end("requeued")
+        return DelayedSubmission(self)
+
+    def _run(self, folder: StageFolder) -> None:
+        global _attempt
+        _attempt = None
+        with ExitStack() as stack:
+            try:
+                started_as = self._started_as()
+                done = folder.done() or {}
+                if folder.identity() == started_as and done.get("fingerprint") == self.fingerprint:
+                    return _Attempt(folder, resumes=True, launcher=None).end("finished")
+                resumes = folder.begin(started_as)
+                _attempt = _Attempt(folder, resumes=resumes, launcher=self.launcher)
+                if self.captures:
+                    stack.enter_context(_captured(folder.log))
+                stack.enter_context(_environment("SOHES_PROGRESS", str(folder.progress_file)))
+                print(_attempt.headline(self.stage, resumes=resumes), flush=True)
+                self._work(folder, _attempt)
+                print(f"=== {_now()} {self.stage} finished in {_attempt.seconds():.1f} s", flush=True)
+                _attempt.end("finished")
+            except KeyboardInterrupt:
+                print(f"=== {_now()} {self.stage} interrupted", flush=True)
+                if _attempt is not None:
+                    _attempt.end("interrupted")
+                raise
+            except Exception as error:
+                self._failed(folder, error)
+                raise
+
+    def _started_as(self) -> dict[str, Any]:
+        """What the stage's folder records when it starts now."""
+        stamps = {parent: StageFolder(self.run_dir, parent).stamp() for parent in self.parents}
+        for parent, stamp in stamps.items():
+            if stamp is None:
+                raise DataError(f"stage {self.stage} reads from {parent}, which has not finished; run {parent} first")
+        return {"fingerprint": self.fingerprint, "stamps": stamps, **self.identity}
+
+    def _work(self, folder: StageFolder, attempt: _Attempt) -> None:
+        function = load_function(self.run, self.stage)
+        config = config_class(function, self.stage)(**self.config)
+        write_text(folder.config, yaml.safe_dump(config_values(config), sort_keys=False))
+        inputs = {name: self.run_dir / path for name, path in self.inputs.items()}
+        for name, path in inputs.items():
+            if not path.exists():
+                stage = self.inputs[name].split("/")[0]
+                raise DataError(f"input {name} of stage {self.stage}: {path} is missing; run again with --from {stage}")
+        result = function(config, inputs, folder.path)
+        assert isinstance(result, StageResult), f"{self.run} returned {type(result).__name__}, not a StageResult"
+        for row in result.measurements:
+            assert math.isfinite(row.value), f"{self.run} measured {row.metric} = {row.value}"
+        write_record(folder.path, self._record(folder, result, config, attempt))
+        folder.write_done(self.fingerprint)
+
+    def _record(self, folder: StageFolder, result: StageResult, config: Any, attempt: _Attempt) -> Record:
+        return Record(
+            run=self.run_dir.name,
+            stage=self.stage,
+            recipe=self.recipe,
+            scale=self.scale,
+            seed=self.seed,
+            config=config_values(config),
+            config_hash=content_hash(config_values(config, hashed=True)),
+            commit=commit(),
+            versions=versions(),
+            hardware=hardware(),
+            started=attempt.started,
+            seconds=round(attempt.seconds(), 3),
+            measurements=result.measurements,
+            notes=result.notes,
+            artefacts=[os.path.relpath(folder.path / path, folder.path) for path in result.artefacts],
+        )
+
+    def _failed(self, folder: StageFolder, error: Exception) -> None:
+        """Leave error.json and the traceback in the log, as far as the disk still takes them."""
+        message = no_space_message(folder.path) if disk_is_full(error) else str(error) or type(error).__name__
+        expected = isinstance(error, SohesError) or disk_is_full(error)
+        if self.captures:
+            traceback.print_exception(error)
+        try:
+            folder.write_error(error, message, expected=expected)
+            (_attempt or _Attempt(folder, resumes=False, launcher=None)).end("failed")
+        except (OSError, SohesError) as second:
+            print(f"the failure could not be written: {second}", file=sys.stderr, flush=True)
+
+
+def make_job(
+    planned: Planned, graph: Graph, run_dir: Path, *, launcher: Launcher | None = None, captures: bool = True
+) -> Job:
+    """The job of a planned stage."""
+    stage = planned.stage
+    return Job(
+        run_dir=run_dir,
+        recipe=graph.name,
+        scale=graph.scale,
+        seed=graph.seed,
+        stage=stage.name,
+        run=stage.run,
+        inputs=dict(stage.inputs),
+        parents=stage.parents,
+        config=dataclasses.asdict(stage.config),
+        fingerprint=planned.fingerprint,
+        identity=dict(planned.identity),
+        launcher=launcher,
+        captures=captures,
+    )
+
+
+class _Attempt:
+    """One attempt at a stage: its clock, and a thread that keeps status.json fresh."""
+
+    def __init__(self, folder: StageFolder, *, resumes: bool, launcher: Launcher | None) -> None:
+        before = folder.status() if resumes else None
+        self.started = before.started if before else datetime.now(UTC).isoformat(timespec="seconds")
+        self.number = before.attempt + 1 if before else 1
+        self._before_s = before.seconds if before else 0.0
+        self._folder, self._launcher, self._begin = folder, launcher, time.monotonic()
+        self._over, self._writing = threading.Event(), threading.Lock()
+        self._write("running")
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def seconds(self) -> float:
+        """Time spent on the stage, earlier attempts that it resumes from included."""
+        return self._before_s + time.monotonic() - self._begin
+
+    def headline(self, stage: str, *, resumes: bool) -> str:
+        """First line of an attempt in the log."""
+        how = f"resumes (attempt {self.number})" if resumes else "starts"
+        return f"=== {_now()} {stage} {how}, process {os.getpid()} on {os.uname().nodename}"
+
+    def end(self, state: str) -> None:
+        """Stop the thread and write the final state."""
+        self._over.set()
+        # submitit checkpoints inside a signal handler, which may have interrupted a write of this very thread
+        if self._writing.acquire(timeout=2.0):
+            self._writing.release()
+            self._write(state)
+
+    def _write(self, state: str) -> None:
+        with self._writing:
+            self._folder.write_status(
+                Status(
+                    state=state,
+                    pid=os.getpid(),
+                    host=os.uname().nodename,
+                    job_id=os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", ""),
+                    attempt=self.number,
+                    started=self.started,
+                    seconds=round(self.seconds(), 3),
+                )
+            )
+
+    def _watch(self) -> None:
+        next_beat = time.monotonic() + _HEARTBEAT_S
+        while not self._over.wait(_LAUNCHER_CHECK_S):
+            if self._launcher is not None and not _alive(self._launcher.pid):
+                _end_with_launcher()
+            if time.monotonic() > next_beat and not self._over.is_set():
+                next_beat += _HEARTBEAT_S
+                try:
+                    self._write("running")
+                except (OSError, SohesError):
+                    continue  # a full disk is the stage's to report
+
+
+_attempt: _Attempt | None = None  # of this process; submitit's signal handler reaches it through Job.checkpoint
+
+
+def _settle_in(launcher: Launcher) -> None:
+    """Become a process group that the launcher can end as a whole, and undo what submitit's local executor hides."""
+    if os.getpid() != os.getpgid(0):
+        os.setsid()
+    if launcher.visible_devices is None:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = launcher.visible_devices
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a launcher that a shell put in the background
+    # blocked by the launcher while it started this process, so that Ctrl-C reaches a stage through the launcher only
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _end_with_launcher() -> None:
+    """The launcher was killed: interrupt this process, and after a while end its whole group."""
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5.0)
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+@contextmanager
+def _captured(log: Path) -> Iterator[None]:
+    """Append everything written to stdout and stderr, also by child processes and C code, to `log`."""
+    with log.open("ab") as file, ExitStack() as stack:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            descriptor = stream.fileno()
+            stack.callback(_restore, os.dup(descriptor), descriptor)
+            stack.callback(stream.flush)
+            os.dup2(file.fileno(), descriptor)
+        handler = logging.StreamHandler(sys.stderr)
+        logging.basicConfig(
+            level=logging.INFO, handlers=[handler], force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        stack.callback(logging.getLogger().removeHandler, handler)
+        yield
+
+
+def _restore(saved: int, descriptor: int) -> None:
+    os.dup2(saved, descriptor)
+    os.close(saved)
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _now() -> str:
+    return datetime.now().isoformat(sep=" ", timespec="seconds")

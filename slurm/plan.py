@@ -1,0 +1,187 @@
+"""Which stages would run, and why: fingerprints of what is asked for against what the run folder holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from slurm.graph import Graph, Stage
+from slurm.state import StageFolder
+from sohes.errors import ConfigError, DataError
+from sohes.records import content_hash
+
+_CHANGES_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A stage with the decision about it.
+
+    Attributes:
+        identity: everything that decides its results, JSON-able; compared part by part to say what changed.
+        fingerprint: hash of `identity`.
+        selected: False when `--only` leaves it out.
+        runs: whether it runs.
+        forced: whether `--from` makes it run; its old results go first.
+        why: the reason, in words.
+    """
+
+    stage: Stage
+    identity: Mapping[str, Any]
+    fingerprint: str
+    selected: bool
+    runs: bool
+    forced: bool
+    why: str
+
+
+def config_values(config: Any, *, hashed: bool = False) -> dict[str, Any]:
+    """Fields of a configuration as JSON-able values.
+
+    Args:
+        hashed: leave out the fields that the class lists in NOT_IN_HASH, which cannot change results.
+    """
+    left_out: frozenset[str] = getattr(config, "NOT_IN_HASH", frozenset()) if hashed else frozenset()
+    values = {key: value for key, value in asdict(config).items() if key not in left_out}
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def make_plan(graph: Graph, run_dir: Path, *, only: Sequence[str] = (), start: str | None = None) -> dict[str, Planned]:
+    """Decide about every stage, in running order.
+
+    Args:
+        only: run no other stages than these; empty for all.
+        start: run this stage and everything after it even if up to date.
+
+    Raises:
+        ConfigError: an unknown stage, or `only` leaves out a stage that has to run first.
+        DataError: a file or folder that a configuration names does not exist, or a stage's folder is not ours.
+    """
+    for name in [*only, *([start] if start else [])]:
+        graph.check_stage(name, "--only" if name in only else "--from")
+    forced = {start, *graph.descendants(start)} if start else set()
+    plan: dict[str, Planned] = {}
+    runs: set[str] = set()  # would run if nothing were left out
+    for stage in graph.stages.values():
+        identity = _identity(stage, {parent: plan[parent].fingerprint for parent in stage.parents})
+        fingerprint = content_hash(identity)
+        why = f"--from {start}" if stage.name in forced else _why(stage, identity, fingerprint, run_dir, runs)
+        if why:
+            runs.add(stage.name)
+        selected = not only or stage.name in only
+        plan[stage.name] = Planned(
+            stage=stage,
+            identity=identity,
+            fingerprint=fingerprint,
+            selected=selected,
+            runs=bool(why) and selected,
+            forced=stage.name in forced and selected,
+            why=(why or "up to date") if selected else f"not in --only{f' ({why})' if why else ''}",
+        )
+    for name in only:
+        _check_ready(graph, name, runs - set(only))
+    return plan
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _identity(stage: Stage, parents: Mapping[str, str]) -> dict[str, Any]:
+    outside: Sequence[Path] = stage.config.outside_inputs() if hasattr(stage.config, "outside_inputs") else ()
+    return {
+        "run": stage.run,
+        "version": metadata.version("sohes"),
+        "config": config_values(stage.config, hashed=True),
+        "inputs": dict(stage.inputs),
+        "outside": {os.path.abspath(path): _content(Path(path), stage.name) for path in outside},
+        "parents": dict(parents),
+    }
+
+
+def _content(path: Path, stage: str) -> str:
+    """Hash of names, sizes and times of a file, or of all files in a folder."""
+    if not path.exists():
+        raise DataError(f"stage {stage}: {path} does not exist")
+    files = [(path.stat().st_size, path.stat().st_mtime_ns)] if path.is_file() else sorted(_listing(path))
+    return content_hash(files)
+
+
+def _listing(folder: str | Path) -> Iterable[tuple[str, int, int]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from _listing(entry.path)
+                else:
+                    stat = entry.stat(follow_symlinks=entry.is_file())  # a dangling link counts as itself
+                    yield entry.path, stat.st_size, stat.st_mtime_ns
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
+
+
+def _why(stage: Stage, identity: Mapping[str, Any], fingerprint: str, run_dir: Path, running: set[str]) -> str:
+    """The reason to run, or "" when up to date."""
+    folder = StageFolder(run_dir, stage.name)
+    if folder.is_foreign():
+        raise DataError(f"{folder.path}: holds files that no stage wrote. Move them, or use another --run-dir.")
+    before = folder.identity()
+    if before is None:
+        return "never ran"
+    changes = _changes(stage.name, before, identity)
+    if changes:
+        return "; ".join(changes)
+    if inputs := [parent for parent in stage.parents if parent in running]:
+        return f"input {', '.join(inputs)} will run"
+    stamps = {parent: StageFolder(run_dir, parent).stamp() for parent in stage.parents}
+    if again := [parent for parent in stage.parents if before["stamps"].get(parent) != stamps[parent]]:
+        return f"input {', '.join(again)} ran again"
+    done = folder.done()
+    if done is None or done["fingerprint"] != fingerprint:
+        status = folder.status()
+        return "failed before: goes on" if status and status.state == "failed" else "interrupted: resumes"
+    return ""
+
+
+def _changes(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs from the last start, leaving out what a parent's change explains."""
+    changes = []
+    old, new = before["config"], now["config"]
+    config = [
+        f"{stage}.{key} {_show(old, key)} → {_show(new, key)}" for key in {**old, **new} if _differ(old, new, key)
+    ]
+    if config:
+        more = f" and {len(config) - _CHANGES_SHOWN} more" if len(config) > _CHANGES_SHOWN else ""
+        changes.append(f"config changed: {', '.join(config[:_CHANGES_SHOWN])}{more}")
+    old, new = before["outside"], now["outside"]
+    if outside := [path for path in {**old, **new} if _differ(old, new, path)]:
+        changes.append(f"outside input changed: {', '.join(outside[:_CHANGES_SHOWN])}")
+    if before["version"] != now["version"]:
+        changes.append(f"version changed: {before['version']} → {now['version']}")
+    if (
+        before["run"] != now["run"]
+        or before["inputs"] != now["inputs"]
+        or set(before["parents"]) != set(now["parents"])
+    ):
+        changes.append("recipe changed")
+    return changes
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
+    return key not in old or key not in new or old[key] != new[key]
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return str(values[key]) if key in values else "absent"
+
+
+def _check_ready(graph: Graph, name: str, missing: set[str]) -> None:
+    if needed := [other for other in graph.ancestors(name) if other in missing]:
+        raise ConfigError(
+            f"--only {name}: it reads from stages that are not up to date: {', '.join(needed)}. "
+            f"Run those first: --only {' '.join(needed)}"
+        )

@@ -1,0 +1,144 @@
+"""Stages on this machine: one after another, each in its own process, through submitit's local executor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import submitit
+
+from slurm.job import Job
+from slurm.plan import Planned
+from slurm.state import StageFolder, Status, no_space_message
+from slurm.view import Board
+from sohes.errors import SohesError
+
+_POLL_S = 0.2
+_GRACE_S = 8.0  # from the interrupt to the kill
+_NO_TIME_LIMIT_MIN = 60 * 24 * 365
+_FULL_BELOW_BYTES = 1 << 20
+_LOG_LINES = 20
+
+
+class StageFailed(SohesError):
+    """A stage failed; the message holds what it said, where its log is, and how to go on."""
+
+
+def run_local(plan: Mapping[str, Planned], jobs: Mapping[str, Job], run_dir: Path, board: Board) -> None:
+    """Run the planned stages in order; stop at the first that fails.
+
+    Raises:
+        StageFailed: a stage failed or its process died.
+        KeyboardInterrupt: interrupted; the running stage's processes have ended.
+    """
+    for name, job in jobs.items():
+        board.set(name, "running")
+        begin = time.monotonic()
+        process = _start(job, plan[name].stage.resources.cpus, run_dir / ".submitit")
+        try:
+            while not process.done():
+                board.progress(name, StageFolder(run_dir, name).progress(), time.monotonic() - begin)
+                time.sleep(_POLL_S)
+        except KeyboardInterrupt:
+            board.set(name, "interrupted")
+            _stop(process, StageFolder(run_dir, name))
+            raise
+        _judge(name, process, run_dir, board)
+
+
+def failure_message(name: str, run_dir: Path, status: Status | None, said: Sequence[str] = ()) -> str:
+    """What to tell about a failed stage: its own message, or the end of its log, and how to go on.
+
+    Args:
+        said: last lines of the process's own output, for a process that died before it had a log.
+    """
+    folder = StageFolder(run_dir, name)
+    error = folder.error() if status is not None and status.state == "failed" else None
+    after = f" after {status.seconds:.0f} s" if status is not None else ""
+    if error is not None and error["expected"]:
+        lines = [f"stage {name} failed{after}: {error['message']}"]
+    elif error is not None:
+        lines = [f"stage {name} failed{after}: {error['type']}: {error['message']}", *folder.log_tail(_LOG_LINES)]
+    elif shutil.disk_usage(run_dir).free < _FULL_BELOW_BYTES:
+        lines = [f"stage {name} failed{after}: {no_space_message(run_dir)}"]
+    else:
+        lines = [
+            f"stage {name} was killed{after}: its process ended without a word. Often the memory was full: watch it, "
+            "or make the stage smaller.",
+            *(folder.log_tail(_LOG_LINES) if status is not None else said),
+        ]
+    lines.append(f"log: {folder.log}")
+    lines.append(f"What was finished is kept: mend this and run the same command again, it goes on from {name}.")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _child_settings(cpus: int) -> Iterator[None]:
+    """Settings that a child process has to inherit: threads for libraries, and SIGINT blocked until it can take it."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    if cpus:
+        os.environ["OMP_NUM_THREADS"] = str(cpus)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if cpus and before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        elif before is not None:
+            os.environ["OMP_NUM_THREADS"] = before
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _start(job: Job, cpus: int, folder: Path) -> submitit.LocalJob[None]:
+    executor = submitit.LocalExecutor(folder)
+    executor.update_parameters(timeout_min=_NO_TIME_LIMIT_MIN)
+    with _child_settings(cpus):
+        process = executor.submit(job)
+    assert isinstance(process, submitit.LocalJob)
+    return process
+
+
+def _own_status(process: submitit.LocalJob[None], folder: StageFolder) -> Status | None:
+    """Status of the stage if this process wrote it."""
+    status = folder.status()
+    return status if status is not None and status.job_id == process.job_id else None
+
+
+def _stop(process: submitit.LocalJob[None], folder: StageFolder) -> None:
+    """End a stage: interrupt it, and kill its whole process group if it has not ended after a while."""
+    give_up, interrupted = time.monotonic() + _GRACE_S, False
+    while not process.done() and time.monotonic() < give_up:
+        status = _own_status(process, folder)
+        if status is None:
+            _signal(int(process.job_id), signal.SIGTERM)  # still starting: submitit's controller passes it on
+        elif not interrupted:
+            _signal(status.pid, signal.SIGINT)
+            interrupted = True
+        time.sleep(_POLL_S)
+    if status := _own_status(process, folder):
+        _signal(-status.pid, signal.SIGKILL)  # the group: also children that outlived the stage
+    while not process.done():
+        _signal(int(process.job_id), signal.SIGKILL)
+        time.sleep(_POLL_S)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _judge(name: str, process: submitit.LocalJob[None], run_dir: Path, board: Board) -> None:
+    folder = StageFolder(run_dir, name)
+    status = _own_status(process, folder)
+    if status is not None and status.state == "finished":
+        return board.set(name, "finished", seconds=status.seconds)
+    board.set(name, "failed", seconds=status.seconds if status else None)
+    said = (process.stderr() or "").splitlines()[-_LOG_LINES:]
+    raise StageFailed(failure_message(name, run_dir, status, said))

@@ -1,0 +1,257 @@
+"""Stages on a cluster: all submitted at once with dependencies, then watched until they end.
+
+submitit alone cannot be waited for: without accounting it never learns of a job that was killed. So the end of a job is
+read from the status file that its stage writes, and a job that `squeue` no longer lists without having written one is
+lost.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+from slurm.graph import Resources
+from slurm.job import Job
+from slurm.plan import Planned
+from slurm.run_local import StageFailed, failure_message
+from slurm.settings import check_keys, read_yaml
+from slurm.state import StageFolder, Status
+from slurm.view import Board
+from sohes.errors import SohesError
+from sohes.files import read_json, write_json
+
+_JOBS_FILE = "jobs.json"
+_ASK_S = 20.0
+_STATUS_EVERY_S, _QUEUE_EVERY_S = 1.0, 5.0
+_LOST_AFTER_S = 60.0  # a network file system may show a status file that late
+_REQUEUES = 20  # time-outs and preemptions before a job counts as failed
+_OWN_KEYS = {"job_name", "dependency", "time", "nodes", "ntasks_per_node", "map_count", "use_srun"}
+_NOT_FLAGS = ("setup", "teardown", "srun_args", "signal_delay_s", "stderr_to_stdout", "array_parallelism")
+
+
+def slurm_answers() -> bool:
+    """Whether jobs can be submitted from here: the commands exist and a controller answers."""
+    return all(map(shutil.which, ("sbatch", "srun", "squeue"))) and _ask("sinfo", "-h") is not None
+
+
+def read_cluster(file: Path | None) -> dict[str, Any]:
+    """Submission parameters of a cluster: partition, account, qos, constraint, setup and so on, as submitit names them.
+
+    Raises:
+        ConfigError: an unknown parameter, or one that the launcher decides itself.
+    """
+    if file is None:
+        return {}
+    values = read_yaml(file)
+    known = submitit.SlurmExecutor._valid_parameters()
+    check_keys(values, known - _OWN_KEYS, str(file), "cluster parameter")
+    return values
+
+
+def parameters(
+    stage: str, run: str, resources: Resources, cluster: Mapping[str, Any], after: Sequence[str]
+) -> dict[str, Any]:
+    """What is asked of SLURM for one stage; `cluster` wins over `resources` where both name something.
+
+    Args:
+        after: ids of the jobs that must succeed before.
+    """
+    asked: dict[str, Any] = {"time": max(1, round(resources.hours * 60)), "nodes": 1, "ntasks_per_node": 1}
+    if resources.gpus:  # a cluster without gres refuses even a request for none
+        asked["gpus_per_node"] = resources.gpus
+    if resources.memory_gb:
+        asked["mem"] = f"{resources.memory_gb * 1024:.0f}MB"
+    setup = list(cluster.get("setup", []))
+    if resources.cpus:
+        asked["cpus_per_task"] = resources.cpus
+        setup.append(f"export OMP_NUM_THREADS={resources.cpus}")
+    asked |= cluster
+    asked["job_name"] = f"{run}.{stage}"
+    if setup:
+        asked["setup"] = setup
+    if after:
+        # without the second, the children of a failed job would wait for ever
+        depends = {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+        asked["additional_parameters"] = {**cluster.get("additional_parameters", {}), **depends}
+    return asked
+
+
+def describe_submission(plan: Mapping[str, Planned], run_dir: Path, cluster: Mapping[str, Any]) -> list[str]:
+    """One line for each job that would be submitted."""
+    lines = []
+    for name, planned in plan.items():
+        if planned.runs:
+            after = [f"<{parent}>" for parent in planned.stage.parents if plan[parent].runs]
+            asked = parameters(name, run_dir.name, planned.stage.resources, cluster, after)
+            asked |= asked.pop("additional_parameters", {})
+            flags = [f"--{key.replace('_', '-')}={asked[key]}" for key in sorted(asked) if key not in _NOT_FLAGS]
+            lines.append(" ".join(["sbatch", *flags]))
+    return lines
+
+
+def active_jobs(run_dir: Path) -> dict[str, dict[str, str]]:
+    """Jobs of earlier launches that still wait or run: stage to `job_id` and `fingerprint`."""
+    file = run_dir / ".submitit" / _JOBS_FILE
+    if not file.exists():
+        return {}
+    queue = _queue() or {}
+    return {stage: job for stage, job in read_json(file).items() if job["job_id"] in queue}
+
+
+def check_idle(run_dir: Path, stages: Mapping[str, str], what: str) -> None:
+    """Refuse to touch stages that a cluster job works on.
+
+    Args:
+        stages: stage to the fingerprint with which the job may go on; "" for none.
+
+    Raises:
+        SohesError: a job is in the way; the message says how to end it.
+    """
+    for stage, job in active_jobs(run_dir).items():
+        if stage in stages and job["fingerprint"] != stages[stage]:
+            number = job["job_id"]
+            raise SohesError(
+                f"{what}: stage {stage} is still queued or running as SLURM job {number}. "
+                f"Wait for it (squeue -j {number}) or stop it (scancel {number})."
+            )
+
+
+def submit(
+    plan: Mapping[str, Planned], jobs: Mapping[str, Job], run_dir: Path, cluster: Mapping[str, Any]
+) -> dict[str, str]:
+    """Submit the planned stages; one that already waits or runs as asked is taken over.
+
+    Returns:
+        Stage to job id.
+
+    Raises:
+        SohesError: SLURM refuses a job, and what was submitted before it is cancelled; or a job with other settings is
+            in the way.
+    """
+    check_idle(run_dir, {name: plan[name].fingerprint for name in jobs}, "cannot submit")
+    folder = run_dir / ".submitit"
+    known = active_jobs(run_dir)
+    new: list[str] = []
+    ids = {name: known[name]["job_id"] for name in jobs if name in known}
+    for name, job in jobs.items():
+        if name in ids:
+            continue
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
+        after = [ids[parent] for parent in plan[name].stage.parents if parent in ids]
+        executor.update_parameters(**parameters(name, run_dir.name, plan[name].stage.resources, cluster, after))
+        try:
+            ids[name] = executor.submit(job).job_id
+        except (FailedJobError, FailedSubmissionError, OSError) as error:
+            _ask("scancel", *new)
+            raise SohesError(f"SLURM refused stage {name}: {error}. Check resources and --cluster.") from error
+        new.append(ids[name])
+        known[name] = {"job_id": ids[name], "fingerprint": plan[name].fingerprint}
+        write_json(folder / _JOBS_FILE, known)
+    return ids
+
+
+def wait(ids: Mapping[str, str], run_dir: Path, board: Board) -> None:
+    """Show the jobs until all have ended.
+
+    Raises:
+        StageFailed: at least one failed or was lost; the message is about the first.
+    """
+    watch = _Watch(ids, run_dir, board)
+    while watch.open:
+        watch.look()
+        time.sleep(_STATUS_EVERY_S)
+    if watch.failed:
+        raise StageFailed("\n\n".join(watch.failed.values()))
+
+
+class _Watch:
+    """The jobs of one launch as their status files and `squeue` tell of them."""
+
+    def __init__(self, ids: Mapping[str, str], run_dir: Path, board: Board) -> None:
+        self.open = dict(ids)
+        self.failed: dict[str, str] = {}
+        self._run_dir, self._board = run_dir, board
+        self._queue: dict[str, tuple[str, str]] | None = None
+        self._asked = -_QUEUE_EVERY_S
+        self._missing_since: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Read the queue, then the status files: a job leaves the queue after it wrote its last status."""
+        if time.monotonic() - self._asked >= _QUEUE_EVERY_S:
+            self._queue, self._asked = _queue(), time.monotonic()
+        for stage, job_id in list(self.open.items()):
+            folder = StageFolder(self._run_dir, stage)
+            status = folder.status()
+            status = status if status is not None and status.job_id == job_id else None
+            queued = None if self._queue is None else self._queue.get(job_id, ("", ""))
+            if status is not None and status.state == "finished":
+                self._close(stage, "finished", status)
+            elif status is not None and status.state == "failed":
+                self._fail(stage, status, "")
+            elif queued == ("", ""):
+                self._gone(stage, job_id, status)
+            elif queued is not None and queued[0] == "PENDING":
+                self._board.set(stage, "requeued" if status else "queued", detail=f"job {job_id} ({queued[1]})")
+            elif status is not None:
+                self._board.set(stage, "running", detail=f"job {job_id} on {status.host}")
+                self._board.progress(stage, folder.progress(), status.seconds)
+
+    def _gone(self, stage: str, job_id: str, status: Status | None) -> None:
+        """The queue no longer lists a job that has not said how it ended."""
+        since = self._missing_since.setdefault(stage, time.monotonic())
+        if status is None and self.failed:  # SLURM drops the children of a failed job
+            return self._close(stage, "cancelled", None)
+        if time.monotonic() - since > _LOST_AFTER_S:
+            self._fail(stage, status, _accounting(job_id))
+
+    def _fail(self, stage: str, status: Status | None, accounting: str) -> None:
+        said = StageOutput(self._run_dir / ".submitit", self.open[stage]).tail()
+        message = failure_message(stage, self._run_dir, status, said)
+        self.failed[stage] = f"{message}\n{accounting}".strip()
+        self._close(stage, "failed", status)
+
+    def _close(self, stage: str, state: str, status: Status | None) -> None:
+        self._board.set(stage, state, seconds=status.seconds if status else None)
+        del self.open[stage]
+
+
+class StageOutput:
+    """What a job's process wrote itself, outside its stage's log: the place to look when it never got that far."""
+
+    def __init__(self, folder: Path, job_id: str) -> None:
+        self.path = folder / f"{job_id}_0_log.err"
+
+    def tail(self, lines: int = 20) -> list[str]:
+        """Its last lines."""
+        return self.path.read_text(errors="replace").splitlines()[-lines:] if self.path.exists() else []
+
+
+def _queue() -> dict[str, tuple[str, str]] | None:
+    """State and reason of this user's waiting and running jobs by id; None when SLURM does not answer."""
+    output = _ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%A|%T|%r")
+    if output is None:
+        return None
+    rows = [line.split("|") for line in output.splitlines() if line.count("|") == 2]
+    return {number: (state, reason) for number, state, reason in rows}
+
+
+def _accounting(job_id: str) -> str:
+    """How the accounting says that a job ended, where there is one."""
+    state = (_ask("sacct", "-n", "-X", "-P", "-o", "State", "-j", job_id) or "").strip()
+    return f"SLURM's accounting says: {state}" if state else f"SLURM has no record of how job {job_id} ended."
+
+
+def _ask(*command: str) -> str | None:
+    """Output of a SLURM command; None when it is not there, fails or does not answer."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ASK_S).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
