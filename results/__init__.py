@@ -1,0 +1,1 @@
+"""Run records and published numbers, joined into tables and plots."""

@@ -1,8 +1,8 @@
 """Class-agnostic mask recall and precision, COCO's rule with one category and up to 1,000 masks an image.
 
 Protocol "mask_ar1000_v1". The evaluator is faster-coco-eval; its numbers equal pycocotools' (tests, 1e-9). Its arrays
-are summarised here, because the usual summary is fixed to 100 detections an image. Sizes come from the masks, never from
-boxes or from an `area` field; as in COCO's code exactly 32² (96²) px counts as S and as M (as M and as L).
+are summarised here, because the usual summary is fixed to 100 detections an image. Sizes come from the masks, never
+from boxes or from an `area` field; as in COCO's code exactly 32² (96²) px counts as S and as M (as M and as L).
 """
 
 from __future__ import annotations

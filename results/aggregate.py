@@ -1,0 +1,83 @@
+"""Run records and published numbers, joined: `python -m results.aggregate RUN_DIR... [--out DIR]`.
+
+Writes `tables/*.csv|md|tex`, `plots/*.png` and `summary.md` below the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.ladder import hierarchy, ladder
+from results.plots import write_plots
+from results.render import to_csv, to_latex, to_markdown
+from results.schema import TABLES_STAGE, Row, Run, load_run, published_rows
+from results.summary import summary
+from results.table import Table
+from results.transfer import transfer, transfer_pairs
+from results.zero_shot import zero_shot
+from sohes.errors import SohesError
+from sohes.files import write_text
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the summary page, all files with it first, and the verdict sentences."""
+
+    summary: Path
+    files: tuple[Path, ...]
+    verdicts: tuple[str, ...]
+
+
+def build_tables(runs: Sequence[Run], published: Sequence[Row]) -> list[Table]:
+    """All tables of one or more runs; a table without a number says so in its verdict."""
+    return [ladder(runs), zero_shot(runs, published), hierarchy(runs), transfer(runs, published)]
+
+
+def aggregate(folders: Sequence[Path], out: Path) -> Written:
+    """Read run folders and write tables, plots and the summary below `out`.
+
+    Raises:
+        DataError: a folder without records, or a record that cannot be read or breaks the schema.
+    """
+    runs = [load_run(folder) for folder in folders]
+    published = published_rows()
+    tables = build_tables(runs, published)
+    measured = [row for run in runs for row in run.rows]
+    plots = write_plots(measured, transfer_pairs(runs), published, out / "plots")
+    files = {
+        out / "summary.md": summary(runs, tables, plots, out),
+        out / "tables" / "measured.csv": to_csv(measured),  # every measured number, also those no table shows
+    }
+    for table in tables:
+        files[out / "tables" / f"{table.name}.csv"] = to_csv(table.rows)
+        files[out / "tables" / f"{table.name}.md"] = to_markdown(table)
+        files[out / "tables" / f"{table.name}.tex"] = to_latex(table)
+    for path, text in files.items():
+        write_text(path, text)
+    verdicts = tuple(verdict for table in tables for verdict in table.verdicts)
+    return Written(out / "summary.md", (*files, *plots), verdicts)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; exit status 1 with one message for what a user can mend."""
+    parser = argparse.ArgumentParser(prog="python -m results.aggregate", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="run folder, such as runs/demo")
+    parser.add_argument("--out", type=Path, help=f"output folder; default for one run: RUN_DIR/{TABLES_STAGE}")
+    options = parser.parse_args(arguments)
+    if options.out is None and len(options.runs) > 1:
+        parser.error("several runs need --out DIR")
+    try:
+        written = aggregate(options.runs, options.out or options.runs[0] / TABLES_STAGE)
+    except SohesError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join([*written.verdicts, "", *map(str, written.files)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

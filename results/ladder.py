@@ -1,0 +1,127 @@
+"""Two tables of the phases: does mask AR climb from labels to phase 3, and are the relations between masks right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from results.schema import Row, Run
+from results.table import DASH, Block, Table, by_key, find, one_decimal, phase_of, show, title_of
+
+PHASES = ("SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3")
+LADDER_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
+HIERARCHY_METRICS = (
+    "relation_precision",
+    "relation_recall",
+    "relation_f1",
+    "coverage_relation_f1",
+    "parent_accuracy",
+    "coverage_parent_accuracy",
+)
+
+
+def ladder(runs: Sequence[Run]) -> Table:
+    """Labels, phase 2, phase 3 on the data of each run."""
+    rows = [row for run in runs for row in run.rows if phase_of(row) in PHASES and row.metric in LADDER_METRICS]
+    groups = by_key(rows, "run", "data")
+    verdicts = [
+        f"Ladder of run {run} ({data}) {ladder_verdict(ladder_values(group))}" for (run, data), group in groups.items()
+    ]
+    measured = {row.run for row in rows}
+    verdicts += [
+        f"Ladder of run {run.records[0].run} {ladder_verdict([None] * len(PHASES))}"
+        for run in runs
+        if run.records[0].run not in measured
+    ]
+    return Table(
+        name="ladder",
+        title="From labels to segmenter: class-agnostic mask AR of each phase, in %",
+        rows=tuple(rows),
+        blocks=tuple(_ladder_block(run, data, group) for (run, data), group in groups.items()),
+        verdicts=tuple(verdicts),
+    )
+
+
+def _ladder_block(run: str, data: str, group: Sequence[Row]) -> Block:
+    methods = sorted(by_key(group, "method").items(), key=lambda item: PHASES.index(phase_of(item[1][0])))
+    return Block(
+        measured=True,
+        heading=f"Measured · run {run} · {data}",
+        header=("Method", *map(title_of, LADDER_METRICS), "Images", "Source"),
+        lines=tuple(
+            (method, *(show(find(rows, metric)) for metric in LADDER_METRICS), rows[0].n_images, rows[0].source)
+            for (method,), rows in methods
+        ),
+        notes=(
+            "AR@1000: recall at up to 1,000 masks an image, mean over IoU 0.50 to 0.95; S, M, L: objects below 32², up "
+            "to 96², above 96² px.",
+            "The labels carry no learned score, so their AP says little; their AR does not depend on scores.",
+        ),
+    )
+
+
+def ladder_values(rows: Iterable[Row]) -> list[float | None]:
+    """AR@1000 of the three phases; None where it was not measured."""
+    values = {phase_of(row): row.number for row in rows if row.metric == "mask_ar_1000"}
+    return [values.get(phase) for phase in PHASES]
+
+
+def ladder_verdict(values: Sequence[float | None]) -> str:
+    """Whether AR@1000 rises from labels to phase 2 to phase 3, judged on the printed digits.
+
+    >>> ladder_verdict([12.1, 18.0, 17.96])
+    'does NOT climb at phase 3: 12.1 → 18.0 → 18.0 (AR@1000, labels → phase 2 → phase 3)'
+    """
+    names = ("labels", "phase 2", "phase 3")
+    known = [None if value is None else one_decimal(value) for value in values]
+    missing = [name for name, value in zip(names, known, strict=True) if value is None]
+    trail = " → ".join(DASH if value is None else str(value) for value in known)
+    trail = f"{trail} (AR@1000, {' → '.join(names)})"
+    if len(missing) == len(names):
+        return "was not measured: no ground truth was given, or the stage 'evaluate' has not finished"
+    flat = [
+        name
+        for name, before, after in zip(names[1:], known, known[1:], strict=False)
+        if before is not None and after is not None and after <= before
+    ]
+    if flat:
+        return f"does NOT climb at {' and '.join(flat)}: {trail}"
+    if missing:
+        return f"cannot be judged, {' and '.join(missing)} not measured: {trail}"
+    return f"climbs: {trail}"
+
+
+def hierarchy(runs: Sequence[Run]) -> Table:
+    """How well each phase tells wholes from parts, beside the coverage rule on the same masks."""
+    rows = [row for run in runs for row in run.rows if row.metric in HIERARCHY_METRICS]
+    blocks, verdicts = [], []
+    for (run, data), group in by_key(rows, "run", "data").items():
+        methods = by_key(group, "method")
+        blocks.append(
+            Block(
+                measured=True,
+                heading=f"Measured · run {run} · {data}",
+                header=("Method", *map(title_of, HIERARCHY_METRICS), "Images", "Source"),
+                lines=tuple(
+                    (method, *(show(find(own, metric)) for metric in HIERARCHY_METRICS), own[0].n_images, own[0].source)
+                    for (method,), own in methods.items()
+                ),
+                notes=("Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",),
+            )
+        )
+        verdicts += [f"{method}: {_hierarchy_verdict(own)}" for (method,), own in methods.items()]
+    return Table(
+        name="hierarchy",
+        title="Relations between masks matched to ground truth, in %",
+        rows=tuple(rows),
+        blocks=tuple(blocks),
+        verdicts=tuple(verdicts) or ("Hierarchy was not measured: it needs ground truth with a parent_id field",),
+    )
+
+
+def _hierarchy_verdict(rows: Sequence[Row]) -> str:
+    own, rule = find(rows, "relation_f1"), find(rows, "coverage_relation_f1")
+    if own is None or rule is None:
+        return "relation F1 was not measured"
+    gain = one_decimal(own.number) - one_decimal(rule.number)
+    word = "beats" if gain > 0 else "equals" if gain == 0 else "does NOT reach"
+    return f"relation F1 {show(own)} {word} the coverage rule's {show(rule)}"

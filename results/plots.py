@@ -1,0 +1,172 @@
+"""Plots of the tables. Measured bars are solid and coloured; cited ones grey, hatched, in a panel that says so."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from results.ladder import LADDER_METRICS, PHASES
+from results.schema import Row
+from results.table import by_key, one_decimal, phase_of, title_of
+from results.transfer import Pair
+from sohes.files import atomic_path
+
+CITED_BARS = ("SAM", "CutLER", "SOHES")
+MEASURED_TITLE = "Measured by this run:"
+SIZES = {"mask_ar_1000": "all", "mask_ar_1000_s": "small", "mask_ar_1000_m": "medium", "mask_ar_1000_l": "large"}
+# light to dark in the order of the phases; told apart in grey print and with any colour vision
+_PHASE_COLOURS = dict(zip(("labels (phase 1)", "phase 2", "phase 3"), ("#a6d96a", "#26828e", "#46237a"), strict=True))
+_BACKBONE_COLOURS = {"start backbone": "#f0b35a", "SOHES backbone": "#20639b"}
+_INK, _MUTED, _GREY = "#333333", "#6e6e6e", "#c9c9c9"
+_STYLE = {"axes.titlesize": 10.5, "axes.titlelocation": "left", "font.size": 10, "grid.color": "#e6e6e6"}
+
+
+def plot_ladder(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Path:
+    """AR@1000 of each phase, overall and by object size, beside published seven-data-set means.
+
+    Args:
+        rows: measured rows of one run on one data set.
+        published: all cited rows.
+        path: picture to write; the suffix decides the format.
+    """
+    bars = pd.DataFrame(
+        [
+            {"size": SIZES[row.metric], "phase": _short(phase_of(row)), "value": row.number}
+            for row in rows
+            if row.metric in SIZES and phase_of(row) in PHASES
+        ]
+    )
+    phases = [_short(phase) for phase in PHASES if _short(phase) in set(bars["phase"])]
+    with plotting_style():
+        figure = Figure(figsize=(9.2, 4.2), dpi=200, layout="constrained")
+        own, cited = figure.subplots(1, 2, width_ratios=(3.1, 1.2), sharey=True)
+        sns.barplot(
+            bars,
+            x="size",
+            y="value",
+            hue="phase",
+            order=[size for size in SIZES.values() if size in set(bars["size"])],
+            hue_order=phases,
+            palette=[_PHASE_COLOURS[phase] for phase in phases],
+            saturation=1,
+            ax=own,
+        )
+        _label_bars(own)
+        own.set(xlabel="size of the annotated objects", ylabel="class-agnostic mask AR@1000 (%)")
+        own.set_title(textwrap.fill(f"{MEASURED_TITLE} {rows[0].data}, {rows[0].n_images} images", 72))
+        _legend(own, len(phases))
+        highest = max(float(bars["value"].max()), _plot_cited(cited, published))
+        own.set_ylim(0, 1.25 * highest)  # one axis for both panels: bars of equal height are equal numbers
+    _save(figure, path)
+    return path
+
+
+def _plot_cited(axes: Axes, published: Sequence[Row]) -> float:
+    """Grey hatched bars of published means; returns the highest."""
+    means = [row for row in published if row.metric == "mask_ar_1000" and row.data == "mean of 7"]
+    chosen = [next(row for row in means if row.method == method) for method in CITED_BARS]
+    frame = pd.DataFrame({"method": CITED_BARS, "value": [row.number for row in chosen]})
+    sns.barplot(frame, x="method", y="value", color=_GREY, saturation=1, ax=axes)
+    for bar in axes.patches:
+        bar.set(hatch="///", edgecolor=_MUTED, linewidth=0)
+    _label_bars(axes)
+    origin = ", ".join(sorted({row.source.partition(" ")[0] for row in chosen}))
+    axes.set_title("cited, other data", color=_MUTED)
+    axes.set_xlabel(f"mean of 7 public data sets\n({origin})", color=_MUTED)
+    axes.set_ylabel("")
+    axes.tick_params(colors=_MUTED, labelleft=True)
+    return float(frame["value"].max())
+
+
+def plot_transfer(pairs: Sequence[Pair], path: Path) -> Path:
+    """Start against SOHES backbone for every head and metric of one run, the difference above each pair.
+
+    Args:
+        pairs: of one run, both sides measured, in percent.
+        path: picture to write; the suffix decides the format.
+    """
+    names = [f"{title_of(pair.any.metric)}\n{textwrap.fill(phase_of(pair.any), 16)}" for pair in pairs]
+    bars = pd.DataFrame(
+        [
+            {"name": name, "backbone": backbone, "value": row.number}
+            for name, pair in zip(names, pairs, strict=True)
+            for backbone, row in zip(_BACKBONE_COLOURS, pair.rows, strict=True)
+        ]
+    )
+    top = max(float(bars["value"].max()), 1.0)
+    with plotting_style():
+        width = max(5.5, 1.5 * len(pairs) + 1.0)
+        figure = Figure(figsize=(width, 4.2), dpi=200, layout="constrained")
+        axes = figure.subplots()
+        sns.barplot(
+            bars, x="name", y="value", hue="backbone", order=names, palette=_BACKBONE_COLOURS, saturation=1, ax=axes
+        )
+        _label_bars(axes)
+        for place, pair in enumerate(pairs):
+            height = max(row.number for row in pair.rows) + 0.075 * top
+            axes.text(place, height, f"{pair.gain:+.1f}", ha="center", va="bottom", weight="bold", color=_INK)
+        axes.set(xlabel="", ylabel="%", ylim=(0, 1.32 * top))
+        data = " | ".join(dict.fromkeys(pair.any.data for pair in pairs))
+        axes.set_title(textwrap.fill(f"{MEASURED_TITLE} {data}", round(10.5 * width)))
+        _legend(axes, 2)
+    _save(figure, path)
+    return path
+
+
+def write_plots(rows: Sequence[Row], pairs: Sequence[Pair], published: Sequence[Row], folder: Path) -> list[Path]:
+    """All plots that the numbers allow, one a run and data set; the paths written."""
+    written = []
+    measured = [row for row in rows if row.metric in LADDER_METRICS and phase_of(row) in PHASES]
+    ladders = [group for group in by_key(measured, "run", "data").values() if any(r.metric in SIZES for r in group)]
+    for index, group in enumerate(ladders):
+        written.append(plot_ladder(group, published, folder / _name("ladder", index, len(ladders))))
+    by_run: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.gain is not None and pair.any.unit == "%":
+            by_run.setdefault(pair.any.run, []).append(pair)
+    for index, own in enumerate(by_run.values()):
+        written.append(plot_transfer(own, folder / _name("transfer", index, len(by_run))))
+    return written
+
+
+def _name(stem: str, index: int, count: int) -> str:
+    return f"{stem}.png" if count == 1 else f"{stem}_{index + 1}.png"
+
+
+def _short(phase: str) -> str:
+    """Phase without the method's name: "labels (phase 1)", "phase 2", "phase 3"."""
+    return phase.removeprefix("SOHES ")
+
+
+def plotting_style() -> AbstractContextManager[None]:
+    """The look of all plots."""
+    return rc_context(sns.axes_style("whitegrid") | _STYLE)
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    # opaque, or the grid would run through the words
+    axes.legend(title=None, loc="upper left", ncols=columns, framealpha=1, edgecolor="none", borderaxespad=0.2)
+
+
+def _label_bars(axes: Axes) -> None:
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # keeps the grid out of the digits
+    for container in axes.containers:
+        values = [str(one_decimal(float(value))) for value in container.datavalues]  # type: ignore[attr-defined]
+        axes.bar_label(container, values, padding=2, size=8.5, color=_INK, bbox=box)  # type: ignore[arg-type]
+    axes.grid(axis="x", visible=False)
+    sns.despine(ax=axes, left=True)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    options: dict[str, Any] = {"Software": None}  # no version in the file: the same numbers give the same bytes
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, metadata=options)

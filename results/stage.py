@@ -1,0 +1,26 @@
+"""The last stage of a recipe: tables, plots and the summary of the run it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from results.aggregate import aggregate
+from sohes.records import StageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablesConfig:
+    """Nothing to set: what is in the tables follows from the run's records."""
+
+
+def tables(config: TablesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Write tables, plots and summary.md below `out` from the records of the run folder `inputs["run"]`.
+
+    The notes are the verdict sentences: whether the ladder climbs, what the transfer heads gained.
+
+    Raises:
+        DataError: no record in the run folder, or one that cannot be read.
+    """
+    written = aggregate([inputs["run"]], out)
+    return StageResult(notes=written.verdicts, artefacts=written.files)

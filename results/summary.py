@@ -1,0 +1,94 @@
+"""The page that joins verdicts, tables, plots, notes and provenance of one or more runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from results.render import to_markdown
+from results.schema import Run
+from results.table import Table, by_key
+
+PICTURES = (".png", ".jpg", ".svg")
+
+
+def summary(runs: Sequence[Run], tables: Sequence[Table], plots: Sequence[Path], out: Path) -> str:
+    """The page as Markdown; links are relative to `out`, the folder it will lie in."""
+    parts = [
+        "# Results",
+        _origin(runs),
+        "\n".join(["## What the numbers say", "", *(f"- {verdict}" for table in tables for verdict in table.verdicts)]),
+        *(f"![{path.stem.replace('_', ' ')}]({_link(path, out)})" for path in plots),
+        *(to_markdown(table) for table in tables),
+        *(_run_part(run, out) for run in runs),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _origin(runs: Sequence[Run]) -> str:
+    scales = sorted({record.scale for run in runs for record in run.records})
+    text = f"Measured at scale {', '.join(scales)}, beside cited numbers. Measured rows carry † and their scale."
+    if scales != ["paper"]:
+        text += " A row below paper scale shows that the pipeline works; it is no reproduction of a published result."
+    return text
+
+
+def _run_part(run: Run, out: Path) -> str:
+    first = run.records[0]
+    parts = [f"## Run {first.run}", _provenance(run), _notes(run), _pictures(run, out)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _provenance(run: Run) -> str:
+    first = run.records[0]
+    seeds = ", ".join(sorted({str(record.seed) for record in run.records}))
+    starts = by_key(run.rows, "backbone", "init")
+    lines = [
+        f"Recipe {first.recipe}, scale {first.scale}, seed {seeds}.",
+        *(f"Backbone {backbone}; weights: {init}." for backbone, init in starts),
+        f"Versions: {', '.join(f'{name} {version}' for name, version in first.versions.items())}.",
+    ]
+    table = ["| Stage | Wall time | Started (UTC) | Commit | Config | Hardware |", "|---|---:|---|---|---|---|"]
+    table += [
+        f"| {record.stage} | {wall_time(record.seconds)} | {record.started[:19]} | {record.commit} "
+        f"| {record.config_hash} | {record.hardware} |"
+        for record in run.records
+    ]
+    total = sum(record.seconds for record in run.records)
+    table.append(f"| **sum of the stages** | **{wall_time(total)}** | | | | |")
+    return "### Provenance\n\n" + "\n".join(f"- {line}" for line in lines) + "\n\n" + "\n".join(table)
+
+
+def _notes(run: Run) -> str:
+    notes = [f"- {record.stage}: {note}" for record in run.records for note in record.notes]
+    return "\n".join(["### Notes of the stages", "", *notes]) if notes else ""
+
+
+def _pictures(run: Run, out: Path) -> str:
+    paths = [
+        run.folder / record.stage / name
+        for record in run.records
+        for name in record.artefacts
+        if name.endswith(PICTURES)
+    ]
+    links = [f"- [{path.relative_to(run.folder)}]({_link(path, out)})" for path in paths]
+    return "\n".join(["### Pictures of the stages", "", *links]) if links else ""
+
+
+def wall_time(seconds: float) -> str:
+    """Seconds for reading.
+
+    >>> wall_time(7.3), wall_time(95), wall_time(7325)
+    ('7.3 s', '1 min 35 s', '2 h 02 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _link(path: Path, out: Path) -> str:
+    return Path(os.path.relpath(path, out)).as_posix()

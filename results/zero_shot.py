@@ -1,0 +1,85 @@
+"""Published zero-shot mask AR@1000, with this project's numbers in a block of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from results.schema import Row, Run
+from results.table import DASH, Block, Table, by_key, separation_notes, show
+
+DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
+CITED_METHODS = ("SAM", "FreeSOLO", "CutLER", "HASSOD", "SOHES", "UnSAM")
+
+
+def zero_shot(runs: Sequence[Run], published: Sequence[Row]) -> Table:
+    """Published mask AR@1000 on seven data sets; the runs' own numbers in a block of their own, with other columns."""
+    cited = [group for method in CITED_METHODS for group in _cited_groups(method, published)]
+    measured = [row for run in runs for row in run.rows if row.metric == "mask_ar_1000"]
+    blocks = [_cited_block(cited)]
+    if measured:
+        blocks.append(_own_block(measured))
+    return Table(
+        name="zero_shot",
+        title="Zero-shot class-agnostic mask AR@1000, in %",
+        rows=tuple(row for group in cited for row in group) + tuple(measured),
+        blocks=tuple(blocks),
+        verdicts=() if measured else ("Zero-shot AR@1000 was not measured; the table holds cited numbers only",),
+    )
+
+
+def _cited_groups(method: str, published: Sequence[Row]) -> list[list[Row]]:
+    """The method's rows per amount of training data, each from the one source that covers most data sets."""
+    rows = [
+        row for row in published if row.method == method and row.metric == "mask_ar_1000" and _dataset(row) in DATASETS
+    ]
+    best: dict[str, list[Row]] = {}
+    for group in by_key(rows, "train_data", "source").values():
+        images = group[0].train_data
+        if len(group) > len(best.get(images, [])):
+            best[images] = group
+    # sources describe the same training set in different words; what covers fewer data sets adds nothing
+    most = max(len(group) for group in best.values())
+    return [group for group in best.values() if len(group) == most]
+
+
+def _dataset(row: Row) -> str:
+    return row.data.partition(" (")[0]
+
+
+def _cited_block(groups: Sequence[Sequence[Row]]) -> Block:
+    lines = []
+    for group in groups:
+        value = {_dataset(row): row.value for row in group}
+        first = group[0]
+        backbone, train = first.backbone.partition(" (")[0], first.train_data.partition("; supervision: ")[0]
+        cells = (value.get(dataset, DASH) for dataset in DATASETS)
+        lines.append((first.method, backbone, train, *cells, first.source))
+    header = ("Method", "Backbone", "Training images", *DATASETS, "Source")
+    return Block(
+        measured=False,
+        heading="Cited from publications",
+        header=header,
+        lines=tuple(lines),
+        notes=_supervision_notes(groups),
+    )
+
+
+def _own_block(rows: Sequence[Row]) -> Block:
+    return Block(
+        measured=True,
+        heading="Measured by this project · not published numbers",
+        header=("Method", "Backbone", "Start weights", "Data", "Images", "AR@1000", "Source"),
+        lines=tuple(
+            (row.method, row.backbone, row.init, row.data, row.n_images, show(row), row.source) for row in rows
+        ),
+        notes=separation_notes(rows),
+    )
+
+
+def _supervision_notes(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
+    methods: dict[str, list[str]] = {}
+    for group in groups:
+        words = group[0].train_data.partition("; supervision: ")[2]
+        if group[0].method not in methods.setdefault(words, []):
+            methods[words].append(group[0].method)
+    return tuple(f"Supervision of {', '.join(names)}: {words}." for words, names in methods.items())

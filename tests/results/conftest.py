@@ -1,0 +1,93 @@
+"""Run folders made of records, as the stages of a recipe would leave them."""
+
+from pathlib import Path
+
+import pytest
+
+from sohes.records import Measurement, Record, write_record
+
+BACKBONE = "vit_small_patch14_dinov2"
+LADDER = {  # AR@1000, S, M, L, AP
+    "SOHES labels (phase 1)": (12.14, 3.0, 10.5, 25.25, 1.5),
+    "SOHES phase 2": (18.03, 5.5, 17.0, 33.0, 6.0),
+    "SOHES phase 3": (19.21, 6.75, 18.0, 34.5, 7.125),
+}
+METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
+
+
+def measurement(method, metric, value, **fields):
+    defaults = {
+        "backbone": BACKBONE,
+        "init": "DINOv2 (timm)",
+        "data": "scenes val",
+        "protocol": "mask_ar1000_v1",
+        "n_images": 24,
+    }
+    return Measurement(method=method, metric=metric, value=value, **(defaults | fields))
+
+
+def ladder_measurements(ladder=None):
+    rows = (LADDER if ladder is None else ladder).items()
+    return [
+        measurement(method, metric, value)
+        for method, values in rows
+        for metric, value in zip(METRICS, values, strict=True)
+        if value is not None
+    ]
+
+
+def head_measurements(stage):
+    trained = stage.endswith("_sohes")
+    init = "SOHES phase 3 from DINOv2 (timm)" if trained else "DINOv2 (timm)"
+    if stage.startswith("mmseg"):
+        values = {"miou_dataset": 41.3 if trained else 38.9, "acc_pixel": 80.0}
+        method, protocol = "FCN head", "miou_dataset_v1"
+    else:
+        values = {"box_ap": 9.2 if trained else 10.0, "mask_ap": 8.8 if trained else 8.1}
+        method, protocol = "Mask R-CNN", "box_mask_ap_v1"
+    return [
+        measurement(method, metric, value, init=init, protocol=protocol, data="transfer scenes val", n_images=12)
+        for metric, value in values.items()
+    ]
+
+
+HEAD_STAGES = ("mmseg_start", "mmseg_sohes", "mmdet_start", "mmdet_sohes")
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Function that writes a run folder: make_run("name", {stage: measurements}, scale=...)."""
+
+    def make(name: str, stages: dict, *, scale: str = "demo", notes: dict | None = None) -> Path:
+        run = tmp_path / "runs" / name
+        for index, (stage, measurements) in enumerate(stages.items()):
+            record = Record(
+                run=name,
+                stage=stage,
+                recipe="sohes_full",
+                scale=scale,
+                seed=0,
+                config={},
+                config_hash="0123456789abcdef",
+                commit="abc123def456",
+                versions={"python": "3.11.9", "torch": "2.12.1"},
+                hardware="Some CPU, 2 cores",
+                started=f"2025-11-21T10:{index:02d}:00+00:00",
+                seconds=10.0 * (index + 1),
+                measurements=measurements,
+                notes=(notes or {}).get(stage, ()),
+                artefacts=["overlays/1.png"] if stage == "evaluate" else [],
+            )
+            (run / stage).mkdir(parents=True)
+            write_record(run / stage, record)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def full_run(make_run):
+    """A demo run with every measuring stage."""
+    stages = {"images": [], "evaluate": ladder_measurements()}
+    stages |= {stage: head_measurements(stage) for stage in HEAD_STAGES}
+    return make_run("demo", stages, notes={"images": ["1 of 80 images skipped: broken.jpg (truncated)"]})

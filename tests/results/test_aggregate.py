@@ -1,0 +1,167 @@
+"""Files written from run folders: all formats, the summary, the plots, the command and the stage."""
+
+import ast
+import csv
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import results
+from results.aggregate import aggregate, main
+from results.render import escape_latex
+from results.stage import TablesConfig, tables
+from tests.results.conftest import LADDER, ladder_measurements
+
+TABLES = ("ladder", "zero_shot", "hierarchy", "transfer")
+
+
+@pytest.fixture
+def written(full_run, tmp_path):
+    return aggregate([full_run], tmp_path / "out")
+
+
+def text_of(written, name):
+    return next(path for path in written.files if path.name == name).read_text(encoding="utf-8")
+
+
+def test_every_table_in_every_format(written):
+    names = {path.relative_to(written.summary.parent).as_posix() for path in written.files}
+    assert names == {"summary.md", "tables/measured.csv", "plots/ladder.png", "plots/transfer.png"} | {
+        f"tables/{table}.{suffix}" for table in TABLES for suffix in ("csv", "md", "tex")
+    }
+
+
+@pytest.mark.parametrize("name", ["ladder", "zero_shot", "transfer", "measured"])
+def test_csv_is_one_number_a_row_with_source(written, name):
+    rows = list(csv.DictReader(text_of(written, f"{name}.csv").splitlines()))
+    assert rows
+    for row in rows:
+        assert re.fullmatch(r"-?\d+(\.\d+)?", row["value"])
+        assert Decimal(row["value"]).is_finite()
+        assert row["source"]
+        assert (row["kind"] == "measured") == row["source"].startswith("measured: runs/demo/")
+        assert (row["kind"] == "measured") == ("†demo" in row["method"])
+
+
+def test_csv_keeps_all_digits(written):
+    values = [row["value"] for row in csv.DictReader(text_of(written, "ladder.csv").splitlines())]
+    assert "7.125" in values
+
+
+@pytest.mark.parametrize("name", ["ladder", "zero_shot", "transfer", "hierarchy"])
+def test_demo_lines_are_marked_in_markdown_and_latex(written, name):
+    """Every line with a number of this run carries the dagger and lies outside the tables of cited numbers."""
+    for heading, *lines in (part.splitlines() for part in text_of(written, f"{name}.md").split("### ")[1:]):
+        body = [line for line in lines if line.startswith("| ")][2:]
+        assert body
+        assert all(("†demo" in line) == heading.startswith("Measured") for line in body)
+    for environment in text_of(written, f"{name}.tex").split(r"\begin{table}")[1:]:
+        caption = re.search(r"\\caption{(.*)}", environment)
+        body = environment.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+        assert caption
+        assert all((r"\textdagger{}demo" in line) == ("Measured" in caption[1]) for line in body)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_latex_is_well_formed(written, name):
+    text = text_of(written, f"{name}.tex")
+    assert text.isascii()
+    lines = [line for line in text.splitlines() if not line.startswith("%")]
+    bare = re.sub(r"\\[{}]", "", "\n".join(lines))
+    assert bare.count("{") == bare.count("}")
+    for kind in ("table", "tabular"):
+        assert text.count(rf"\begin{{{kind}}}") == text.count(rf"\end{{{kind}}}")
+    for part in text.split(r"\begin{tabular}")[1:]:
+        columns = len(re.match(r"{([lr]+)}", part)[1])
+        rows = [line for line in part.split(r"\bottomrule")[0].splitlines() if line.endswith(r"\\")]
+        assert len(rows) >= 2
+        assert all(len(re.findall(r"(?<!\\)&", row)) == columns - 1 for row in rows)
+    assert not re.search(r"(?<!\\)[%#_]", "\n".join(lines).replace(r"{!}{%", ""))
+
+
+def test_latex_escapes():
+    assert escape_latex("50% of A_b & {c} #1 ~ ^ \\ $ † · →") == (
+        r"50\% of A\_b \& \{c\} \#1 \textasciitilde{} \textasciicircum{} \textbackslash{} \$ \textdagger{} "
+        r"\textperiodcentered{} $\rightarrow$"
+    )
+    assert escape_latex("naïve, 4 µm") == "naïve, 4 µm"  # letters stay: LaTeX reads UTF-8
+
+
+def test_summary_tells_all(written):
+    text = text_of(written, "summary.md")
+    for wanted in (
+        "climbs: 12.1 → 18.0 → 19.2",
+        "LOSES 0.8 points",
+        "1 of 80 images skipped: broken.jpg (truncated)",
+        "no reproduction of a published result",
+        "scale demo, seed 0",
+        "weights: DINOv2 (timm)",
+        "| mmdet_sohes | 1 min 00 s | 2025-11-21T10:05:00 | abc123def456 | 0123456789abcdef | Some CPU, 2 cores |",
+        "| **sum of the stages** | **3 min 30 s** |",
+        "![ladder](plots/ladder.png)",
+        "[evaluate/overlays/1.png](../runs/demo/evaluate/overlays/1.png)",
+        "torch 2.12.1",
+    ):
+        assert wanted in text
+    for path in written.files:
+        if path.suffix == ".png":
+            assert (written.summary.parent / f"plots/{path.name}").exists()
+
+
+def test_plots_are_pictures_and_reproducible(written, full_run, tmp_path):
+    again = aggregate([full_run], tmp_path / "again")
+    for first, second in zip(written.files, again.files, strict=True):
+        if first.suffix == ".png":
+            with Image.open(first) as picture:
+                assert picture.width >= 1000
+                assert picture.convert("L").getextrema()[0] < 100
+        assert first.name == second.name
+        if first.name != "summary.md":
+            assert first.read_bytes() == second.read_bytes()
+
+
+def test_several_runs_stand_side_by_side(make_run, tmp_path, capsys):
+    flat = dict(LADDER) | {"SOHES phase 3": (18.0, 5.0, 17.0, 33.0, 6.0)}
+    first = make_run("one", {"evaluate": ladder_measurements()})
+    second = make_run("two", {"evaluate": ladder_measurements(flat)}, scale="small")
+    assert main([str(first), str(second), "--out", str(tmp_path / "both")]) == 0
+    printed = capsys.readouterr().out
+    assert "Ladder of run one (demo · scenes val, not comparable) climbs: 12.1 → 18.0 → 19.2" in printed
+    assert "Ladder of run two (small · scenes val, not comparable) does NOT climb at phase 3" in printed
+    assert {path.name for path in (tmp_path / "both" / "plots").iterdir()} == {"ladder_1.png", "ladder_2.png"}
+    with pytest.raises(SystemExit):
+        main([str(first), str(second)])
+
+
+def test_command_says_what_is_wrong(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert "no */record.json in it" in capsys.readouterr().err
+
+
+def test_stage_writes_into_its_folder_and_is_not_its_own_input(make_run):
+    run = make_run("demo", {"evaluate": ladder_measurements(), "tables": []})
+    result = tables(TablesConfig(), {"run": run}, run / "tables")
+    assert all(path.exists() and path.is_relative_to(run / "tables") for path in result.artefacts)
+    assert any("climbs: 12.1" in note for note in result.notes)
+    assert result.measurements == ()
+    assert "| tables |" not in (run / "tables" / "summary.md").read_text(encoding="utf-8")
+
+
+def test_a_run_without_any_number_still_gets_its_tables(make_run):
+    run = make_run("photos", {"images": [], "evaluate": []})
+    written = aggregate([run], run / "tables")
+    assert "was not measured: no ground truth was given" in written.summary.read_text(encoding="utf-8")
+    assert not any(path.suffix == ".png" for path in written.files)
+
+
+def test_results_imports_records_files_and_errors_only():
+    allowed = {"sohes.records", "sohes.files", "sohes.errors"}
+    for path in Path(results.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            ours = {name for name in names if name.split(".")[0] in {"sohes", "transfer", "benchmarks", "slurm"}}
+            assert ours <= allowed, path

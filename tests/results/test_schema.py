@@ -1,0 +1,137 @@
+"""Rows: what a measured and a cited number must carry, and the published file."""
+
+import csv
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from results.schema import Row, load_run, marker, plain_decimal, published_rows
+from sohes.errors import DataError
+from tests.results.conftest import ladder_measurements
+
+
+@pytest.fixture
+def demo_row(full_run):
+    return next(row for row in load_run(full_run).rows if row.metric == "mask_ar_1000")
+
+
+def test_a_measured_row_is_marked_and_traceable(demo_row):
+    assert demo_row.method == "SOHES labels (phase 1) †demo"
+    assert demo_row.data == "demo · scenes val, not comparable"
+    assert demo_row.source == "measured: runs/demo/evaluate/record.json @abc123def456"
+    assert (demo_row.value, demo_row.scale, demo_row.n_images, demo_row.seed) == ("12.14", "demo", "24", "0")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "SOHES"},
+        {"method": "SOHES †small"},
+        {"data": "COCO"},
+        {"data": "demo · COCO"},
+        {"data": "small · COCO, not comparable"},
+        {"scale": "published"},
+        {"scale": "paper"},
+        {"source": ""},
+        {"source": "arXiv:2404.12386"},
+        {"kind": "cited"},
+        {"kind": "cited", "scale": "published", "source": "arXiv:2404.12386"},
+        {"kind": "cited", "scale": "published", "source": "arXiv:2404.12386", "method": "SOHES"},
+        {"value": "1.2e1"},
+        {"value": "nan"},
+        {"value": ""},
+    ],
+)
+def test_a_demo_row_cannot_pass_for_anything_else(demo_row, changes):
+    with pytest.raises(DataError, match="table row of method"):
+        replace(demo_row, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"method": "SOHES †demo"}, {"scale": "demo"}, {"source": " "}, {"kind": "guessed"}]
+)
+def test_a_cited_row_cannot_pass_for_a_measured_one(changes):
+    with pytest.raises(DataError):
+        replace(published_rows()[0], **changes)
+
+
+def test_paper_scale_is_ours_not_the_papers(make_run):
+    assert marker("paper") == "†ours"
+    rows = load_run(make_run("big", {"evaluate": ladder_measurements()}, scale="paper")).rows
+    assert rows[0].method.endswith("†ours")
+    assert rows[0].data == "ours · scenes val"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-7, "0.0000001"), (12.0, "12.0"), (3, "3.0"), (1 / 3, "0.3333333333333333"), (1e16, "1" + "0" * 16)],
+)
+def test_plain_decimal(value, text):
+    assert plain_decimal(value) == text
+
+
+# method, training images, AR@1000 on COCO, LVIS, ADE20K, EntitySeg, SA-1B, PartImageNet, PACO, mean:
+# UnSAM (arXiv:2406.20081) Table 1, typed from the paper's table
+TABLE_1 = [
+    ("SAM", "11M", "49.6 46.1 45.8 45.9 60.8 28.3 18.1 42.1"),
+    ("FreeSOLO", "1.3M", "11.6 5.9 7.3 8.0 2.2 13.8 2.4 7.3"),
+    ("CutLER", "1.3M", "28.1 20.2 26.3 23.1 17.0 28.7 8.9 21.8"),
+    ("SOHES", "0.2M", "30.5 29.1 31.1 33.5 33.3 36.0 17.1 30.1"),
+    ("UnSAM", "0.1M", "40.5 37.7 35.7 39.6 41.9 51.6 27.5 39.2"),
+]
+DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
+
+
+@pytest.mark.parametrize(("method", "images", "numbers"), TABLE_1)
+def test_published_numbers_are_as_printed(method, images, numbers):
+    found = {
+        row.data: row.value
+        for row in published_rows()
+        if row.method == method
+        and row.metric == "mask_ar_1000"
+        and f" {images} images" in f" {row.train_data}"
+        and "2406.20081" in row.source
+        and "Table 4" not in row.source
+    }
+    assert [found[dataset] for dataset in DATASETS] == numbers.split()
+
+
+def test_published_means_are_the_means_of_their_rows():
+    groups: dict[tuple[str, ...], dict[str, Row]] = {}
+    for row in published_rows():
+        if row.data in DATASETS:
+            key = (row.method, row.backbone, row.train_data, row.metric, row.source)
+            groups.setdefault(key, {})[row.data] = row
+    whole = [group for group in groups.values() if len(group) == len(DATASETS)]
+    assert len(whole) >= 9
+    for group in whole:
+        mean = sum(group[dataset].number for dataset in DATASETS[:-1]) / 7
+        # 0.05 from rounding the mean, 0.05 from the rounded numbers that it is the mean of
+        assert group["mean of 7"].number == pytest.approx(mean, abs=0.1), group["mean of 7"]
+
+
+def test_every_published_row_names_its_source():
+    rows = published_rows()
+    assert len(rows) == 457
+    assert all(row.kind == "cited" and row.source and row.unit for row in rows)
+
+
+def test_published_file_holds_every_row_of_the_reference_files():
+    assets = os.environ.get("SOHES_ASSETS")
+    if not assets or not Path(assets, "methods", "reference_results.csv").exists():
+        pytest.skip("SOHES_ASSETS does not name a folder with methods/reference_results*.csv")
+    reference: Counter[tuple[str, ...]] = Counter()
+    for path in sorted(Path(assets, "methods").glob("reference_results*.csv")):
+        with path.open(encoding="utf-8", newline="") as lines:
+            reference.update(
+                (row["method"], row["backbone"], row["value"], row["source"]) for row in csv.DictReader(lines)
+            )
+    assert Counter((row.method, row.backbone, row.value, row.source) for row in published_rows()) == reference
+
+
+def test_a_folder_without_records_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no \*/record.json in it"):
+        load_run(tmp_path)
