@@ -7,7 +7,7 @@ Later shapes cover earlier ones; a pixel belongs to the part painted last on it,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -155,6 +155,7 @@ def car(rng: Rng) -> Figure:
         rim = figure.part("rim", wheel)
         figure.fill(rim, ellipse(x, -radius, radius * 0.6), metal)
         _spokes(figure, rim, (x, -radius), radius * 0.5, metal * 0.45, rng)
+    figure.shapes = [replace(shape, points=shape.points - (0.5, 0.0)) for shape in figure.shapes]  # drawn from the rear
     return figure
 
 
@@ -255,9 +256,9 @@ def person(rng: Rng) -> Figure:
     shape += [(0.105, -0.885), (0.02, -0.915), (-0.08, -0.89)]
     figure.fill(hair, smooth(shape), rgb(rng, (44, 32, 28), (120, 74, 40), (206, 168, 96), (150, 60, 36)), "bark")
     for side in (-1, 1):
-        figure.fill(
-            figure.part("eye", head), ellipse(side * 0.05, -0.84, 0.026, 0.032), np.array((28.0, 24, 28)), bump=0.0
-        )
+        eye = figure.part("eye", head)
+        figure.fill(eye, ellipse(side * 0.05, -0.845, 0.034, 0.036), np.array((248.0, 248, 244)), bump=0.2)
+        figure.fill(eye, ellipse(side * 0.046, -0.842, 0.017, 0.021), np.array((34.0, 28, 30)), bump=0.0)
     smile = smooth([(-0.052, -0.79), (0, -0.77), (0.052, -0.79), (0, -0.748)])
     figure.fill(head, smile, skin * (0.78, 0.42, 0.42), bump=0.0)
     return figure

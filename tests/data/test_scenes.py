@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sohes.data.canvas import Canvas
 from sohes.data.coco import read_coco
 from sohes.data.figures import FIGURES, PARTS
 from sohes.data.images import load_image
-from sohes.data.scenes import CATEGORIES, STUFF, Scene, _Canvas, _forest, render_scene, write_scenes
+from sohes.data.scenes import CATEGORIES, STUFF, Scene, _forest, render_scene, write_scenes
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 
@@ -85,7 +86,7 @@ def test_hidden_tiny_and_doubled_entities_are_left_out() -> None:
         "hidden": (-1, (0, 5, 12, 16), 2000),  # 40 of 2020 px in sight: left out ...
         "part": (7, (0, 5, 16, 20), 20),  # ... and its part with it
     }
-    canvas = _Canvas(np.random.default_rng(0), 40)
+    canvas = Canvas(np.random.default_rng(0), 40)
     for node, (name, (parent, (top, bottom, left, right), full)) in enumerate(tree.items()):
         canvas.owner[2 * top : 2 * bottom, 2 * left : 2 * right] = node
         canvas.names.append(name)

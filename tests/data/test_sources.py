@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,15 +51,18 @@ def test_scan_refuses_what_holds_no_images(tmp_path: Path) -> None:
         scan_folder(tmp_path / "file.txt")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind the superuser")
-def test_scan_names_an_unreadable_folder(tmp_path: Path) -> None:
+def test_scan_names_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_images(tmp_path, "a.png", "locked/b.png")
-    (tmp_path / "locked").chmod(0)
-    try:
-        with pytest.raises(DataError, match="locked: cannot be listed"):
-            scan_folder(tmp_path)
-    finally:
-        (tmp_path / "locked").chmod(0o700)
+    scandir = os.scandir
+
+    def refuse_locked(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "locked":  # permissions alone would not stop a superuser
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_locked)
+    with pytest.raises(DataError, match=r"locked: cannot be listed \(Permission denied\)"):
+        scan_folder(tmp_path)
 
 
 def test_broken_images_are_skipped_with_the_reason(tmp_path: Path) -> None:
