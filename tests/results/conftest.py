@@ -54,40 +54,41 @@ def head_measurements(stage):
 HEAD_STAGES = ("mmseg_start", "mmseg_sohes", "mmdet_start", "mmdet_sohes")
 
 
+def write_run(folder: Path, stages: dict, *, scale: str = "demo", notes: dict | None = None) -> Path:
+    """A run folder with one record a stage; the run is called as the folder."""
+    for index, (stage, measurements) in enumerate(stages.items()):
+        record = Record(
+            run=folder.name,
+            stage=stage,
+            recipe="sohes_full",
+            scale=scale,
+            seed=0,
+            config={},
+            config_hash="0123456789abcdef",
+            commit="abc123def456",
+            versions={"python": "3.11.9", "torch": "2.12.1"},
+            hardware="Some CPU, 2 cores",
+            started=f"2025-11-21T10:{index:02d}:00+00:00",
+            seconds=10.0 * (index + 1),
+            measurements=measurements,
+            notes=(notes or {}).get(stage, ()),
+            artefacts=["overlays/1.png"] if stage == "evaluate" else [],
+        )
+        (folder / stage).mkdir(parents=True)
+        write_record(folder / stage, record)
+    return folder
+
+
 @pytest.fixture
 def make_run(tmp_path):
     """Function that writes a run folder: make_run("name", {stage: measurements}, scale=...)."""
-
-    def make(name: str, stages: dict, *, scale: str = "demo", notes: dict | None = None) -> Path:
-        run = tmp_path / "runs" / name
-        for index, (stage, measurements) in enumerate(stages.items()):
-            record = Record(
-                run=name,
-                stage=stage,
-                recipe="sohes_full",
-                scale=scale,
-                seed=0,
-                config={},
-                config_hash="0123456789abcdef",
-                commit="abc123def456",
-                versions={"python": "3.11.9", "torch": "2.12.1"},
-                hardware="Some CPU, 2 cores",
-                started=f"2025-11-21T10:{index:02d}:00+00:00",
-                seconds=10.0 * (index + 1),
-                measurements=measurements,
-                notes=(notes or {}).get(stage, ()),
-                artefacts=["overlays/1.png"] if stage == "evaluate" else [],
-            )
-            (run / stage).mkdir(parents=True)
-            write_record(run / stage, record)
-        return run
-
-    return make
+    return lambda name, stages, **options: write_run(tmp_path / "runs" / name, stages, **options)
 
 
-@pytest.fixture
-def full_run(make_run):
-    """A demo run with every measuring stage."""
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory):
+    """A demo run with every measuring stage; shared, so not to be changed."""
     stages = {"images": [], "evaluate": ladder_measurements()}
     stages |= {stage: head_measurements(stage) for stage in HEAD_STAGES}
-    return make_run("demo", stages, notes={"images": ["1 of 80 images skipped: broken.jpg (truncated)"]})
+    notes = {"images": ["1 of 80 images skipped: broken.jpg (truncated)"]}
+    return write_run(tmp_path_factory.mktemp("full") / "runs" / "demo", stages, notes=notes)

@@ -18,9 +18,9 @@ from tests.results.conftest import LADDER, ladder_measurements
 TABLES = ("ladder", "zero_shot", "hierarchy", "transfer")
 
 
-@pytest.fixture
-def written(full_run, tmp_path):
-    return aggregate([full_run], tmp_path / "out")
+@pytest.fixture(scope="module")
+def written(full_run):
+    return aggregate([full_run], full_run / "tables")
 
 
 def text_of(written, name):
@@ -102,7 +102,7 @@ def test_summary_tells_all(written):
         "| mmdet_sohes | 1 min 00 s | 2025-11-21T10:05:00 | abc123def456 | 0123456789abcdef | Some CPU, 2 cores |",
         "| **sum of the stages** | **3 min 30 s** |",
         "![ladder](plots/ladder.png)",
-        "[evaluate/overlays/1.png](../runs/demo/evaluate/overlays/1.png)",
+        "[evaluate/overlays/1.png](../evaluate/overlays/1.png)",
         "torch 2.12.1",
     ):
         assert wanted in text
