@@ -38,8 +38,10 @@ def test_one_decimal_rounds_halves_away_from_zero(value, text):
 def test_ladder_table(full_run):
     table = ladder([load_run(full_run)])
     assert table.verdicts == (
-        "Ladder of run demo (demo · scenes val, not comparable) climbs: 12.1 → 18.0 → 19.2 "
-        "(AR@1000, labels → phase 2 → phase 3)",
+        (
+            "Ladder of run demo (demo · scenes val, not comparable) climbs: 12.1 → 18.0 → 19.2 "
+            "(AR@1000, labels → phase 2 → phase 3)"
+        ),
     )
     (block,) = table.blocks
     assert block.header == ("Method", "AR@1000", "AR S", "AR M", "AR L", "mask AP", "Images", "Source")
