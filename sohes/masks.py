@@ -36,6 +36,12 @@ def decode_masks(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) ->
     return np.moveaxis(coco_mask.decode(list(rles)), -1, 0).astype(bool)
 
 
+def rle_areas(rles: Sequence[Mapping[str, Any]]) -> IntArray:
+    """Pixels of each mask, (M,)."""
+    # one at a time: given a list, pycocotools 2.0.11 overflows beyond 255 masks under NumPy 2
+    return np.asarray([coco_mask.area(rle) for rle in rles], dtype=np.int64)
+
+
 def pairwise_iou(
     rles: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]] | None = None
 ) -> NDArray[np.float64]:
@@ -141,7 +147,7 @@ class MaskForest:
     ) -> MaskForest:
         """Build a forest by the coverage rule; scores default to 1."""
         ancestor = coverage_ancestors(pairwise_coverage(rles), theta_cover)
-        areas = coco_mask.area(list(rles)) if rles else np.zeros(0)
+        areas = rle_areas(rles)
         return cls(
             size_hw=size_hw,
             rles=list(rles),
@@ -167,7 +173,7 @@ class MaskForest:
     @property
     def areas(self) -> IntArray:
         """Pixels of each mask, (M,)."""
-        return np.asarray(coco_mask.area(self.rles) if self.rles else [], dtype=np.int64)
+        return rle_areas(self.rles)
 
     @property
     def boxes_xywh(self) -> NDArray[np.float64]:

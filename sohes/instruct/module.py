@@ -1,0 +1,31 @@
+"""Phase 2, self-instruction: the segmenter learns from the pseudo-labels (SOHES §3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from sohes.backbones.precision import autocast
+from sohes.segmenters.losses import LossSettings, Targets, match, segmentation_loss
+from sohes.segmenters.mask2former import EntitySegmenter
+
+
+class InstructModule(BaseModel):
+    """What mmengine's Runner trains in phase 2."""
+
+    def __init__(self, segmenter: EntitySegmenter, losses: LossSettings) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.losses = losses
+
+    def forward(
+        self, pixel_values: Tensor, masks: Tensor, valid: Tensor, ancestor: Tensor, mode: str = "loss", **_: Any
+    ) -> dict[str, Tensor]:
+        """Losses of a batch from `collate`."""
+        targets = Targets(masks, valid, ancestor)
+        with autocast(pixel_values.device):
+            output = self.segmenter(pixel_values)
+        terms = segmentation_loss(output, targets, match(output, targets, self.losses), self.losses)
+        return {f"loss_{name}": value for name, value in terms.items()}

@@ -1,0 +1,282 @@
+"""The stages around phases 2 and 3: weights, images, phase 1, evaluation, export. Files in, files out.
+
+Every stage is a function of a config, the paths of earlier artefacts and its own folder. The launcher runs each in its
+own process; nothing stops you from calling them yourself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image
+
+from sohes.backbones.timm_folder import Provenance, save_backbone_folder
+from sohes.backbones.timm_vit import load_backbone
+from sohes.backbones.weights import resolve_weights
+from sohes.data.coco import ImageSet, read_coco
+from sohes.data.draw import overlay
+from sohes.data.images import load_image
+from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.scenes import write_scenes
+from sohes.data.sources import check_images, scan_folder, split_images, write_split
+from sohes.errors import ConfigError, DataError
+from sohes.evaluation.hierarchy import evaluate_hierarchy
+from sohes.evaluation.mask_recall import evaluate_masks
+from sohes.explore.explorer import Explorer, ExploreSettings
+from sohes.files import atomic_path, read_json, write_json
+from sohes.masks import MaskForest
+from sohes.progress import track
+from sohes.records import Measurement, StageResult, content_hash
+from sohes.segmenters.decode import select_forest
+from sohes.segmenters.segmenter import load_model, load_segmenter
+
+_SCENES = "generated scenes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """Starting weights: see `sohes.backbones.weights.resolve_weights`."""
+
+    source: str = "vit_base_patch16_224.dino"  # of the ViT that is trained
+    clustering_source: str | None = None  # of the frozen ViT of phase 1, if it is another one
+    architecture: str | None = None  # timm name a weights file belongs to, where it cannot be told
+
+    def outside_inputs(self) -> list[Path]:
+        """Files whose change makes the stage run again."""
+        paths = [Path(source).expanduser() for source in (self.source, self.clustering_source) if source]
+        return [path for path in paths if path.exists()]
+
+
+def weights(config: WeightsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Bring the starting weights into timm folders: `backbone/`, and `clustering/` for phase 1."""
+    model, provenance = resolve_weights(config.source, architecture=config.architecture)
+    save_backbone_folder(out / "backbone", model, provenance)
+    notes = [f"start backbone: {provenance.timm_name}, {provenance.init}"]
+    clustering = out / "clustering"
+    if config.clustering_source:
+        model, provenance = resolve_weights(config.clustering_source, architecture=config.architecture)
+        save_backbone_folder(clustering, model, provenance)
+        notes.append(f"clustering backbone: {provenance.timm_name}, {provenance.init}")
+    elif not clustering.is_symlink():
+        clustering.symlink_to("backbone")
+    return StageResult(notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig:
+    """Raw images: a folder of photographs, or generated scenes where no folder is given."""
+
+    folder: str | None = None
+    ground_truth: str | None = None  # COCO JSON of some of the images; those are held out
+    max_train: int | None = None
+    max_val: int | None = None
+    val_fraction: float = 0.1  # held out where no ground truth decides
+    scenes_train: int = 0
+    scenes_val: int = 0
+    scenes_px: int = 224
+    seed: int = 0
+
+    def outside_inputs(self) -> list[Path]:
+        """Files whose change makes the stage run again."""
+        return [Path(path) for path in (self.folder, self.ground_truth) if path]
+
+
+def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Find, check and split the images: `train.json`, `val.json` (COCO form), `skipped.json`, `source.json`."""
+    if config.folder is None:
+        if not config.scenes_train:
+            raise ConfigError("images.folder is not set: pass --images DIR with the photographs to learn from")
+        write_scenes(
+            out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed
+        )
+        write_json(out / "skipped.json", [])
+        write_json(out / "source.json", {"name": _SCENES})
+        return StageResult(notes=[f"images: {config.scenes_train} {_SCENES} to learn from, {config.scenes_val} held out"])
+    folder = Path(config.folder).expanduser()
+    items, skipped = check_images(scan_folder(folder))
+    if not items:
+        raise DataError(f"{folder}: none of the {len(skipped)} images can be read; see {out / 'skipped.json'}")
+    truth = read_coco(Path(config.ground_truth).expanduser()) if config.ground_truth else None
+    split = split_images(
+        items,
+        truth,
+        max_train=config.max_train,
+        max_val=config.max_val,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    write_split(out, split, ground_truth=truth, skipped=skipped)
+    write_json(out / "source.json", {"name": folder.resolve().name})
+    notes = [f"images: {len(split.train)} of {folder} to learn from, {len(split.val)} held out"]
+    if truth is None:
+        notes.append("no ground truth was given (--ground-truth COCO.json), so nothing is scored on these images")
+    if skipped:
+        shown = "; ".join(f"{file} ({reason})" for file, reason in list(skipped.items())[:3])
+        notes.append(f"{len(skipped)} broken image(s) skipped: {shown}; all in {out / 'skipped.json'}")
+    return StageResult(notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfig:
+    """Labelled data of the transfer heads: COCO files with categories, or generated scenes."""
+
+    train: str | None = None
+    val: str | None = None
+    scenes_train: int = 48
+    scenes_val: int = 24
+    scenes_px: int = 224
+    seed: int = 0
+
+    def outside_inputs(self) -> list[Path]:
+        """Files whose change makes the stage run again."""
+        return [Path(path) for path in (self.train, self.val) if path]
+
+
+def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Labelled images for the transfer heads: `train.json` and `val.json` (COCO form), `source.json`."""
+    if (config.train is None) != (config.val is None):
+        raise ConfigError("labelled.train and labelled.val go together: give both COCO files or neither")
+    if config.train is None or config.val is None:
+        # other scenes than those that were learnt from
+        write_scenes(
+            out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed + 1000
+        )
+        write_json(out / "source.json", {"name": _SCENES})
+        return StageResult(notes=[f"transfer data: {config.scenes_train} + {config.scenes_val} {_SCENES}"])
+    for split, path in (("train", config.train), ("val", config.val)):
+        source = Path(path).expanduser().resolve()
+        read_coco(source)
+        content = read_json(source)
+        for image in content["images"]:
+            image["file_name"] = str(source.parent / image["file_name"])
+        write_json(out / f"{split}.json", content, indent=None)
+    write_json(out / "source.json", {"name": Path(config.train).stem})
+    return StageResult(notes=[f"transfer data: {config.train} and {config.val}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreConfig(ExploreSettings):
+    """Phase 1 at paper scale."""
+
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"overlays"})
+
+    shard_size: int = 64  # images a Parquet shard; what an interrupted run loses at most
+    overlays: int = 6  # pictures drawn
+
+
+def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Pseudo-labels of the training and the held-out images. Inputs: backbone, images. Writes `train/`, `val/`."""
+    explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
+    header = {
+        "settings": content_hash(asdict(config)),
+        "backbone": explorer.backbone.provenance.timm_name,
+        "weights": explorer.backbone.provenance.sha256,
+        "refiner": config.refiner,
+    }
+    notes = []
+    for split in ("train", "val"):
+        source = read_coco(inputs["images"] / f"{split}.json")
+        failed = _label(explorer, source, out / split, header, config.shard_size)
+        store = LabelStore(out / split)
+        counts = [len(forest) for _, forest in store]
+        notes.append(f"phase 1: {np.mean(counts):.1f} masks an image on {len(store)} {split} images")
+        notes += [f"skipped {file}: {reason}" for file, reason in failed.items()]
+    chosen = LabelStore(out / "val")
+    drawn = _draw(read_coco(inputs["images"] / "val.json"), chosen, out / "overlays", config.overlays)
+    return StageResult(notes=notes, artefacts=drawn)
+
+
+def _label(
+    explorer: Explorer, source: ImageSet, folder: Path, header: dict[str, str], shard_size: int
+) -> dict[str, str]:
+    """Label every image that the store does not hold yet; returns the images that failed, with the reason."""
+    failed = {}
+    with LabelWriter(folder, header=header, shard_size=shard_size) as writer:
+        left = [item for item in source.items if item.id not in writer.done]
+        for item in track(left, f"explore {folder.name}", total=len(source), done=len(source) - len(left)):
+            try:
+                writer.add(item.id, str(item.path), explorer(load_image(item.path)))
+            except DataError as error:
+                failed[str(item.path)] = str(error)
+    return failed
+
+
+def _draw(source: ImageSet, forests: LabelStore, folder: Path, count: int, min_score: float = 0.0) -> list[Path]:
+    """Overlay pictures of the first images."""
+    drawn = []
+    for item in source.items[:count]:
+        if item.id not in forests:
+            continue
+        forest = forests.forest(item.id)
+        if min_score:
+            forest = select_forest(forest, min_score=min_score)
+        path = folder / f"{item.path.stem}.png"
+        with atomic_path(path) as temporary:
+            Image.fromarray(overlay(load_image(item.path), forest)).save(temporary)
+        drawn.append(path)
+    return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluation on the held-out images."""
+
+    overlays: int = 6
+    min_score: float = 0.5  # of what the pictures show; the numbers take every prediction
+
+
+def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Score labels, phase 2 and phase 3 on the held-out images. Inputs: images, labels, instruct, correct."""
+    truth_file = inputs["images"] / "val.json"
+    truth = read_coco(truth_file)
+    data = f"{read_json(inputs['images'] / 'source.json')['name']} (held out)"
+    provenance = load_model(inputs["correct"])[1]
+    predictions: dict[str, Iterable[tuple[int, MaskForest]]] = {"SOHES labels (phase 1)": LabelStore(inputs["labels"])}
+    drawn = []
+    for name, folder in (("phase 2", inputs["instruct"]), ("phase 3", inputs["correct"])):
+        store = _predict(truth, folder, out / name.replace(" ", ""), f"predict {name}")
+        predictions[f"SOHES {name}"] = store
+        pictures = out / f"overlays-{name.replace(' ', '')}"
+        drawn += _draw(truth, store, pictures, config.overlays, config.min_score)
+    if not truth.annotations:
+        return StageResult(notes=["no ground truth for the held-out images: nothing is scored"], artefacts=drawn)
+    measurements: list[Measurement] = []
+    for method, forests in predictions.items():
+        found = dict(forests)
+        labels = {"method": method, "backbone": provenance.timm_name, "init": provenance.init, "data": data}
+        measurements += evaluate_masks(truth_file, found).measurements(**labels)
+        measurements += evaluate_hierarchy(truth_file, found).measurements(**labels)
+    return StageResult(measurements=measurements, artefacts=drawn)
+
+
+def _predict(source: ImageSet, folder: Path, out: Path, description: str) -> LabelStore:
+    """All predictions of a segmenter on `source`, kept as a label store, so that an interrupted run goes on."""
+    segmenter = load_segmenter(folder)
+    digest = content_hash((folder / "model.safetensors").stat().st_mtime_ns)
+    with LabelWriter(out, header={"segmenter": digest}, shard_size=64) as writer:
+        left = [item for item in source.items if item.id not in writer.done]
+        for item in track(left, description, total=len(source), done=len(source) - len(left)):
+            writer.add(item.id, str(item.path), segmenter.predict(load_image(item.path)))
+    return LabelStore(out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Export has nothing to choose."""
+
+
+def export(config: ExportConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """The ViT inside a segmenter as a timm folder. Input: segmenter. Writes `backbone/`."""
+    folder = export_backbone(inputs["segmenter"], out / "backbone")
+    return StageResult(notes=[f'the backbone: timm.create_model("local-dir:{folder}", pretrained=True)'])
+
+
+def export_backbone(segmenter: Path, folder: Path) -> Path:
+    """Write the ViT inside the segmenter folder `segmenter` to the timm folder `folder`."""
+    model, provenance = load_model(segmenter)
+    trained = Provenance(timm_name=provenance.timm_name, init=provenance.init, trained="SOHES")
+    return save_backbone_folder(folder, model.vit, trained)

@@ -1,0 +1,36 @@
+"""From predicted relations to a forest (§3.7 of the method notes)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sohes.masks import BoolArray, IntArray, MaskForest, non_maximum_suppression, pairwise_iou
+
+
+def relations(probability: NDArray[np.floating], areas: NDArray[np.integer], threshold: float = 0.5) -> BoolArray:
+    """R[i, j]: i is an ancestor of j, by the head's probabilities (M, M). Larger areas above smaller: acyclic."""
+    larger = areas[:, None] > areas[None, :]
+    return (probability > threshold) & (probability > probability.T) & larger
+
+
+def decode_parents(relation: BoolArray, areas: NDArray[np.integer], probability: NDArray[np.floating]) -> IntArray:
+    """Parent of each mask (M,), -1 for a root: among its ancestors the one with most of the others above it.
+
+    That one is the nearest where the relation is consistent; ties go to the smaller area, then the higher probability.
+    """
+    parent = np.full(len(relation), -1, dtype=np.int64)
+    for child in range(len(relation)):
+        ancestors = np.flatnonzero(relation[:, child])
+        if len(ancestors):
+            above = relation[np.ix_(ancestors, ancestors)].sum(0)
+            parent[child] = ancestors[np.lexsort((probability[ancestors, child], -areas[ancestors], above))[-1]]
+    return parent
+
+
+def select_forest(forest: MaskForest, *, min_score: float = 0.5, nms_iou: float = 0.9) -> MaskForest:
+    """The masks of a prediction that a person wants to see: scored above `min_score`, without duplicates."""
+    order = [index for index in np.argsort(-forest.scores, kind="stable") if forest.scores[index] > min_score]
+    confident = forest.select(order)
+    kept = non_maximum_suppression(pairwise_iou(confident.rles), range(len(confident)), nms_iou)
+    return confident.select(kept)

@@ -1,0 +1,96 @@
+"""Mask2Former over a ViT pyramid with a head that predicts which entity is part of which (SOHES §3.2).
+
+The Mask2Former is that of `transformers`; `save_pretrained` and `from_pretrained` work as everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerModel, Mask2FormerPreTrainedModel
+
+from sohes.backbones.pyramid import TimmPyramidConfig
+
+ENTITY, NOTHING = 0, 1  # places in the logit pair
+
+
+@strict
+class EntitySegmenterConfig(Mask2FormerConfig):
+    """Mask2Former's configuration and the ancestor head's width; `inference_*_px` is the size images are shown at."""
+
+    model_type = "sohes_entity_segmenter"
+    backbones_supported = ["timm_vit_pyramid"]
+
+    ancestor_dim: int = 128
+    inference_short_px: int = 1024
+    inference_long_px: int = 2048
+
+
+class AncestorHead(nn.Module):
+    """P[i, j]: is query i's entity an ancestor of query j's? (SOHES §3.2; the form is this project's.)
+
+    Two embeddings a query, one for each role, since the relation is not symmetric; their scaled product plus a bias that
+    starts at the log-odds of 5 %.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.as_ancestor = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
+        self.as_descendant = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
+        self.bias = nn.Parameter(torch.tensor(math.log(0.05 / 0.95)))
+
+    def forward(self, queries: Tensor) -> Tensor:
+        """Logits (B, N, N) of queries (B, N, D); the diagonal means nothing."""
+        ancestor, descendant = self.as_ancestor(queries), self.as_descendant(queries)
+        return ancestor @ descendant.transpose(1, 2) / ancestor.shape[-1] ** 0.5 + self.bias
+
+
+@dataclass(frozen=True)
+class SegmenterOutput:
+    """Raw predictions. The lists have one entry for the learned queries and one after each decoder layer."""
+
+    entity_logits: list[Tensor]  # (B, N, 2): entity, nothing
+    mask_logits: list[Tensor]  # (B, N, h, w)
+    ancestor_logits: Tensor  # (B, N, N), of the last layer's queries
+
+
+class EntitySegmenter(Mask2FormerPreTrainedModel):
+    """(B, 3, H, W) normalised pixels to N entities and their relations."""
+
+    config_class = EntitySegmenterConfig
+    config: EntitySegmenterConfig
+
+    def __init__(self, config: EntitySegmenterConfig) -> None:
+        super().__init__(config)
+        self.model = Mask2FormerModel(config)
+        self.class_predictor = nn.Linear(config.hidden_dim, 2)
+        self.ancestor_head = AncestorHead(config.hidden_dim, config.ancestor_dim)
+        self.post_init()
+
+    @property
+    def vit(self) -> nn.Module:
+        """The timm ViT inside."""
+        return self.model.pixel_level_module.encoder.vit
+
+    def forward(self, pixel_values: Tensor) -> SegmenterOutput:
+        hidden = self.model(pixel_values=pixel_values, output_hidden_states=True)
+        queries = [state.transpose(0, 1) for state in hidden.transformer_decoder_intermediate_states]
+        return SegmenterOutput(
+            entity_logits=[self.class_predictor(state).float() for state in queries],
+            mask_logits=[masks.float() for masks in hidden.masks_queries_logits],
+            ancestor_logits=self.ancestor_head(queries[-1]).float(),
+        )
+
+
+def build_segmenter(timm_config: dict[str, Any], *, seed: int, pyramid_dim: int = 256, **options: Any) -> EntitySegmenter:
+    """An untrained segmenter around the ViT that `timm_config` describes; `options` go to `EntitySegmenterConfig`."""
+    backbone = TimmPyramidConfig(timm_config=timm_config, pyramid_dim=pyramid_dim)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EntitySegmenter(EntitySegmenterConfig(backbone_config=backbone, **options))

@@ -1,0 +1,138 @@
+"""A trained segmenter as one callable: image in, forest out.
+
+    segmenter = load_segmenter("runs/demo/correct/segmenter")
+    forest = segmenter.segment(load_image("photo.jpg"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional as F
+
+from sohes.backbones.precision import autocast, default_device
+from sohes.backbones.timm_folder import PROVENANCE, Provenance
+from sohes.errors import WeightsError
+from sohes.files import atomic_path, read_json, write_json
+from sohes.masks import MaskForest, encode_masks
+from sohes.segmenters.decode import decode_parents, relations, select_forest
+from sohes.segmenters.mask2former import ENTITY, EntitySegmenter
+
+MAX_MASKS = 1000  # of an image, by score [protocol]
+_CHUNK = 100  # masks brought to full size at a time
+
+
+class Segmenter:
+    """Predicts the forest of an image.
+
+    Args:
+        model: in eval mode, on its device.
+        provenance: of the ViT inside.
+    """
+
+    def __init__(self, model: EntitySegmenter, provenance: Provenance) -> None:
+        self.model = model.eval()
+        self.provenance = provenance
+        self.device = next(model.parameters()).device
+        config = model.vit.pretrained_cfg
+        self._mean, self._std = (np.asarray(config[key], np.float32) for key in ("mean", "std"))
+        self._patch = int(model.vit.patch_embed.patch_size[0])
+
+    def input_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
+        """Size at which an image is shown to the model: short and long side limited, both multiples of the patch."""
+        config = self.model.config
+        scale = min(config.inference_short_px / min(size_hw), config.inference_long_px / max(size_hw))
+        height, width = (max(1, round(side * scale / self._patch)) * self._patch for side in size_hw)
+        return height, width
+
+    @torch.no_grad()
+    def predict(self, image: NDArray[np.uint8]) -> MaskForest:
+        """All predictions of image (H, W, 3) uint8 RGB, at most 1,000, best first; this is what is evaluated.
+
+        A score is the probability of an entity times the mean mask probability inside the mask.
+        """
+        size_hw = (image.shape[0], image.shape[1])
+        height, width = self.input_size(size_hw)
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        pixels = (np.asarray(resized, np.float32) / 255 - self._mean) / self._std
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)
+        with autocast(self.device):
+            output = self.model(batch)
+        masks = F.interpolate(output.mask_logits[-1], (height, width), mode="bilinear", align_corners=False)[0]
+        scores = prediction_scores(output.entity_logits[-1][0], masks)
+        order = torch.argsort(scores, descending=True, stable=True)[:MAX_MASKS]
+        rles = self._encode(masks[order], size_hw)
+        probability = output.ancestor_logits[0][order][:, order].sigmoid().cpu().numpy()
+        forest = MaskForest(
+            size_hw=size_hw,
+            rles=rles,
+            scores=scores[order].cpu().numpy().astype(np.float32),
+            ancestor=np.zeros((len(rles), len(rles)), dtype=bool),
+            parent=np.full(len(rles), -1, dtype=np.int64),
+        )
+        filled = np.flatnonzero(forest.areas > 0)
+        return _relate(forest.select(filled), probability[np.ix_(filled, filled)])
+
+    def segment(self, image: NDArray[np.uint8], *, min_score: float = 0.5) -> MaskForest:
+        """The confident, distinct entities of an image (H, W, 3) uint8 RGB as a forest."""
+        return select_forest(self.predict(image), min_score=min_score)
+
+    def _encode(self, logits: Tensor, size_hw: tuple[int, int]) -> list[dict]:
+        rles = []
+        for part in logits.split(_CHUNK):
+            full = F.interpolate(part[None], size_hw, mode="bilinear", align_corners=False)[0]
+            rles += encode_masks((full > 0).cpu().numpy())
+        return rles
+
+
+def prediction_scores(entity_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Scores (N,) of entity logits (N, 2) and mask logits (N, H, W)."""
+    inside = mask_logits > 0
+    mean = (mask_logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
+    return entity_logits.softmax(-1)[:, ENTITY] * mean
+
+
+def _relate(forest: MaskForest, probability: NDArray[np.floating]) -> MaskForest:
+    areas = forest.areas
+    relation = relations(probability, areas)
+    parent = decode_parents(relation, areas, probability)
+    return MaskForest(forest.size_hw, forest.rles, forest.scores, relation, parent, forest.attributes)
+
+
+def save_segmenter(folder: Path, model: EntitySegmenter, provenance: Provenance) -> Path:
+    """Write a segmenter folder (config, safetensors, provenance of the ViT), atomically."""
+    folder = Path(folder)
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+        write_json(temporary / PROVENANCE, vars(provenance))
+    return folder
+
+
+def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
+    """The bare model of a segmenter folder, on the CPU, and where its ViT comes from.
+
+    Raises:
+        WeightsError: not a segmenter folder, or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise WeightsError(f"{folder}: not a segmenter folder (config.json is missing); give …/segmenter of a run")
+    try:
+        model = EntitySegmenter.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        provenance = Provenance(**read_json(folder / PROVENANCE))
+    except (SafetensorError, OSError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"{folder}: cannot be loaded as a segmenter ({error})") from error
+    model.vit.pretrained_cfg.update(model.config.backbone_config.timm_config["pretrained_cfg"])
+    return model, provenance
+
+
+def load_segmenter(folder: str | Path, *, device: torch.device | str | None = None) -> Segmenter:
+    """A segmenter folder, ready to predict, on `device` (default: the GPU if there is one)."""
+    model, provenance = load_model(Path(folder))
+    return Segmenter(model.to(device or default_device()), provenance)
