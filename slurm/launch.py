@@ -162,7 +162,9 @@ def _clear_forced(plan: Mapping[str, Planned], run_dir: Path) -> None:
 def _show_dry_run(
     console: Console, plan: Mapping[str, Planned], run_dir: Path, executor: str, cluster: Mapping[str, Any]
 ) -> int:
-    show_plan(console, plan, f"{short(run_dir)}, executor {executor}")
+    running = sum(planned.runs for planned in plan.values())
+    console.print(f"{running} of {len(plan)} stages would run ({executor}) in {escape(short(run_dir))}", soft_wrap=True)
+    show_plan(console, plan)
     if executor == "slurm":
         for line in run_slurm.describe_submission(plan, run_dir, cluster):
             console.print(escape(line), soft_wrap=True)

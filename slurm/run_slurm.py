@@ -151,7 +151,7 @@ def submit(
             ids[name] = executor.submit(job).job_id
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             _ask("scancel", *new)
-            raise SohesError(f"SLURM refused stage {name}: {error}. Check resources and --cluster.") from error
+            raise SohesError(f"SLURM refused stage {name}: {error}. Check {name}.resources and --cluster.") from error
         new.append(ids[name])
         known[name] = {"job_id": ids[name], "fingerprint": plan[name].fingerprint}
         write_json(folder / _JOBS_FILE, known)
@@ -198,9 +198,11 @@ class _Watch:
                 self._fail(stage, status, "")
             elif queued == ("", ""):
                 self._gone(stage, job_id, status)
-            elif queued is not None and queued[0] == "PENDING":
-                self._board.set(stage, "requeued" if status else "queued", detail=f"job {job_id} ({queued[1]})")
-            elif status is not None:
+            elif status is None or status.state != "running":
+                state = status.state if status is not None else "queued"
+                reason = f" ({queued[1]})" if queued is not None and queued[0] == "PENDING" else ""
+                self._board.set(stage, state, detail=f"job {job_id}{reason}")
+            else:
                 self._board.set(stage, "running", detail=f"job {job_id} on {status.host}")
                 self._board.progress(stage, folder.progress(), status.seconds)
 

@@ -30,9 +30,9 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
 
 
-def show_plan(console: Console, plan: Mapping[str, Planned], title: str) -> None:
+def show_plan(console: Console, plan: Mapping[str, Planned]) -> None:
     """Print the graph: each stage, what it reads from, whether it runs and why, and what it asks for."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table()
     for column in ("stage", "after", "action", "why", "resources"):
         table.add_column(column, overflow="fold")
     for name, planned in plan.items():

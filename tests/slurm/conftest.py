@@ -1,4 +1,4 @@
-"""A launcher for the toy recipe: in this process for most tests, as a command where the processes themselves are tested."""
+"""A launcher for the toy recipe: in this process for most tests, as a command where processes are what is tested."""
 
 from __future__ import annotations
 

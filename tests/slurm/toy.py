@@ -46,7 +46,7 @@ class WorkConfig:
 
 def work(config: WorkConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """One file a step; a step that has its file is not done again. `attempts.txt` tells who did which."""
-    numbers = json.loads((inputs["numbers"] / "numbers.json").read_text())
+    numbers = json.loads(inputs["numbers"].read_text())
     for number in track(numbers, "steps"):
         path = out / f"step_{number}.txt"
         if path.exists():

@@ -1,0 +1,108 @@
+"""Recipes and scales: order, layers of settings, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slurm.graph import Graph, load_graph
+from sohes.errors import ConfigError
+from tests.slurm.conftest import HERE
+from tests.slurm.toy import GatherConfig
+
+TOY, TINY = str(HERE / "toy.yaml"), str(HERE / "tiny.yaml")
+
+
+def load(*overrides: str, **flags: str) -> Graph:
+    return load_graph(TOY, TINY, flags=flags, overrides=overrides)
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_parents_come_first() -> None:
+    graph = load()
+    assert list(graph.stages) == ["images", "work", "other", "report"]
+    assert graph.stages["report"].parents == ("work", "other")
+    assert graph.descendants("images") == {"work", "other", "report"}
+    assert graph.ancestors("report") == ["images", "work", "other"]
+
+
+def test_layers() -> None:
+    graph = load("images.count=9", "work.resources.hours=2", "seed=7", images="/a/b", ground_truth="/c.json")
+    assert graph.stages["images"].config == GatherConfig(folder="/a/b", ground_truth="/c.json", count=9, seed=7)
+    assert graph.stages["work"].config.rate == 0.5  # recipe
+    assert load().stages["images"].config.count == 4  # scale
+    resources = graph.stages["work"].resources
+    assert (resources.gpus, resources.cpus, resources.memory_gb, resources.hours) == (1, 1, 0.5, 2.0)
+
+
+def test_an_explicit_seed_of_a_stage_wins_over_the_seed_of_the_run() -> None:
+    assert load("seed=7", "images.seed=3").stages["images"].config.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("wrok.rate=1", "unknown stage 'wrok'; did you mean 'work'"),
+        ("work.rat=1", "unknown key of work 'rat'; did you mean 'rate'"),
+        ("work.resources.gpu=1", "unknown key of work.resources 'gpu'; did you mean 'gpus'"),
+        ("images.cuont=1", "did you mean 'count'"),
+        ("sead=1", "did you mean 'seed'"),
+        ("seed=x", "run.seed must be int, given 'x'"),
+        ("work", "write it as stage.key=value"),
+        ("work.resources.hours=0", "hours must be above 0"),
+    ],
+)
+def test_refused_overrides(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(override)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stages: {a: {run: 'tests.slurm.toy:gather', inputs: {x: b/c}}}", "unknown stage 'b'"),
+        ("stages: {a: {run: 'tests.slurm.toy:gathr'}}", "tests.slurm.toy has no function 'gathr'"),
+        ("stages: {a: {run: 'no.such:thing'}}", "cannot import no.such"),
+        ("stages: {a: {rum: 'x:y'}}", "unknown key 'rum'; did you mean 'run'"),
+        ("stages: {a: {run: gather}}", "must be module:function"),
+        ("stages: {A/b: {run: 'tests.slurm.toy:gather'}}", "small letters"),
+        ("stages: [a]", "expected a mapping"),
+        ("stages: {", "not valid YAML"),
+        (
+            "stages: {a: {run: 'tests.slurm.toy:gather', after: [b]}, b: {run: 'tests.slurm.toy:gather', after: [a]}}",
+            "in a circle: a, b",
+        ),
+    ],
+)
+def test_refused_recipes(tmp_path: Path, text: str, message: str) -> None:
+    empty = tmp_path / "scale.yaml"
+    empty.write_text("")
+    with pytest.raises(ConfigError, match=message):
+        load_graph(written(tmp_path, text), str(empty))
+
+
+def test_a_scale_may_only_name_stages_of_the_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown stage 'image'; did you mean 'images'"):
+        load_graph(TOY, written(tmp_path, "image: {count: 1}"))
+
+
+def test_unknown_recipe_and_scale_name_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'sohes_ful'; did you mean 'sohes_full'"):
+        load_graph("sohes_ful", "demo")
+    with pytest.raises(ConfigError, match="unknown scale 'dmo'; did you mean 'demo'"):
+        load_graph("sohes_full", "dmo")
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "paper"])
+def test_the_main_recipe_resolves_at_every_scale(scale: str) -> None:
+    pytest.importorskip("mmengine")
+    graph = load_graph("sohes_full", scale)
+    assert graph.stages["evaluate"].parents == ("images", "explore", "instruct", "correct")
+    assert list(graph.stages)[-1] == "tables"
+    assert set(graph.ancestors("tables")) == set(graph.stages) - {"tables"}

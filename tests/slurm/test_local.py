@@ -1,0 +1,185 @@
+"""Stages as processes of their own: logs, failures, interrupts, kills, and going on afterwards."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm.state import StageFolder
+from sohes.records import read_record
+from tests.slurm.conftest import TOY, Launch, command, environment, run_command, wait_until
+
+SLOW = ("work.step_s=1",)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def worker(run_dir: Path, stage: str = "work") -> int:
+    status = StageFolder(run_dir, stage).status()
+    assert status is not None
+    return status.pid
+
+
+@pytest.fixture
+def ready(launch: Launch, run_dir: Path) -> list[str]:
+    """Arguments for a launch in which only the stages from `work` on are left to run."""
+    launch("--only", "images", "other")
+    return [*TOY, "--run-dir", str(run_dir), "--executor", "local"]
+
+
+def start(arguments: list[str], run_dir: Path) -> subprocess.Popen[str]:
+    """A launcher whose stage `work` has finished its first step."""
+    process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: (run_dir / "work" / "step_0.txt").exists() or process.poll() is not None)
+    return process
+
+
+def test_each_stage_is_a_process_with_a_log(ready: list[str], run_dir: Path) -> None:
+    done = run_command(*ready, CUDA_VISIBLE_DEVICES="GPU-1234")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 4 stages to run (local)" in done.stdout
+    assert "work: running (never ran)" in done.stdout
+    log = (run_dir / "work" / "log.txt").read_text()
+    assert "work starts, process" in log
+    assert "steps: 4/4" in log  # stderr
+    assert "work is done" in log  # stdout
+    assert "work finished in" in log
+    assert worker(run_dir) != worker(run_dir, "report")
+    assert read_record(run_dir / "work" / "record.json").notes == ["1"]  # threads, from resources.cpus
+    assert read_record(run_dir / "report" / "record.json").notes == ["GPU-1234"]  # devices, as the launcher sees them
+    assert StageFolder(run_dir, "work").progress()["done"] == 4  # type: ignore[index]
+
+
+def test_failure_that_the_user_can_mend(ready: list[str], run_dir: Path) -> None:
+    done = run_command(*ready, "work.fail=user")
+    assert done.returncode == 1
+    assert "numbers.json: number 1 is odd; use an even one" in done.stdout
+    assert f"log: {run_dir / 'work' / 'log.txt'}" in done.stdout
+    assert "run the same command again, it goes on from work" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" in (run_dir / "work" / "log.txt").read_text()
+    assert not (run_dir / "report").exists()
+    dry = run_command(*ready, "--dry-run")
+    assert "failed before: goes on" in dry.stdout
+
+
+def test_failure_that_is_a_bug_shows_the_end_of_the_log(ready: list[str]) -> None:
+    done = run_command(*ready, "work.fail=bug")
+    assert done.returncode == 1
+    assert "KeyError: 'no such thing'" in done.stdout
+    assert 'raise KeyError("no such thing")' in done.stdout  # the traceback, from the log
+
+
+def test_full_disk(ready: list[str], run_dir: Path) -> None:
+    done = run_command(*ready, "work.fail=full")
+    assert done.returncode == 1
+    assert (
+        f"{run_dir / 'work'}: no space left on the disk. Free some space and run the same command again" in done.stdout
+    )
+
+
+def test_killed_stage_then_going_on(ready: list[str], run_dir: Path) -> None:
+    done = run_command(*ready, "work.fail=killed")
+    assert done.returncode == 1
+    assert "stage work was killed" in done.stdout
+    first = worker(run_dir)
+    done = run_command(*ready)  # another value of a key that cannot change results
+    assert done.returncode == 0, done.stdout
+    assert "work: running (interrupted: resumes)" in done.stdout
+    attempts = (run_dir / "work" / "attempts.txt").read_text().split("\n")
+    assert attempts == [f"{first} 0", *[f"{worker(run_dir)} {step}" for step in (1, 2, 3)], ""]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_launcher_ends_its_stage_and_goes_on_later(
+    ready: list[str], run_dir: Path, number: signal.Signals
+) -> None:
+    process = start([*ready, *SLOW], run_dir)
+    first = worker(run_dir)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "interrupted; run the same command again to go on" in output
+    assert not alive(first)
+    status = StageFolder(run_dir, "work").status()
+    assert status is not None
+    assert status.state == "interrupted"
+
+    done = run_command(*ready)
+    assert done.returncode == 0, done.stdout
+    attempts = (run_dir / "work" / "attempts.txt").read_text()
+    assert f"{first} 0" in attempts
+    assert f"{worker(run_dir)} 0" not in attempts  # the finished step is not done again
+    assert read_record(run_dir / "work" / "record.json").seconds >= status.seconds  # earlier attempts count
+    assert "resumes (attempt 2)" in (run_dir / "work" / "log.txt").read_text()
+
+
+def test_interrupt_while_a_stage_is_starting(ready: list[str], run_dir: Path) -> None:
+    process = subprocess.Popen(command(*ready, *SLOW), env=environment(), stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: (run_dir / ".submitit").exists())
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    time.sleep(1.5)
+    assert not (run_dir / "work" / "step_0.txt").exists()
+
+
+def test_killed_launcher_takes_its_stage_along(ready: list[str], run_dir: Path) -> None:
+    process = start([*ready, *SLOW], run_dir)
+    first = worker(run_dir)
+    process.kill()
+    process.wait()
+    done = run_command(*ready)  # at once: it waits for the old stage to end instead of working beside it
+    assert done.returncode == 0, done.stdout
+    assert not alive(first)
+    lines = (run_dir / "work" / "attempts.txt").read_text().split("\n")[:-1]
+    assert [line.split()[1] for line in lines] == ["0", "1", "2", "3"]  # no step twice
+
+
+def test_two_launchers(ready: list[str], run_dir: Path) -> None:
+    process = start([*ready, *SLOW], run_dir)
+    second = run_command(*ready)
+    assert second.returncode == 1
+    assert f"is in use by process {process.pid}" in second.stdout
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+
+
+def test_control_c_on_a_terminal(ready: list[str], run_dir: Path) -> None:
+    """A real terminal: bars are drawn, and the key reaches launcher and stage the way it does for a user."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        arguments = command(*ready, *SLOW)
+        os.execve(sys.executable, arguments, environment(TERM="xterm", COLUMNS="120", LINES="40"))
+    output = b""
+    pressed = False
+    while True:
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            break
+        output += chunk
+        if not pressed and b"1/4" in output:
+            os.write(terminal, b"\x03")
+            pressed = True
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    text = output.decode()
+    assert "━" in text
+    assert "run the same command again to go on" in text
+    assert "Traceback" not in text
+    assert not alive(worker(run_dir))
