@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from sohes.evaluation.ground_truth import CocoSource, GroundTruth, ObjectMask, load_ground_truth
+from sohes.evaluation.inputs import Truth, load_inputs
 from sohes.evaluation.protocols import HIERARCHY
 from sohes.masks import (
     BoolArray,
@@ -103,24 +103,22 @@ class _Counts:
         return _ratio(2 * self.true, self.predicted + self.annotated)
 
 
-def evaluate_hierarchy(
-    ground_truth: CocoSource | GroundTruth, predictions: Mapping[int, MaskForest]
-) -> HierarchyScores:
+def evaluate_hierarchy(ground_truth: Truth, predictions: Mapping[int, MaskForest]) -> HierarchyScores:
     """Score the relations of predicted forests against the `parent_id` of the annotations.
 
     Args:
-        ground_truth: COCO dict, path of a COCO JSON, or loaded ground truth. An object's ancestors are its parent, the
-            parent's parent and so on.
+        ground_truth: path of a COCO JSON, or what `read_coco` made of it. An object's ancestors are its parent, the
+            parent's parent and so on. Crowds do not count; a child of a crowd goes to the crowd's parent.
         predictions: forest by image id, at image size.
 
     Raises:
-        DataError: ground truth or predictions that cannot be used; see `load_ground_truth` and `GroundTruth.check`.
+        DataError: ground truth or predictions that cannot be used; see `load_inputs`.
     """
-    truth = ground_truth if isinstance(ground_truth, GroundTruth) else load_ground_truth(ground_truth)
-    truth.check(predictions)
+    truth = load_inputs(ground_truth, predictions)
     head, rule, matched = _Counts(), _Counts(), 0
     for image_id, forest in predictions.items():
-        annotated = truth_forest(truth.objects[image_id], truth.sizes_hw[image_id])
+        annotated = truth.forest(image_id)
+        annotated = annotated.select(np.flatnonzero(annotated.attributes["iscrowd"] == 0))
         predicted_index, annotated_index = match(forest, annotated)
         matched += len(predicted_index)
         target = annotated.select(annotated_index)
@@ -138,29 +136,9 @@ def evaluate_hierarchy(
         coverage_parent_accuracy=_ratio(rule.parents_right, rule.parents),
         mean_depth=float(depth.mean()) if depth.size else float("nan"),
         depth_share=tuple(float(share) for share in np.bincount(depth) / max(depth.size, 1)),
-        n_images=len(truth.sizes_hw),
+        n_images=len(truth),
         n_matched=matched,
     )
-
-
-def truth_forest(objects: list[ObjectMask], size_hw: tuple[int, int]) -> MaskForest:
-    """The annotated objects of one image as a forest, without crowds; a child of a crowd goes to the crowd's parent."""
-    place = {item.id: index for index, item in enumerate(objects)}
-    parent = np.array([place.get(item.parent_id, -1) for item in objects], dtype=np.int64)
-    ancestor = np.zeros((len(objects), len(objects)), dtype=bool)
-    for index in range(len(objects)):
-        above = parent[index]
-        while above >= 0:
-            ancestor[above, index] = True
-            above = parent[above]
-    forest = MaskForest(
-        size_hw=size_hw,
-        rles=[item.rle for item in objects],
-        scores=np.ones(len(objects), np.float32),
-        ancestor=ancestor,
-        parent=parent,
-    )
-    return forest.select([index for index, item in enumerate(objects) if not item.crowd])
 
 
 def match(predicted: MaskForest, annotated: MaskForest) -> tuple[IntArray, IntArray]:

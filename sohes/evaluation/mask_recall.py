@@ -16,7 +16,8 @@ from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from sohes.evaluation.ground_truth import CocoSource, GroundTruth, load_ground_truth
+from sohes.data.coco import ImageSet
+from sohes.evaluation.inputs import Truth, load_inputs
 from sohes.evaluation.protocols import MASK_AR1000
 from sohes.masks import AREA_CLASSES, MaskForest
 from sohes.records import Measurement
@@ -71,20 +72,19 @@ class MaskRecall:
         ]
 
 
-def evaluate_masks(ground_truth: CocoSource | GroundTruth, predictions: Mapping[int, MaskForest]) -> MaskRecall:
+def evaluate_masks(ground_truth: Truth, predictions: Mapping[int, MaskForest]) -> MaskRecall:
     """Score the masks of every image of `ground_truth` (SOHES, ICLR 2024: zero-shot evaluation by class-agnostic AR).
 
     Args:
-        ground_truth: COCO dict, path of a COCO JSON, or loaded ground truth. Categories do not matter. Crowds neither
+        ground_truth: path of a COCO JSON, or what `read_coco` made of it. Categories do not matter. Crowds neither
             count nor hurt, as in COCO.
         predictions: forest by image id, at image size. An image that is missing here has no prediction: all its objects
             are missed. Of more than 1,000 masks the best by score count; equal scores keep their order.
 
     Raises:
-        DataError: ground truth or predictions that cannot be used; see `load_ground_truth` and `GroundTruth.check`.
+        DataError: ground truth or predictions that cannot be used; see `load_inputs`.
     """
-    truth = ground_truth if isinstance(ground_truth, GroundTruth) else load_ground_truth(ground_truth)
-    truth.check(predictions)
+    truth = load_inputs(ground_truth, predictions)
     precision, recall = _evaluate(truth, predictions)
     by_limit = {f"mask_ar_{limit}": _mean(recall[:, 0, index]) for index, limit in enumerate(LIMITS)}
     by_size = {f"mask_ar_1000_{size}": _mean(recall[:, 1 + index, -1]) for index, size in enumerate(AREA_CLASSES)}
@@ -96,14 +96,14 @@ def evaluate_masks(ground_truth: CocoSource | GroundTruth, predictions: Mapping[
         mask_ap50=_mean(best[IOU_THRESHOLDS.index(0.5)]),
         mask_ap75=_mean(best[IOU_THRESHOLDS.index(0.75)]),
         recall_at_iou=tuple(_mean(row) for row in recall[:, 0, -1]),
-        n_images=len(truth.sizes_hw),
-        n_objects=sum(not item.crowd for members in truth.objects.values() for item in members),
+        n_images=len(truth),
+        n_objects=sum(not row.iscrowd for rows in truth.annotations.values() for row in rows),
         n_predictions=sum(len(forest) for forest in predictions.values()),
     )
 
 
 def _evaluate(
-    truth: GroundTruth, predictions: Mapping[int, MaskForest]
+    truth: ImageSet, predictions: Mapping[int, MaskForest]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (T, R, A, K) and recall (T, A, K): IoU thresholds, recall points, area ranges (all first), limits."""
     evaluator = COCOeval_faster(
@@ -124,17 +124,17 @@ def _mean(values: NDArray[np.float64]) -> float:
     return float(defined.mean()) if defined.size else float("nan")
 
 
-def _coco(truth: GroundTruth, annotations: list[dict[str, Any]]) -> COCO:
-    images = [{"id": image_id, "height": size[0], "width": size[1]} for image_id, size in truth.sizes_hw.items()]
+def _coco(truth: ImageSet, annotations: list[dict[str, Any]]) -> COCO:
+    images = [{"id": item.id, "height": item.height, "width": item.width} for item in truth.items]
     return COCO({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "entity"}]})
 
 
-def _truth_annotations(truth: GroundTruth) -> list[dict[str, Any]]:
-    pairs = [(image_id, item) for image_id, members in truth.objects.items() for item in members]
+def _truth_annotations(truth: ImageSet) -> list[dict[str, Any]]:
+    pairs = [(item, row) for item in truth.items for row in truth.annotations.get(item.id, ())]
     return [
         # ids are counted anew: COCO's code takes an object with id 0 for "no match"
-        _annotation(index, image_id, item.rle) | {"iscrowd": int(item.crowd)}
-        for index, (image_id, item) in enumerate(pairs, start=1)
+        _annotation(index, item.id, row.rle(item.size_hw)) | {"iscrowd": int(row.iscrowd != 0)}
+        for index, (item, row) in enumerate(pairs, start=1)
     ]
 
 

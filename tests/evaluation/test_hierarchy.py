@@ -1,14 +1,16 @@
 """Hierarchy metrics on scenes small enough to count by hand."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from sohes.errors import ConfigError, DataError
-from sohes.evaluation import evaluate_hierarchy, load_ground_truth
+from sohes.evaluation import evaluate_hierarchy
 from sohes.evaluation.protocols import PROTOCOLS, get_protocol
 from sohes.masks import MaskForest, encode_masks
+from tests.evaluation.truth import image_set
 
 SIZE = (40, 60)
 
@@ -29,7 +31,7 @@ WHOLE, PART_A, PART_B, SUB, OTHER = (
 )
 
 
-def ground_truth(**changes):
+def document(**changes):
     masks = [WHOLE, PART_A, PART_B, SUB, OTHER]
     parents = [0, 1, 1, 2, 0]
     annotations = [
@@ -38,7 +40,12 @@ def ground_truth(**changes):
     ]
     for index, fields in changes.items():
         annotations[int(index[1:]) - 1] |= fields
-    return {"images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}], "annotations": annotations, "categories": []}
+    images = [{"id": 1, "file_name": "x", "height": SIZE[0], "width": SIZE[1]}]
+    return {"images": images, "annotations": annotations, "categories": []}
+
+
+def ground_truth(**changes):
+    return image_set(document(**changes))
 
 
 def forest(masks, relations, parent):
@@ -87,11 +94,11 @@ def test_masks_without_partner_neither_help_nor_hurt():
 def test_coverage_rule_needs_ninety_percent():
     # the predicted part sticks out of the predicted whole by 20 %: no relation by the rule, yet the head knows it
     part = box(4, 26, 10, 10)
-    annotations = ground_truth()
+    annotations = document()
     annotations["annotations"] = annotations["annotations"][:3]
     whole = box(0, 0, 20, 34)  # 8 of 10 columns of `part` lie inside
     annotations["annotations"][2]["segmentation"] = encode_masks(part[None])[0]
-    scores = evaluate_hierarchy(annotations, {1: forest([whole, part], [(0, 1)], [-1, 0])})
+    scores = evaluate_hierarchy(image_set(annotations), {1: forest([whole, part], [(0, 1)], [-1, 0])})
     assert scores.n_matched == 2
     assert scores.relation_f1 == 1.0
     assert scores.coverage_relation_f1 == 0.0
@@ -102,7 +109,7 @@ def test_matching_is_one_to_one_with_largest_total_overlap():
     # P0 fits A best but also B; P1 fits only A. Taking the best pair first would leave P1 and B alone.
     first, second = box(0, 0, 10, 20), box(0, 4, 10, 20)
     annotations = {
-        "images": [{"id": 1, "height": SIZE[0], "width": SIZE[1]}],
+        "images": [{"id": 1, "file_name": "x", "height": SIZE[0], "width": SIZE[1]}],
         "annotations": [
             {"id": 1 + i, "image_id": 1, "segmentation": rle, "parent_id": i}
             for i, rle in enumerate(encode_masks(np.stack([first, second])))
@@ -110,7 +117,7 @@ def test_matching_is_one_to_one_with_largest_total_overlap():
     }
     predicted = forest([box(0, 1, 10, 20), box(0, 0, 10, 12)], [], [-1, -1])
     # IoU: P0-A 19/21, P0-B 17/23; P1-A 12/20, P1-B 8/24
-    assert evaluate_hierarchy(annotations, {1: predicted}).n_matched == 2
+    assert evaluate_hierarchy(image_set(annotations), {1: predicted}).n_matched == 2
 
 
 def test_crowds_do_not_count_and_their_parts_move_up():
@@ -144,10 +151,19 @@ def test_measurements_are_percent():
 
 
 def test_bad_parents_are_refused():
-    with pytest.raises(DataError, match=r"'parent_id' 77 is not an annotation"):
-        load_ground_truth(ground_truth(_3={"parent_id": 77}))
-    with pytest.raises(DataError, match="cycle"):
-        load_ground_truth(ground_truth(_1={"parent_id": 4}))
+    with pytest.raises(DataError, match="parent_id 77, which is no annotation of image 1"):
+        ground_truth(_3={"parent_id": 77})
+    with pytest.raises(DataError, match="is its own ancestor"):
+        ground_truth(_1={"parent_id": 4})
+    with pytest.raises(DataError, match="its ids begin with"):
+        evaluate_hierarchy(ground_truth(), {5: forest([WHOLE], [], [-1])})
+
+
+def test_a_file_gives_the_same_as_what_was_read_from_it(tmp_path):
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(document()))
+    predicted = {1: forest([WHOLE, PART_A, PART_B, SUB, OTHER], [(0, 1), (0, 3), (4, 2)], [-1, 0, 4, 0, -1])}
+    assert evaluate_hierarchy(path, predicted) == evaluate_hierarchy(ground_truth(), predicted)
 
 
 def test_protocols_by_id():

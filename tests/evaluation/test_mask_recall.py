@@ -11,8 +11,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sohes.errors import DataError
-from sohes.evaluation import evaluate_masks, load_ground_truth
+from sohes.evaluation import evaluate_masks
 from sohes.masks import MaskForest, encode_masks
+from tests.evaluation.truth import image_set
 
 SIZE = (120, 150)
 
@@ -84,7 +85,7 @@ def reference(ground_truth, predictions):
 
 def assert_equals_pycocotools(ground_truth, predictions):
     expected, by_iou = reference(ground_truth, predictions)
-    result = evaluate_masks(ground_truth, predictions)
+    result = evaluate_masks(image_set(ground_truth), predictions)
     for name, value in expected.items():
         assert getattr(result, name) == pytest.approx(value, abs=1e-9, nan_ok=True), name
     assert result.recall_at_iou == pytest.approx(by_iou, abs=1e-9, nan_ok=True)
@@ -132,7 +133,7 @@ def test_equals_pycocotools_on_more_than_a_thousand_predictions():
     many[1250], many[20] = box(0, 0, 40, 40), box(50, 60, 12, 20)
     scores = np.linspace(1, 0, 1300)  # the exact hit at rank 1251 is beyond the limit
     assert_equals_pycocotools(coco(objects), {1: forest(many, scores)})
-    recall = evaluate_masks(coco({1: objects[1][:1]}), {1: forest(many[1200:1251] + many[:1000], None)})
+    recall = evaluate_masks(image_set(coco({1: objects[1][:1]})), {1: forest(many[1200:1251] + many[:1000], None)})
     assert recall.mask_ar_1000 > recall.mask_ar_10
 
 
@@ -180,7 +181,7 @@ def test_equals_pycocotools_on_adversarial_input(name):
 def test_by_hand():
     # object 10 x 10; the prediction covers 72 of its pixels and nothing else: IoU 0.72, found at 0.50 ... 0.70
     ground_truth = coco({1: [box(0, 0, 10, 10)], 2: [box(0, 0, 50, 50)]})
-    result = evaluate_masks(ground_truth, {1: forest([box(0, 0, 9, 8)]), 2: forest([box(0, 0, 50, 50)])})
+    result = evaluate_masks(image_set(ground_truth), {1: forest([box(0, 0, 9, 8)]), 2: forest([box(0, 0, 50, 50)])})
     assert result.mask_ar_1000_s == pytest.approx(5 / 10)
     assert result.mask_ar_1000_m == 1.0
     assert math.isnan(result.mask_ar_1000_l)
@@ -196,17 +197,17 @@ def same(one, other):
 
 def test_categories_do_not_matter():
     ground_truth, predictions = random_case(1)
-    merged = evaluate_masks(ground_truth, predictions)
+    merged = evaluate_masks(image_set(ground_truth), predictions)
     for index, annotation in enumerate(ground_truth["annotations"]):
         annotation["category_id"] = 1 + index % 3
-    assert same(evaluate_masks(ground_truth, predictions), merged)
+    assert same(evaluate_masks(image_set(ground_truth), predictions), merged)
 
 
 def test_size_class_comes_from_the_mask():
     # a thin diagonal: 100 pixels in a box of 10,000; box and `area` field would call it large
     diagonal = np.eye(*SIZE, dtype=bool)
     ground_truth = coco({1: [(diagonal, {"area": 14400.0, "bbox": [0, 0, 120, 120]})]})
-    result = evaluate_masks(ground_truth, {1: forest([diagonal])})
+    result = evaluate_masks(image_set(ground_truth), {1: forest([diagonal])})
     assert result.mask_ar_1000_s == 1.0
     assert math.isnan(result.mask_ar_1000_l)
 
@@ -219,11 +220,11 @@ def test_polygons_and_uncompressed_rle_are_read():
     counts = np.diff(np.concatenate([[0], edges, [column.size]])).tolist()
     ground_truth["annotations"][1]["segmentation"] = {"size": list(SIZE), "counts": counts}
     predictions = {1: forest([box(0, 0, 10, 10), box(20, 20, 10, 10)])}
-    assert evaluate_masks(ground_truth, predictions).mask_ar_1000 == 1.0
+    assert evaluate_masks(image_set(ground_truth), predictions).mask_ar_1000 == 1.0
 
 
 def test_measurements_are_percent_and_leave_out_what_is_undefined():
-    result = evaluate_masks(coco({1: [box(0, 0, 10, 10)]}), {1: forest([box(0, 0, 9, 8)])})
+    result = evaluate_masks(image_set(coco({1: [box(0, 0, 10, 10)]})), {1: forest([box(0, 0, 9, 8)])})
     rows = result.measurements(method="SOHES phase 2", backbone="vit", init="random", data="scenes val")
     values = {row.metric: row.value for row in rows}
     assert values["mask_ar_1000"] == pytest.approx(50.0)
@@ -233,26 +234,34 @@ def test_measurements_are_percent_and_leave_out_what_is_undefined():
     assert {(row.unit, row.n_images, row.method) for row in rows} == {("%", 1, "SOHES phase 2")}
 
 
-def test_a_file_gives_the_same_as_a_dict(tmp_path):
+def test_a_file_gives_the_same_as_what_was_read_from_it(tmp_path):
     ground_truth, predictions = random_case(2)
     path = tmp_path / "val.json"
     path.write_text(json.dumps(ground_truth))
-    assert same(evaluate_masks(path, predictions), evaluate_masks(load_ground_truth(ground_truth), predictions))
+    assert same(evaluate_masks(path, predictions), evaluate_masks(image_set(ground_truth), predictions))
 
 
 def test_what_does_not_fit_is_refused():
     ground_truth = coco({1: [box(0, 0, 10, 10)]})
     small = forest([np.ones((60, 75), bool)], size=(60, 75))
     with pytest.raises(DataError, match=r"image 1 have size \(height, width\) \(60, 75\).*\(120, 150\)"):
-        evaluate_masks(ground_truth, {1: small})
+        evaluate_masks(image_set(ground_truth), {1: small})
     with pytest.raises(DataError, match="id 5, are not in"):
-        evaluate_masks(ground_truth, {5: forest([box(0, 0, 10, 10)])})
+        evaluate_masks(image_set(ground_truth), {5: forest([box(0, 0, 10, 10)])})
     with pytest.raises(DataError, match="not finite"):
-        evaluate_masks(ground_truth, {1: forest([box(0, 0, 10, 10)], [np.nan])})
-    with pytest.raises(DataError, match="annotation 1 belongs to image 1"):
-        load_ground_truth({**ground_truth, "images": []})
-    with pytest.raises(DataError, match="'annotations'"):
-        load_ground_truth({"images": []})
+        evaluate_masks(image_set(ground_truth), {1: forest([box(0, 0, 10, 10)], [np.nan])})
+    with pytest.raises(DataError, match="belongs to image 1, but 'images' has no such id"):
+        image_set({**ground_truth, "images": []})
+    with pytest.raises(DataError, match="field 'images' must be a list"):
+        image_set({"annotations": []})
     ground_truth["images"][0]["height"] = 121
-    with pytest.raises(DataError, match="annotation 1 has a mask of size"):
-        load_ground_truth(ground_truth)
+    with pytest.raises(DataError, match=r"RLE size \[120, 150\] differs from the image's .* \[121, 150\]"):
+        image_set(ground_truth)
+
+
+def test_without_annotations_nothing_is_measured():
+    images_alone = coco({1: []})
+    del images_alone["annotations"]
+    result = evaluate_masks(image_set(images_alone), {1: forest([box(0, 0, 9, 9)])})
+    assert (result.n_images, result.n_objects, result.n_predictions) == (1, 0, 1)
+    assert result.measurements(method="m", backbone="b", init="i", data="d") == []
