@@ -2,10 +2,10 @@
 
 Which annotations count:
 
-- A file whose categories carry the supercategories "object" or "stuff" (generated scenes) gives semantic maps of both, and
-  instances of "object". Its other categories are parts and are left out.
-- Any other file gives semantic maps of all its categories, and instances of all roots that are not crowds, except those of
-  categories marked `"isthing": 0`.
+- A file whose categories carry the supercategories "object" or "stuff" (generated scenes) gives semantic maps of both,
+  and instances of "object". Its other categories are parts and are left out.
+- Any other file gives semantic maps of all its categories, and instances of all roots, except those of categories
+  marked `"isthing": 0`. Crowds stay marked as such: MMDet does not train on them, and COCO's AP does not count them.
 
 Only categories with at least one such annotation in train or val become classes, in the order of the file.
 """
@@ -54,9 +54,10 @@ class HeadData:
 def write_label_maps(data: Path, out: Path) -> HeadData:
     """Paint the masks of `data/train.json` and `data/val.json` into one PNG an image, below `out`.
 
-    A pixel's value is its class counted from 0, or 255 where no mask lies: such pixels are ignored in training and in the
-    score. Stuff is painted before objects, and larger masks before smaller ones, so that what lies in front shows.
-    `out` then holds train.json and val.json: `{"source": hash, "classes": […], "items": [{"img_path", "seg_map_path"}]}`.
+    A pixel's value is its class counted from 0, or 255 where no mask lies: such pixels are ignored in training and in
+    the score. Stuff is painted before objects, and larger masks before smaller ones, so that what lies in front shows.
+    `out` then holds train.json and val.json:
+    `{"source": hash, "classes": […], "items": [{"img_path", "seg_map_path"}]}`.
     A split whose file is there for the same source is kept as it is.
 
     Raises:
@@ -78,7 +79,7 @@ def write_instances(data: Path, out: Path) -> HeadData:
         DataError: as `write_label_maps`, but one class is enough.
     """
     sets = {split: read_coco(Path(data) / f"{split}.json") for split in SPLITS}
-    categories = _classes(sets, _is_instance, kind="root objects", least=1)
+    categories = _classes(sets, _is_instance, kind="root objects", least=1, roots_only=True)
     label = {category["id"]: index + 1 for index, category in enumerate(categories)}
     for split, images in sets.items():
         rows = {
@@ -114,7 +115,9 @@ def paint(rows: Sequence[Annotation], size_hw: tuple[int, int], label: dict[int,
 
 def _write_split_maps(out: Path, split: str, images: ImageSet, categories: Sequence[Category]) -> None:
     listing = out / f"{split}.json"
-    source = content_hash([images.source.read_text(encoding="utf-8"), [category["id"] for category in categories]])
+    source = content_hash(
+        [str(images.source.resolve()), images.source.read_text(encoding="utf-8"), [entry["id"] for entry in categories]]
+    )
     if listing.exists() and read_json(listing)["source"] == source:
         return
     label = {category["id"]: index for index, category in enumerate(categories)}
@@ -130,9 +133,14 @@ def _write_split_maps(out: Path, split: str, images: ImageSet, categories: Seque
 
 
 def _classes(
-    sets: dict[str, ImageSet], counts: Callable[[Category, bool], bool], *, kind: str, least: int = 2
+    sets: dict[str, ImageSet],
+    counts: Callable[[Category, bool], bool],
+    *,
+    kind: str,
+    least: int = 2,
+    roots_only: bool = False,
 ) -> list[Category]:
-    """Categories that count and occur among the roots."""
+    """Categories that count and occur."""
     train, val = (sets[split] for split in SPLITS)
     for images in (train, val):
         if not images.items:
@@ -141,19 +149,14 @@ def _classes(
             raise DataError(f"{images.source}: no annotations; transfer needs labelled images in train and in val")
     by_id = {category["id"]: category for category in [*train.categories, *val.categories]}
     scene_like = _is_scene_like(sets)
-    used = {
-        row.category_id
-        for images in sets.values()
-        for rows in images.annotations.values()
-        for row in rows
-        if not row.iscrowd
-    }
+    every = [row for images in sets.values() for rows in images.annotations.values() for row in rows]
+    used = {row.category_id for row in every if not row.iscrowd and (row.parent_id == 0 or not roots_only)}
     found = [category for key, category in by_id.items() if key in used and counts(category, scene_like)]
     if len(found) < least:
         names = ", ".join(category["name"] for category in found) or "none"
         raise DataError(
-            f"{train.source}: {len(found)} class(es) with annotations ({kind}): {names}; at least {least} needed. Give a "
-            "file whose 'categories' name the kinds of objects"
+            f"{train.source}: {len(found)} class(es) with annotations ({kind}): {names}; at least {least} needed. "
+            "Give a file whose 'categories' name the kinds of objects"
         )
     return found
 

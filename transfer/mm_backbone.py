@@ -1,14 +1,15 @@
 """A timm ViT under an MMSegmentation or MMDetection head.
 
 The plain ViT has one resolution; heads want maps at strides 4, 8, 16 and 32. As in ViTDet's simple feature pyramid
-(arXiv 2203.16527) they are made from the ViT's own map, here optionally from a different block for each level. Deviation:
-the levels have exactly those strides for any patch size (8, 14, 16), by one bilinear resampling at the end.
+(arXiv 2203.16527) they are made from the ViT's own map, here optionally from a different block for each level.
+Deviation: the levels have exactly those strides for any patch size (8, 14, 16), by one bilinear resampling at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -29,8 +30,8 @@ STRIDES = (4, 8, 16, 32)
 class TimmViT(BaseModule):
     """Any timm ViT folder as a backbone with four levels of `embed_dim` channels at strides 4, 8, 16, 32.
 
-    Images whose sides are no multiples of the patch are resized (not padded) to the nearest ones inside, so the map covers the
-    image and nothing else. Input is normalised by the head's data preprocessor, with the folder's own mean and deviation.
+    Images whose sides are no multiples of the patch are resized inside (not padded) to the nearest ones, so the map
+    covers the image and nothing else. The head's data preprocessor normalises them by the folder's mean and deviation.
 
     Args:
         folder: timm folder (config.json, model.safetensors).
@@ -56,17 +57,20 @@ class TimmViT(BaseModule):
     ) -> None:
         super().__init__()
         load_backbone_folder(Path(folder))  # timm's own errors do not name the file or the remedy
-        self.vit = timm.create_model(
+        vit: Any = timm.create_model(
             f"local-dir:{folder}", pretrained=True, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate
         )
+        self.vit = vit
         self.frozen = frozen
-        self.embed_dim: int = self.vit.embed_dim
-        self.patch_size: int = self.vit.patch_embed.patch_size[0]
-        depth = len(self.vit.blocks)
+        self.embed_dim: int = vit.embed_dim
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        depth = len(vit.blocks)
         self.out_blocks = tuple(out_blocks or (max(depth * quarter // 4, 1) - 1 for quarter in (1, 2, 3, 4)))
         if len(self.out_blocks) != len(STRIDES) or not all(0 <= block < depth for block in self.out_blocks):
             raise ConfigError(f"out_blocks must be four of 0..{depth - 1}, not {self.out_blocks}")
-        self.resample = nn.ModuleList(_upsampling(self.embed_dim, level) if deconv else nn.Identity() for level in range(4))
+        self.resample = nn.ModuleList(
+            _upsampling(self.embed_dim, level) if deconv else nn.Identity() for level in range(len(STRIDES))
+        )
         if frozen:
             self.vit.requires_grad_(False)
         self.train()
@@ -97,7 +101,8 @@ class TimmViT(BaseModule):
         height, width = (max(round(side / patch), 1) * patch for side in images.shape[-2:])
         blocks = sorted(set(self.out_blocks))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), autocast(images.device):
-            maps = self.vit.forward_intermediates(
+            vit: Any = self.vit
+            maps = vit.forward_intermediates(
                 _resize(images, (height, width)), indices=blocks, norm=True, stop_early=True, intermediates_only=True
             )
         return {block: features.float() for block, features in zip(blocks, maps, strict=True)}
@@ -115,8 +120,11 @@ def _upsampling(dim: int, level: int) -> nn.Module:
     """ViTDet's layers: x4, x2, x1, x0.5 of the ViT's map; `dim` channels in and out."""
     if level == 0:
         return nn.Sequential(
-            nn.ConvTranspose2d(dim, dim, 2, stride=2), nn.GroupNorm(1, dim), nn.GELU(), nn.ConvTranspose2d(dim, dim, 2, stride=2)
-        )  # fmt: skip
+            nn.ConvTranspose2d(dim, dim, 2, stride=2),
+            nn.GroupNorm(1, dim),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim, dim, 2, stride=2),
+        )
     if level == 1:
         return nn.ConvTranspose2d(dim, dim, 2, stride=2)
     return nn.MaxPool2d(2, ceil_mode=True) if level == 3 else nn.Identity()

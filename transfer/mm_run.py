@@ -1,0 +1,151 @@
+"""One recipe, one backbone folder, one data set: config -> mmengine's Runner -> metrics. Resumes from `last.pth`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+import transfer.mm_data
+import transfer.mm_optim  # noqa: F401  like mm_data: registers its parts
+from sohes.backbones.timm_folder import BackboneFolder
+from sohes.errors import ConfigError, unknown_name
+from transfer.data import HeadData
+from transfer.mm_backbone import STRIDES
+from transfer.mm_hooks import CHECKPOINT, LastCheckpointHook, ProgressHook
+
+LOG = "runner.log"
+CONFIGS = Path(__file__).parent / "configs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRun:
+    """A trained and evaluated head.
+
+    Attributes:
+        config: what ran.
+        runner: holds the trained model and the test data set.
+        metrics: as MMSeg's or MMDet's metric names them.
+        losses: total loss of every training step.
+    """
+
+    config: Config
+    runner: Runner
+    metrics: Mapping[str, float]
+    losses: list[float]
+
+
+def recipe_names(task: str) -> list[str]:
+    """Recipes of a task ("semantic" or "instance")."""
+    return sorted(path.stem for path in (CONFIGS / task).glob("*.py"))
+
+
+def load_recipe(task: str, recipe: str) -> Config:
+    """The mmengine config `configs/<task>/<recipe>.py`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if recipe not in recipe_names(task):
+        raise ConfigError(unknown_name(f"{task} recipe", recipe, recipe_names(task)))
+    return Config.fromfile(CONFIGS / task / f"{recipe}.py")
+
+
+def complete_config(
+    config: Config,
+    *,
+    backbone: Path,
+    folder: BackboneFolder,
+    data: HeadData,
+    out: Path,
+    iterations: int | None,
+    seed: int,
+) -> Config:
+    """Fill a recipe with what only a run knows; see `configs/_base_/runtime.py`.
+
+    Raises:
+        ConfigError: `iterations` is below 1.
+    """
+    pixel = {key: [255.0 * value for value in folder.timm_config["pretrained_cfg"][key]] for key in ("mean", "std")}
+    config.model.data_preprocessor.update(pixel)
+    config.model.backbone.folder = str(Path(backbone).resolve())
+    vit: Any = folder.model
+    _fit_heads(config.model, vit.embed_dim, len(data.classes))
+    for loader, path in ((config.train_dataloader, data.train), (config.test_dataloader, data.val)):
+        loader.dataset.update(ann_file=str(path.resolve()), metainfo={"classes": data.classes})
+    if config.test_evaluator.type == "CocoMetric":
+        config.test_evaluator.ann_file = str(data.val.resolve())
+    _fit_schedule(config, config.iterations if iterations is None else iterations)
+    config.randomness = {"seed": seed}
+    config.train_dataloader.sampler.seed = seed
+    config.work_dir = str(out / "runner")
+    # mmengine keeps loggers and message hubs by this name for the life of the process
+    config.experiment_name = f"{Path(out).name}_{uuid.uuid4().hex[:8]}"
+    return config
+
+
+def train_and_evaluate(config: Config, out: Path, *, checkpoint_every: int) -> HeadRun:
+    """Train from the last checkpoint in `out`, or from the start, and score the val images."""
+    checkpoint = Path(out) / CHECKPOINT
+    if checkpoint.exists():
+        config.load_from, config.resume = str(checkpoint), True
+    progress = ProgressHook(config.method)
+    # the libraries narrate on stdout: each log line twice, and pycocotools' tables
+    with (Path(out) / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log):
+        runner = Runner.from_cfg(config)
+        runner.register_hook(progress)
+        runner.register_hook(LastCheckpointHook(out, checkpoint_every))
+        try:
+            runner.train()
+            metrics = runner.test()
+        finally:
+            progress.close()
+    losses, _ = runner.message_hub.get_scalar("train/loss").data
+    return HeadRun(config=config, runner=runner, metrics=metrics, losses=[float(loss) for loss in losses])
+
+
+def _fit_heads(model: ConfigDict, embed_dim: int, n_classes: int) -> None:
+    """Set the classes of every head, and the input channels of whatever reads the backbone's maps."""
+    for part in _parts(model):
+        if "num_classes" in part:
+            part.num_classes = n_classes
+        if "in_index" in part:  # an MMSeg head that reads one map or several
+            several = isinstance(part.in_index, list | tuple)
+            part.in_channels = [embed_dim] * len(part.in_index) if several else embed_dim
+            if part.channels is None:
+                part.channels = sum(part.in_channels) if several else embed_dim
+    if "neck" in model:
+        model.neck.in_channels = [embed_dim] * len(STRIDES)
+
+
+def _parts(value: Any) -> Iterator[ConfigDict]:
+    """All dicts inside a config value, outer ones first."""
+    if isinstance(value, dict):
+        yield value
+        for inner in list(value.values()):
+            yield from _parts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _parts(inner)
+
+
+def _fit_schedule(config: Config, iterations: int) -> None:
+    """Train for `iterations` steps, warm-up and decays moved in proportion; one shorter than two steps is left out."""
+    if iterations < 1:
+        raise ConfigError(f"iterations is {iterations}; it must be at least 1")
+    ratio = iterations / config.iterations
+    for scheduler in config.param_scheduler:
+        for key in ("begin", "end"):
+            if key in scheduler:
+                scheduler[key] = round(scheduler[key] * ratio)
+        if "milestones" in scheduler:
+            scheduler.milestones = [round(step * ratio) for step in scheduler.milestones]
+    config.param_scheduler = [entry for entry in config.param_scheduler if entry.end - entry.begin > 1]
+    config.iterations = iterations
+    config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": iterations}

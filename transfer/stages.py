@@ -1,0 +1,143 @@
+"""Stages: a backbone folder under an MMSegmentation and an MMDetection head, trained and scored on labelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from sohes.backbones.timm_folder import BackboneFolder, load_backbone_folder
+from sohes.records import Measurement, StageResult
+from transfer.data import HeadData, write_instances, write_label_maps
+from transfer.mm_check import require
+
+_SEMANTIC = {"mIoU": "miou_dataset", "aAcc": "acc_pixel"}
+_INSTANCE = {
+    "coco/bbox_mAP": "box_ap",
+    "coco/segm_mAP": "mask_ap",
+    "coco/bbox_mAP_50": "box_ap50",
+    "coco/segm_mAP_50": "mask_ap50",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticConfig:
+    """Semantic segmentation by an MMSegmentation head.
+
+    Attributes:
+        recipe: name of a file in transfer/configs/semantic.
+        iterations: training steps; None for the recipe's own number.
+        checkpoint_every: steps between checkpoints.
+        n_pictures: val images drawn beside their ground truth.
+        data_name: what the data is called in tables.
+        seed: of the head's weights, the order of samples and their augmentation.
+    """
+
+    recipe: str = "upernet_160k"
+    iterations: int | None = None
+    checkpoint_every: int = 1000
+    n_pictures: int = 4
+    data_name: str = "val"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceConfig:
+    """Detection and instance segmentation by an MMDetection head; fields as in `SemanticConfig`."""
+
+    recipe: str = "mask_rcnn_1x"
+    iterations: int | None = None
+    checkpoint_every: int = 1000
+    n_pictures: int = 4
+    data_name: str = "val"
+    seed: int = 0
+
+
+def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Data-set mIoU and pixel accuracy of a semantic head.
+
+    `inputs`: "backbone", a timm folder; "data", a folder with train.json and val.json. mIoU sums intersections and
+    unions over all val images and divides once per class (MMSegmentation's IoUMetric).
+    Writes label maps, `last.pth`, mmengine's log, `predictions.png`, `loss.csv`, `loss.png` below `out`.
+
+    Raises:
+        SohesError: the MM stack does not work here, the recipe does not exist, data or weights cannot be used.
+    """
+    require()
+    data = write_label_maps(inputs["data"], Path(out) / "label_maps")
+    return _run("semantic", config, inputs, Path(out), data, names=_SEMANTIC, scale=1.0, protocol="mmseg_miou_v1")
+
+
+def instance(config: InstanceConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """COCO box and mask AP of an instance head; `inputs` as in `semantic`.
+
+    Writes the instance files, `last.pth`, mmengine's log, `predictions.png`, `loss.csv`, `loss.png` below `out`.
+
+    Raises:
+        SohesError: as `semantic`.
+    """
+    require()
+    data = write_instances(inputs["data"], Path(out) / "instances")
+    return _run("instance", config, inputs, Path(out), data, names=_INSTANCE, scale=100.0, protocol="mmdet_coco_ap_v1")
+
+
+def _run(
+    task: str,
+    config: SemanticConfig | InstanceConfig,
+    inputs: dict[str, Path],
+    out: Path,
+    data: HeadData,
+    *,
+    names: dict[str, str],
+    scale: float,
+    protocol: str,
+) -> StageResult:
+    # imported here: these need mmcv, and `require` has the better message
+    from transfer.mm_run import complete_config, load_recipe, train_and_evaluate
+    from transfer.pictures import write_loss_curve, write_predictions
+
+    recipe = load_recipe(task, config.recipe)
+    folder = load_backbone_folder(inputs["backbone"])
+    full = complete_config(
+        recipe,
+        backbone=inputs["backbone"],
+        folder=folder,
+        data=data,
+        out=out,
+        iterations=config.iterations,
+        seed=config.seed,
+    )
+    run = train_and_evaluate(full, out, checkpoint_every=config.checkpoint_every)
+    # an image set without any detection gives no metrics at all: that is AP 0
+    values = {ours: scale * run.metrics.get(theirs, 0.0) for theirs, ours in names.items()}
+    artefacts = [
+        write_predictions(out / "predictions.png", run, task=task, count=config.n_pictures),
+        *write_loss_curve(out / "loss.png", run),
+    ]
+    return StageResult(
+        measurements=[
+            Measurement(
+                method=full.method,
+                backbone=folder.provenance.timm_name,
+                init=folder.provenance.label,
+                data=config.data_name,
+                protocol=protocol,
+                metric=name,
+                value=value,
+                n_images=data.n_val,
+            )
+            for name, value in values.items()
+        ],
+        notes=[_note(full, folder, values, data)],
+        artefacts=artefacts,
+    )
+
+
+def _note(config: Config, folder: BackboneFolder, values: Mapping[str, float], data: HeadData) -> str:
+    numbers = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+    return (
+        f"{config.method} on {folder.provenance.label}: {numbers} after {config.iterations} steps, "
+        f"{len(data.classes)} classes, {data.n_val} val images."
+    )
