@@ -11,6 +11,7 @@ from sohes.data.coco import read_coco
 from sohes.data.labels import LabelStore
 from sohes.engine.runner import OptimSettings, parameter_groups, train
 from sohes.instruct.dataset import ForestSamples, SampleSettings, collate
+from sohes.instruct.stage import freeze_blocks
 from sohes.records import StageResult, content_hash
 from sohes.segmenters.losses import LossSettings
 from sohes.segmenters.segmenter import load_model, save_segmenter
@@ -27,6 +28,7 @@ class CorrectConfig(SampleSettings, LossSettings, OptimSettings, TeacherSettings
     batch_size: int = 16
     lr: float = 2.5e-5
     schedule: str = "cosine"
+    frozen_blocks: int = 0  # of the ViT, as in phase 2
     checkpoint_every: int = 500  # steps
     workers: int = 8
 
@@ -34,6 +36,7 @@ class CorrectConfig(SampleSettings, LossSettings, OptimSettings, TeacherSettings
 def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Train student and teacher. Inputs: segmenter, images, labels. Writes `segmenter/` (the teacher), `student/`."""
     segmenter, provenance = load_model(inputs["segmenter"])
+    freeze_blocks(segmenter.vit, config.frozen_blocks)
     module = CorrectModule(segmenter, config, config, iterations=config.iterations)
     pretrained_cfg = segmenter.vit.pretrained_cfg
     dataset = ForestSamples(

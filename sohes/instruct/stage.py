@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from torch import nn
+
 from sohes.backbones.timm_folder import load_backbone_folder
 from sohes.data.coco import read_coco
 from sohes.data.labels import LabelStore
@@ -31,10 +33,19 @@ class InstructConfig(SampleSettings, LossSettings, OptimSettings):
     hidden_dim: int = 256
     encoder_layers: int = 6  # of the pixel decoder
     decoder_layers: int = 9
+    frozen_blocks: int = 0  # of the ViT, from its input on; saves time in short runs
     inference_short_px: int = 1024
     inference_long_px: int = 2048
     checkpoint_every: int = 500  # steps
     workers: int = 8
+
+
+def freeze_blocks(vit: nn.Module, count: int) -> None:
+    """Keep the embedding and the first `count` blocks of a ViT as they are."""
+    if count:
+        vit.requires_grad_(False)
+        for part in (*vit.blocks[count:], vit.norm):
+            part.requires_grad_(True)
 
 
 def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -56,6 +67,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         inference_long_px=config.inference_long_px,
     )
     segmenter.vit.load_state_dict(start.model.state_dict())
+    freeze_blocks(segmenter.vit, config.frozen_blocks)
     pretrained_cfg = start.model.pretrained_cfg
     dataset = ForestSamples(
         read_coco(inputs["images"] / "train.json"),
