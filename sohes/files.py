@@ -28,7 +28,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir():
+        if temporary.is_dir() and path.is_symlink():
+            path.unlink()  # what it points to belongs to someone else
+        elif temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException as error:

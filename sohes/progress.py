@@ -28,7 +28,8 @@ class Reporter:
 
     def __init__(self, description: str, total: int, *, done: int = 0) -> None:
         self.description, self.total, self.done = description, total, done
-        self._first, self._start = done, time.monotonic()
+        self._first = self._logged = done  # steps at the start, and at the last line of the log
+        self._start = time.monotonic()
         self._last_file = self._last_log = 0.0
         self._file = os.environ.get("SOHES_PROGRESS")
         self._bar: Progress | None = None
@@ -57,7 +58,7 @@ class Reporter:
 
     def resume_at(self, done: int) -> None:
         """Start counting from `done`, which an earlier run reached; the rate leaves it out."""
-        self.done = self._first = done
+        self.done = self._first = self._logged = done
         self._start = time.monotonic()
 
     @property
@@ -90,8 +91,9 @@ class Reporter:
                 temporary.replace(self._file)
             except OSError:
                 self._file = None  # progress is a courtesy; it must never stop the work
-        if self._bar is None and (finished or now - self._last_log > _LOG_EVERY_S) and self.done > self._first:
-            self._last_log = now
+        due = finished or now - self._last_log > _LOG_EVERY_S
+        if self._bar is None and due and self.done > self._logged:
+            self._last_log, self._logged = now, self.done
             left = (self.total - self.done) / max(self.rate, 1e-9)
             print(
                 f"{self.description}: {self.done}/{self.total}  {self.rate:.2f}/s  {left:.0f} s left  {note}".rstrip(),

@@ -1,0 +1,122 @@
+"""Records: there and back, and refused when they are something else."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sohes import records
+from sohes.errors import DataError
+from sohes.records import (
+    Measurement,
+    Record,
+    commit,
+    content_hash,
+    hardware,
+    read_record,
+    read_records,
+    versions,
+    write_record,
+)
+
+NUMBER = Measurement(
+    method="SOHES phase 3",
+    backbone="vit_small_patch14_dinov2",
+    init="DINOv2",
+    data="scenes val",
+    protocol="mask_ar1000_v1",
+    metric="mask_ar_1000",
+    value=41.25,
+    n_images=24,
+)
+RECORD = Record(
+    run="demo",
+    stage="evaluate",
+    recipe="sohes_full",
+    scale="demo",
+    seed=3,
+    config={"overlays": 6},
+    config_hash="0123",
+    commit="abc",
+    versions={"torch": "2.6"},
+    hardware="CPU",
+    started="2025-01-02T03:04:05+00:00",
+    seconds=1.5,
+    measurements=[NUMBER],
+    notes=["a note"],
+    artefacts=["overlays/a.png"],
+)
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    path = write_record(tmp_path, RECORD)
+    assert path == tmp_path / "record.json"
+    assert read_record(path) == RECORD
+
+
+def test_all_records_of_a_run_in_order_of_their_start(tmp_path: Path) -> None:
+    write_record(tmp_path / "a", RECORD)
+    write_record(tmp_path / "b", replace(RECORD, stage="explore", started="2025-01-02T03:00:00+00:00"))
+    (tmp_path / "unfinished").mkdir()
+    assert [record.stage for record in read_records(tmp_path)] == ["explore", "evaluate"]
+    assert read_records(tmp_path / "unfinished") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.pop("seed"), "seed"),
+        (lambda value: value.update(colour="red"), "colour"),
+        (lambda value: value.pop("measurements"), "measurements"),
+        (lambda value: value["measurements"][0].pop("protocol"), "protocol"),
+        (lambda value: value.update(schema=2), "field 'schema' is 2, this version reads 1; run the stage again"),
+    ],
+)
+def test_something_else_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
+    path = write_record(tmp_path, RECORD)
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+    with pytest.raises(DataError, match=message) as caught:
+        read_record(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}"])
+def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(DataError, match="not a run record"):
+        read_record(tmp_path / "record.json")
+
+
+def test_hash_depends_on_content_alone() -> None:
+    # sha256 of '{"a": 1, "b": [1, 2]}', computed with sha256sum
+    assert content_hash({"b": [1, 2], "a": 1}) == content_hash({"a": 1, "b": (1, 2)}) == GOLDEN_HASH
+    assert content_hash({"a": 1, "b": [2, 1]}) != GOLDEN_HASH
+    assert content_hash(Path("x")) == content_hash("x")
+
+
+GOLDEN_HASH = "e6f20bdc3757e5e7"
+
+
+def test_versions_are_those_installed() -> None:
+    import torch
+
+    found = versions()
+    assert found["torch"] == torch.__version__.split("+")[0]
+    assert found["python"].count(".") == 2
+    assert all(isinstance(value, str) for value in found.values())
+
+
+def test_commit_inside_and_outside_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert commit() == "unknown" or re.fullmatch(r"[0-9a-f]{12}(\+changes)?", commit())
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    assert commit() == "unknown"
+
+
+def test_hardware_in_words() -> None:
+    assert re.search(r"\d+ cores$|^\d+ x ", hardware())
