@@ -1,1 +1,1 @@
-"""Speed measurements: each script runs ours and a reference on the same input, checks that they agree, prints the ratio."""
+"""Speed measurements: a script runs ours and a reference on one input, checks that they agree, prints the ratio."""

@@ -19,7 +19,7 @@ THETAS = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 def dictionary_scan(features: NDArray[np.floating], thresholds: Sequence[float]) -> NDArray[np.int32]:
-    """The merge as the method notes put it (§2.2), with a dictionary of similarities that is searched for each merge."""
+    """The merge in its plain form: a dictionary of similarities that is searched for each merge."""
     height, width, channels = features.shape
     count = height * width
     sums = dict(enumerate(features.reshape(count, channels).astype(np.float64)))
@@ -86,7 +86,9 @@ def main() -> None:
             reference = dictionary_scan(features, THETAS)
             reference_seconds = time.perf_counter() - start
             assert np.array_equal(ours, reference), "the two disagree"
-            line += f"   dictionary scan {reference_seconds:8.2f} s   ratio {reference_seconds / seconds:6.0f}   maps equal"
+            line += (
+                f"   dictionary scan {reference_seconds:8.2f} s   ratio {reference_seconds / seconds:6.0f}   maps equal"
+            )
         print(line, flush=True)
 
 

@@ -25,7 +25,7 @@ _PUBLIC = {
     "export_backbone": "sohes.pipeline",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

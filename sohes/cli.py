@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
 
     segment = commands.add_parser("segment", help="segment images with a trained checkpoint")
     segment.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files or folders")
-    segment.add_argument("--checkpoint", required=True, type=Path, help="segmenter folder of a run, …/correct/segmenter")
+    segment.add_argument(
+        "--checkpoint", required=True, type=Path, help="segmenter folder of a run, …/correct/segmenter"
+    )
     segment.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON an image")
     segment.add_argument("--min-score", type=float, default=0.5, help="show masks scored above this (default 0.5)")
     segment.set_defaults(run=_segment)
@@ -84,7 +86,7 @@ def _segment(options: argparse.Namespace) -> int:
 
 
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A file name (no suffix) for each path: its stem, with the folder's name and a number before where stems repeat."""
+    """A file name (no suffix) for each path: its stem, made distinct by the folder's name where stems repeat."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path in paths:

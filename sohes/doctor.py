@@ -1,4 +1,4 @@
-"""`sohes doctor`: what works on this machine, probed rather than assumed, and the one command that mends what does not."""
+"""`sohes doctor`: what works on this machine, and the one command that mends what does not; probed, not assumed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class Finding:
 def _python(code: str, *, timeout: float = 120) -> tuple[bool, str]:
     """Run code in a fresh interpreter, so that a crash while importing is a finding too: worked?, last line printed."""
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, check=False
+        )
     except subprocess.TimeoutExpired:
         return False, f"no answer within {timeout:.0f} s"
     lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
@@ -82,11 +84,15 @@ def probe_slurm() -> Finding:
     if shutil.which("sbatch") is None:
         return Finding("SLURM", ABSENT, f"no sbatch on PATH ({local})")
     try:
-        done = subprocess.run(["sinfo", "-h", "-o", "%P %a %D"], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["sinfo", "-h", "-o", "%P %a %D"], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("SLURM", BROKEN, f"sinfo does not answer ({error})", "pass --executor local")
     if done.returncode:
-        return Finding("SLURM", BROKEN, (done.stderr.strip().splitlines() or ["sinfo failed"])[-1], "pass --executor local")
+        return Finding(
+            "SLURM", BROKEN, (done.stderr.strip().splitlines() or ["sinfo failed"])[-1], "pass --executor local"
+        )
     partitions = ", ".join(line.split()[0] for line in done.stdout.splitlines() if line.strip())
     return Finding("SLURM", OK, f"partitions: {partitions}")
 
@@ -121,7 +127,9 @@ def probe_index() -> Finding:
         works = False
     if works:
         return Finding("package index", OK, "pip reaches it")
-    return Finding("package index", ABSENT, "pip does not reach one", "set PIP_INDEX_URL to your mirror, or work from the cache")
+    return Finding(
+        "package index", ABSENT, "pip does not reach one", "set PIP_INDEX_URL to your mirror, or work from the cache"
+    )
 
 
 PROBES: tuple[Callable[[], Finding | list[Finding]], ...] = (

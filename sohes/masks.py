@@ -78,7 +78,7 @@ def coverage_ancestors(covered: NDArray[np.floating], theta_cover: float = 0.9) 
         covered: (M, M), see `pairwise_coverage`.
         theta_cover: share of j that i must cover, in (0.5, 1].
     """
-    ancestor = (covered >= theta_cover) & (covered.T < theta_cover)
+    ancestor = (covered >= theta_cover) & ~(covered >= theta_cover).T
     # a chain i > j > k makes i an ancestor of k even where i covers a little less of k: 0.9 x 0.9 < 0.9
     while True:
         reach = ancestor | ((ancestor.astype(np.float32) @ ancestor.astype(np.float32)) > 0)

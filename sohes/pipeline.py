@@ -6,33 +6,21 @@ own process; nothing stops you from calling them yourself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from PIL import Image
-
-from sohes.backbones.timm_folder import Provenance, save_backbone_folder
-from sohes.backbones.timm_vit import load_backbone
-from sohes.backbones.weights import resolve_weights
-from sohes.data.coco import ImageSet, read_coco
-from sohes.data.draw import overlay
-from sohes.data.images import load_image
-from sohes.data.labels import LabelStore, LabelWriter
-from sohes.data.scenes import write_scenes
-from sohes.data.sources import check_images, scan_folder, split_images, write_split
 from sohes.errors import ConfigError, DataError
-from sohes.evaluation.hierarchy import evaluate_hierarchy
-from sohes.evaluation.mask_recall import evaluate_masks
-from sohes.explore.explorer import Explorer, ExploreSettings
 from sohes.files import atomic_path, read_json, write_json
-from sohes.masks import MaskForest
-from sohes.progress import track
 from sohes.records import Measurement, StageResult, content_hash
-from sohes.segmenters.decode import select_forest
-from sohes.segmenters.segmenter import load_model, load_segmenter
+from sohes.settings import ExploreSettings
+
+if TYPE_CHECKING:
+    from sohes.data.coco import ImageSet
+    from sohes.data.labels import LabelStore
+    from sohes.explore import Explorer
+
+# A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
 
 _SCENES = "generated scenes"
 
@@ -53,6 +41,9 @@ class WeightsConfig:
 
 def weights(config: WeightsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Bring the starting weights into timm folders: `backbone/`, and `clustering/` for phase 1."""
+    from sohes.backbones.timm_folder import save_backbone_folder
+    from sohes.backbones.weights import resolve_weights
+
     model, provenance = resolve_weights(config.source, architecture=config.architecture)
     save_backbone_folder(out / "backbone", model, provenance)
     notes = [f"start backbone: {provenance.timm_name}, {provenance.init}"]
@@ -87,17 +78,22 @@ class ImagesConfig:
 
 def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Find, check and split the images: `train.json`, `val.json` (COCO form), `skipped.json`, `source.json`."""
+    from sohes.data.coco import read_coco
+    from sohes.data.scenes import write_scenes
+    from sohes.data.sources import check_images, scan_folder, split_images, write_split
+
     if config.folder is None:
         if not config.scenes_train:
             raise ConfigError("images.folder is not set: pass --images DIR with the photographs to learn from")
-        write_scenes(
-            out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed
-        )
+        write_scenes(out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed)
         write_json(out / "skipped.json", [])
         write_json(out / "source.json", {"name": _SCENES})
-        return StageResult(notes=[f"images: {config.scenes_train} {_SCENES} to learn from, {config.scenes_val} held out"])
+        return StageResult(
+            notes=[f"images: {config.scenes_train} {_SCENES} to learn from, {config.scenes_val} held out"]
+        )
     folder = Path(config.folder).expanduser()
     items, skipped = check_images(scan_folder(folder))
+    write_json(out / "skipped.json", [{"file": file, "reason": reason} for file, reason in skipped.items()])
     if not items:
         raise DataError(f"{folder}: none of the {len(skipped)} images can be read; see {out / 'skipped.json'}")
     truth = read_coco(Path(config.ground_truth).expanduser()) if config.ground_truth else None
@@ -112,6 +108,8 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
     write_split(out, split, ground_truth=truth, skipped=skipped)
     write_json(out / "source.json", {"name": folder.resolve().name})
     notes = [f"images: {len(split.train)} of {folder} to learn from, {len(split.val)} held out"]
+    if split.unmatched:
+        notes.append(f"{len(split.unmatched)} ground-truth entries have no usable image, e.g. {split.unmatched[0]}")
     if truth is None:
         notes.append("no ground truth was given (--ground-truth COCO.json), so nothing is scored on these images")
     if skipped:
@@ -138,6 +136,9 @@ class LabelledConfig:
 
 def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Labelled images for the transfer heads: `train.json` and `val.json` (COCO form), `source.json`."""
+    from sohes.data.coco import read_coco
+    from sohes.data.scenes import write_scenes
+
     if (config.train is None) != (config.val is None):
         raise ConfigError("labelled.train and labelled.val go together: give both COCO files or neither")
     if config.train is None or config.val is None:
@@ -170,6 +171,13 @@ class ExploreConfig(ExploreSettings):
 
 def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Pseudo-labels of the training and the held-out images. Inputs: backbone, images. Writes `train/`, `val/`."""
+    import numpy as np
+
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.data.coco import read_coco
+    from sohes.data.labels import LabelStore
+    from sohes.explore import Explorer
+
     explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
     header = {
         "settings": content_hash(asdict(config)),
@@ -194,6 +202,10 @@ def _label(
     explorer: Explorer, source: ImageSet, folder: Path, header: dict[str, str], shard_size: int
 ) -> dict[str, str]:
     """Label every image that the store does not hold yet; returns the images that failed, with the reason."""
+    from sohes.data.images import load_image
+    from sohes.data.labels import LabelWriter
+    from sohes.progress import track
+
     failed = {}
     with LabelWriter(folder, header=header, shard_size=shard_size) as writer:
         left = [item for item in source.items if item.id not in writer.done]
@@ -207,6 +219,12 @@ def _label(
 
 def _draw(source: ImageSet, forests: LabelStore, folder: Path, count: int, min_score: float = 0.0) -> list[Path]:
     """Overlay pictures of the first images."""
+    from PIL import Image
+
+    from sohes.data.draw import overlay
+    from sohes.data.images import load_image
+    from sohes.segmenters.decode import select_forest
+
     drawn = []
     for item in source.items[:count]:
         if item.id not in forests:
@@ -231,11 +249,17 @@ class EvaluateConfig:
 
 def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Score labels, phase 2 and phase 3 on the held-out images. Inputs: images, labels, instruct, correct."""
+    from sohes.data.coco import read_coco
+    from sohes.data.labels import LabelStore
+    from sohes.evaluation.hierarchy import evaluate_hierarchy
+    from sohes.evaluation.mask_recall import evaluate_masks
+    from sohes.segmenters.segmenter import load_model
+
     truth_file = inputs["images"] / "val.json"
     truth = read_coco(truth_file)
     data = f"{read_json(inputs['images'] / 'source.json')['name']} (held out)"
     provenance = load_model(inputs["correct"])[1]
-    predictions: dict[str, Iterable[tuple[int, MaskForest]]] = {"SOHES labels (phase 1)": LabelStore(inputs["labels"])}
+    predictions = {"SOHES labels (phase 1)": LabelStore(inputs["labels"])}
     drawn = []
     for name, folder in (("phase 2", inputs["instruct"]), ("phase 3", inputs["correct"])):
         store = _predict(truth, folder, out / name.replace(" ", ""), f"predict {name}")
@@ -255,6 +279,11 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
 
 def _predict(source: ImageSet, folder: Path, out: Path, description: str) -> LabelStore:
     """All predictions of a segmenter on `source`, kept as a label store, so that an interrupted run goes on."""
+    from sohes.data.images import load_image
+    from sohes.data.labels import LabelStore, LabelWriter
+    from sohes.progress import track
+    from sohes.segmenters import load_segmenter
+
     segmenter = load_segmenter(folder)
     digest = content_hash((folder / "model.safetensors").stat().st_mtime_ns)
     with LabelWriter(out, header={"segmenter": digest}, shard_size=64) as writer:
@@ -277,6 +306,9 @@ def export(config: ExportConfig, inputs: dict[str, Path], out: Path) -> StageRes
 
 def export_backbone(segmenter: Path, folder: Path) -> Path:
     """Write the ViT inside the segmenter folder `segmenter` to the timm folder `folder`."""
+    from sohes.backbones.timm_folder import Provenance, save_backbone_folder
+    from sohes.segmenters.segmenter import load_model
+
     model, provenance = load_model(segmenter)
     trained = Provenance(timm_name=provenance.timm_name, init=provenance.init, trained="SOHES")
     return save_backbone_folder(folder, model.vit, trained)

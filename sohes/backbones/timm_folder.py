@@ -1,8 +1,8 @@
 """A backbone on disk: a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
 
-    config.json          timm's: architecture, arguments, input normalisation
-    model.safetensors    the state dict
-    provenance.json      where the weights come from and what trained them
+config.json          timm's: architecture, arguments, input normalisation
+model.safetensors    the state dict
+provenance.json      where the weights come from and what trained them
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def build_vit(timm_config: Mapping[str, Any]) -> nn.Module:
     try:
         model = timm.create_model(name, pretrained=False, **arguments)
     except TypeError as error:
-        raise WeightsError(f"{name}: not a ViT that takes any input size ({error}); choose a timm vit_* model") from None
+        raise WeightsError(
+            f"{name}: not a ViT that takes any input size ({error}); choose a timm vit_* model"
+        ) from None
     model.pretrained_cfg.update(timm_config.get("pretrained_cfg", {}))
     return model
 
@@ -145,6 +147,8 @@ def load_backbone_folder(folder: Path) -> BackboneFolder:
     if not (folder / CONFIG).exists():
         raise WeightsError(f"{folder}: not a timm folder, {CONFIG} is missing")
     timm_config = read_json(folder / CONFIG)
+    if not isinstance(timm_config, dict) or "architecture" not in timm_config:
+        raise WeightsError(f"{folder / CONFIG}: no field 'architecture', so not timm's; give a folder that timm saved")
     model = build_vit(timm_config)
     load_state(model, read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS))
     if (folder / PROVENANCE).exists():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,22 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sohes.backbones.precision import autocast
-from sohes.correct.thresholds import CLASSES, SizeThresholds, ThresholdSettings, size_classes
-from sohes.segmenters.losses import LossSettings, Targets, match, segmentation_loss
+from sohes.correct.thresholds import CLASSES, SizeThresholds, size_classes
+from sohes.segmenters.losses import Targets, match, segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter
 from sohes.segmenters.segmenter import prediction_scores
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherSettings(ThresholdSettings):
-    """How the teacher is made and what of its predictions becomes a label (§4.1–4.3 of the method notes)."""
-
-    ema: float = 0.9996  # [HASSOD]; min(ema, 1 - 1/(step + 1)) in runs shorter than 2,000 steps [ours]
-    teacher_nms_iou: float = 0.8  # [ours]
-    teacher_theta_cover: float = 0.75  # looser than for labels: predicted masks are less aligned [HASSOD]
-    teacher_min_area_px: int = 100  # [ours]
-    teacher_max_labels: int = 200  # [ours]
-    teacher_warmup: int = 64  # images only looked at before the thresholds act [ours]
+from sohes.settings import LossSettings, TeacherSettings
 
 
 class CorrectModule(BaseModel):
@@ -100,9 +88,7 @@ class CorrectModule(BaseModel):
         weights = self.weights()
         loss: dict[str, Tensor] = {}
         for place, name in enumerate(("initial", "teacher")):
-            terms = segmentation_loss(
-                output, sets[place], matchings[place], self.losses, excused=matched[1 - place]
-            )
+            terms = segmentation_loss(output, sets[place], matchings[place], self.losses, excused=matched[1 - place])
             loss |= {f"loss_{term}_{name}": weights[place] * value for term, value in terms.items()}
         loss["teacher_labels"] = taught.valid.sum().float() / len(valid)
         return loss
@@ -160,7 +146,7 @@ class CorrectModule(BaseModel):
         shared, areas = _shared_pixels(masks)
         covered = shared / areas.clamp(min=1)[None, :]
         theta = self.settings.teacher_theta_cover
-        ancestor = (covered >= theta) & (covered.T < theta)
+        ancestor = (covered >= theta) & ~(covered >= theta).T
         for _ in range(max(1, math.ceil(math.log2(max(2, len(masks)))))):
             ancestor = ancestor | ((ancestor.float() @ ancestor.float()) > 0)
         return ancestor.fill_diagonal_(False)

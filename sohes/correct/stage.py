@@ -6,15 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from sohes.correct.module import CorrectModule, TeacherSettings
-from sohes.data.coco import read_coco
-from sohes.data.labels import LabelStore
-from sohes.engine.runner import OptimSettings, parameter_groups, train
-from sohes.instruct.dataset import ForestSamples, SampleSettings, collate
-from sohes.instruct.stage import freeze_blocks
 from sohes.records import StageResult, content_hash
-from sohes.segmenters.losses import LossSettings
-from sohes.segmenters.segmenter import load_model, save_segmenter
+from sohes.settings import LossSettings, OptimSettings, SampleSettings, TeacherSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +28,14 @@ class CorrectConfig(SampleSettings, LossSettings, OptimSettings, TeacherSettings
 
 def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Train student and teacher. Inputs: segmenter, images, labels. Writes `segmenter/` (the teacher), `student/`."""
+    # imported here, so that a launcher can read the configuration without loading torch
+    from sohes.correct.module import CorrectModule
+    from sohes.data.coco import read_coco
+    from sohes.data.labels import LabelStore
+    from sohes.engine.runner import freeze_blocks, parameter_groups, train
+    from sohes.instruct.dataset import ForestSamples, collate
+    from sohes.segmenters.segmenter import load_model, save_segmenter
+
     segmenter, provenance = load_model(inputs["segmenter"])
     freeze_blocks(segmenter.vit, config.frozen_blocks)
     module = CorrectModule(segmenter, config, config, iterations=config.iterations)

@@ -6,28 +6,14 @@ score that leaves as many teacher labels as the initial labels have in that clas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from sohes.masks import AREA_CLASSES
+from sohes.settings import ThresholdSettings
 
 CLASSES = tuple(AREA_CLASSES)
 _SCORES_AN_IMAGE = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class ThresholdSettings:
-    """Origins: 0.7 is HASSOD's fixed threshold, the rest is ours."""
-
-    tau_init: float = 0.7
-    tau_min: float = 0.2
-    tau_max: float = 0.9
-    tau_every: int = 10  # steps between updates
-    tau_momentum: float = 0.9
-    tau_window: int = 512  # images whose teacher scores are remembered
-    kappa_end: float = 1.5  # teacher labels over initial labels at the end; 1 at the start
 
 
 def size_classes(areas: Tensor) -> Tensor:

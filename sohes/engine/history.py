@@ -36,9 +36,7 @@ class HistoryHook(Hook):
         with atomic_path(self.path) as temporary:
             rows.to_csv(temporary, index=False)
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not is_main_process():
             return
         values = {"step": batch_idx, "lr": max(group["lr"] for group in runner.optim_wrapper.param_groups)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,9 @@ from sohes.engine.history import HistoryHook, draw_history
 from sohes.errors import SohesError
 from sohes.files import atomic_path
 from sohes.progress import Reporter
+from sohes.settings import OptimSettings
 
 CHECKPOINT = "checkpoint.pth"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimSettings:
-    """Optimiser of phases 2 and 3 (§3.6 of the method notes)."""
-
-    lr: float = 5e-5  # for 16 images a step [UnSAM]
-    backbone_lr_factor: float = 0.1  # [UnSAM]
-    weight_decay: float = 0.05  # none on norms, biases and embeddings
-    clip_norm: float = 0.01  # [UnSAM]
-    warmup: int = 0  # steps
-    schedule: str = "step"  # x0.1 at 90 % and 95 %; or "cosine" to 0
 
 
 class StepSampler(Sampler[int]):
@@ -136,12 +124,12 @@ class StepHook(Hook):
             self.reporter.resume_at(batch_idx)
         torch.manual_seed((self._base * 1_000_003 + batch_idx) * 1009 + get_rank())
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         loss = float(outputs["loss"])
         if not torch.isfinite(torch.tensor(loss)):
-            raise SohesError(f"the loss is {loss} at step {batch_idx}; lower the learning rate and start the stage anew")
+            raise SohesError(
+                f"the loss is {loss} at step {batch_idx}; lower the learning rate and start the stage anew"
+            )
         self.reporter.advance(note=f"loss {loss:.2f}")
 
 
@@ -164,6 +152,14 @@ def parameter_groups(model: nn.Module, backbone: nn.Module, settings: OptimSetti
     ]
 
 
+def freeze_blocks(vit: nn.Module, count: int) -> None:
+    """Keep the embedding and the first `count` blocks of a ViT as they are."""
+    if count:
+        vit.requires_grad_(False)
+        for part in (*vit.blocks[count:], vit.norm):
+            part.requires_grad_(True)
+
+
 def train(
     model: BaseModel,
     groups: list[dict[str, Any]],
@@ -181,7 +177,7 @@ def train(
     hooks: Sequence[Hook] = (),
     identity: Mapping[str, Any],
 ) -> None:
-    """Train `model` for `iterations` steps in `out`, resuming from the checkpoint there if it is of the same `identity`.
+    """Train `model` for `iterations` steps in `out`, going on from the checkpoint there if it is of this `identity`.
 
     Leaves `history.csv`, `curves.png` and the checkpoint in `out`.
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sohes.backbones.timm_vit import DenseViT
-from sohes.errors import ConfigError
 from sohes.explore.agglomerate import merge_patches
 from sohes.explore.refine import clean_mask, refine_mask
 from sohes.masks import (
@@ -27,40 +26,7 @@ from sohes.masks import (
     non_maximum_suppression,
     pairwise_iou,
 )
-
-REFINERS = ("guided", "none")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExploreSettings:
-    """Settings of phase 1. Where the paper's value is unknown, the default is that of its lineage (HASSOD, UnSAM)."""
-
-    feature: str = "key"  # last block's keys [HASSOD], or "token"
-    center: bool = False  # subtract the mean feature first: the cosines of any ViT then spread alike [ours]
-    size_global: int = 480  # px, side of the resized image [HASSOD]; rounded to patches
-    keep_aspect: bool = False  # False: resize to a square [HASSOD]
-    theta_merge: tuple[float, ...] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]
-    theta_small: float = 0.01  # share of the image below which a region is clustered again [ours]
-    crop_ratio: float = 2.0  # side of the crop over that of the region's box [ours]
-    size_local: int = 256  # px, side of a resized crop [UnSAM]
-    min_side_px: int = 64  # of a crop, at image size [ours]
-    min_patches: int = 4  # of a region [UnSAM]
-    max_crops: int = 64  # of an image; 0 switches the local step off [ours]
-    refiner: str = "guided"  # or "none" [ours; the published setting needs human-trained weights]
-    refine_iou: float = 0.5  # a refined mask must keep this much of itself [HASSOD]
-    min_area_px: int = 100  # [HASSOD]
-    max_area_frac: float = 0.9  # [UnSAM]
-    nms_iou: float = 0.9  # [UnSAM]
-    max_masks: int = 300  # of an image [ours]
-    theta_cover: float = 0.9  # coverage that makes a mask part of another [HASSOD]
-
-    def __post_init__(self) -> None:
-        if not self.theta_merge or not all(-1 <= theta <= 1.01 for theta in self.theta_merge):
-            raise ConfigError(f"theta_merge must hold cosines in [-1, 1], not {self.theta_merge}")
-        if self.refiner not in REFINERS:
-            raise ConfigError(f"refiner must be one of {REFINERS}, not '{self.refiner}'")
-        if not 0.5 < self.theta_cover <= 1:
-            raise ConfigError(f"theta_cover must lie in (0.5, 1], not {self.theta_cover}")
+from sohes.settings import ExploreSettings
 
 
 @dataclass(frozen=True)
@@ -259,7 +225,7 @@ class Explorer:
         return bool(binary.any()) and (binary & near).sum() >= 0.5 * binary.sum()
 
     def _refined(self, candidate: Candidate, luma: NDArray[np.float32]) -> tuple[BoolArray, float] | None:
-        """The refined mask and how much of itself it kept, or None if a filter drops it (§2.5–2.6 of the notes)."""
+        """The refined mask and how much of itself it kept, or None if a filter drops it (§2.5 and 2.6 of the notes)."""
         settings = self.settings
         before = candidate.soft >= 0.5
         after = refine_mask(luma, candidate.soft, patch_px=candidate.patch_px, refiner=settings.refiner)

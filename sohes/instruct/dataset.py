@@ -21,21 +21,9 @@ from sohes.errors import DataError
 from sohes.instruct.photometric import add_noise
 from sohes.masks import BoolArray, MaskForest, decode_masks
 from sohes.segmenters.losses import Targets
+from sohes.settings import SampleSettings
 
 _ATTEMPTS = 20  # other crops and images tried when one leaves no target
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings:
-    """Geometry and targets of a sample."""
-
-    crop_px: int = 1024
-    scale_min: float = 0.1  # large-scale jitter [Mask2Former]
-    scale_max: float = 2.0
-    flip: float = 0.5
-    max_targets: int = 200  # an image and step [UnSAM]
-    min_area_px: int = 100  # on the canvas [ours]
-    min_area_left: float = 0.1  # share of a mask that the crop must leave [ours]
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,7 @@ class Window:
 def surviving_targets(
     masks: BoolArray, areas_before: NDArray[np.floating], ancestor: BoolArray, settings: SampleSettings
 ) -> NDArray[np.int64]:
-    """Indices of cropped masks (M, h, w) that stay targets: large enough, enough left, no ancestor equal to its part."""
+    """Indices of cropped masks (M, h, w) that stay targets: large enough, enough left, not the same as their part."""
     flat = masks.reshape(len(masks), -1).astype(np.float32)
     areas = flat.sum(1)
     stays = (areas >= settings.min_area_px) & (areas >= settings.min_area_left * areas_before)

@@ -1,4 +1,4 @@
-"""Strong photometric noise for the student's view; geometry is left alone (§4.2 of the method notes, values of HASSOD)."""
+"""Strong photometric noise for the student's view, geometry left alone (§4.2 of the method notes, values of HASSOD)."""
 
 from __future__ import annotations
 

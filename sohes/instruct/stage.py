@@ -6,18 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from torch import nn
-
-from sohes.backbones.timm_folder import load_backbone_folder
-from sohes.data.coco import read_coco
-from sohes.data.labels import LabelStore
-from sohes.engine.runner import OptimSettings, parameter_groups, train
-from sohes.instruct.dataset import ForestSamples, SampleSettings, collate
-from sohes.instruct.module import InstructModule
 from sohes.records import StageResult, content_hash
-from sohes.segmenters.losses import LossSettings
-from sohes.segmenters.mask2former import build_segmenter
-from sohes.segmenters.segmenter import save_segmenter
+from sohes.settings import LossSettings, OptimSettings, SampleSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +30,18 @@ class InstructConfig(SampleSettings, LossSettings, OptimSettings):
     workers: int = 8
 
 
-def freeze_blocks(vit: nn.Module, count: int) -> None:
-    """Keep the embedding and the first `count` blocks of a ViT as they are."""
-    if count:
-        vit.requires_grad_(False)
-        for part in (*vit.blocks[count:], vit.norm):
-            part.requires_grad_(True)
-
-
 def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """Train a segmenter on the pseudo-labels. Inputs: backbone, images, labels. Writes `segmenter/`, curves, history."""
+    """Train a segmenter on the pseudo-labels. Inputs: backbone, images, labels. Writes `segmenter/`, curves."""
+    # imported here, so that a launcher can read the configuration without loading torch
+    from sohes.backbones.timm_folder import load_backbone_folder
+    from sohes.data.coco import read_coco
+    from sohes.data.labels import LabelStore
+    from sohes.engine.runner import freeze_blocks, parameter_groups, train
+    from sohes.instruct.dataset import ForestSamples, collate
+    from sohes.instruct.module import InstructModule
+    from sohes.segmenters.mask2former import build_segmenter
+    from sohes.segmenters.segmenter import save_segmenter
+
     start = load_backbone_folder(inputs["backbone"])
     segmenter = build_segmenter(
         start.timm_config,

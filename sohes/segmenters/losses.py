@@ -14,20 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sohes.segmenters.mask2former import ENTITY, NOTHING, SegmenterOutput
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """Weights of the terms and numbers of sampled points; defaults are Mask2Former's, the ancestor's weight is ours."""
-
-    entity_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    ancestor_weight: float = 1.0
-    no_object_weight: float = 0.1  # class weight of "nothing"
-    points: int = 12544
-    oversample: float = 3.0
-    uncertain: float = 0.75  # share of the points taken where the prediction is least certain
+from sohes.settings import LossSettings
 
 
 @dataclass(frozen=True)
@@ -102,7 +89,8 @@ def _cost(entity: Tensor, masks: Tensor, wanted: Tensor, points: Tensor, setting
     overlap = probability @ transposed
     dice = 1 - (2 * overlap + 1) / (probability.sum(-1)[:, :, None] + wanted.sum(-1)[:, None, :] + 1)
     p_entity = entity.softmax(-1)[..., ENTITY]
-    return settings.mask_weight * cross_entropy + settings.dice_weight * dice - settings.entity_weight * p_entity[:, :, None]
+    cost = settings.mask_weight * cross_entropy + settings.dice_weight * dice
+    return cost - settings.entity_weight * p_entity[:, :, None]
 
 
 def _assign(cost: Tensor, valid: Tensor) -> Matching:
@@ -157,9 +145,7 @@ def _entity_loss(logits: Tensor, matching: Matching, no_object: float, excused: 
     return (loss * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
-def _mask_loss(
-    logits: Tensor, targets: Targets, matching: Matching, settings: LossSettings
-) -> tuple[Tensor, Tensor]:
+def _mask_loss(logits: Tensor, targets: Targets, matching: Matching, settings: LossSettings) -> tuple[Tensor, Tensor]:
     """Sums over the matched pairs of point-wise cross-entropy and of Dice."""
     if len(matching.query) == 0:
         return logits.sum() * 0.0, logits.sum() * 0.0

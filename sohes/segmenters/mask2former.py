@@ -25,7 +25,7 @@ class EntitySegmenterConfig(Mask2FormerConfig):
     """Mask2Former's configuration and the ancestor head's width; `inference_*_px` is the size images are shown at."""
 
     model_type = "sohes_entity_segmenter"
-    backbones_supported = ["timm_vit_pyramid"]
+    backbones_supported = ("timm_vit_pyramid",)
 
     ancestor_dim: int = 128
     inference_short_px: int = 1024
@@ -35,8 +35,8 @@ class EntitySegmenterConfig(Mask2FormerConfig):
 class AncestorHead(nn.Module):
     """P[i, j]: is query i's entity an ancestor of query j's? (SOHES §3.2; the form is this project's.)
 
-    Two embeddings a query, one for each role, since the relation is not symmetric; their scaled product plus a bias that
-    starts at the log-odds of 5 %.
+    Two embeddings a query, one for each role, since the relation is not symmetric; their scaled product plus a bias
+    that starts at the log-odds of 5 %.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
@@ -88,7 +88,9 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
         )
 
 
-def build_segmenter(timm_config: dict[str, Any], *, seed: int, pyramid_dim: int = 256, **options: Any) -> EntitySegmenter:
+def build_segmenter(
+    timm_config: dict[str, Any], *, seed: int, pyramid_dim: int = 256, **options: Any
+) -> EntitySegmenter:
     """An untrained segmenter around the ViT that `timm_config` describes; `options` go to `EntitySegmenterConfig`."""
     backbone = TimmPyramidConfig(timm_config=timm_config, pyramid_dim=pyramid_dim)
     with torch.random.fork_rng(devices=[]):

@@ -1,7 +1,7 @@
 """A trained segmenter as one callable: image in, forest out.
 
-    segmenter = load_segmenter("runs/demo/correct/segmenter")
-    forest = segmenter.segment(load_image("photo.jpg"))
+segmenter = load_segmenter("runs/demo/correct/segmenter")
+forest = segmenter.segment(load_image("photo.jpg"))
 """
 
 from __future__ import annotations

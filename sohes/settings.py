@@ -1,0 +1,108 @@
+"""Settings of the three phases: plain dataclasses, so that a recipe can be read and checked without loading torch.
+
+Each default says where it comes from: [paper], the work it descends from, or [ours].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sohes.errors import ConfigError
+
+REFINERS = ("guided", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreSettings:
+    """Settings of phase 1. Where the paper's value is unknown, the default is that of its lineage (HASSOD, UnSAM)."""
+
+    feature: str = "key"  # last block's keys [HASSOD], or "token"
+    center: bool = False  # subtract the mean feature first: the cosines of any ViT then spread alike [ours]
+    size_global: int = 480  # px, side of the resized image [HASSOD]; rounded to patches
+    keep_aspect: bool = False  # False: resize to a square [HASSOD]
+    theta_merge: tuple[float, ...] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]
+    theta_small: float = 0.01  # share of the image below which a region is clustered again [ours]
+    crop_ratio: float = 2.0  # side of the crop over that of the region's box [ours]
+    size_local: int = 256  # px, side of a resized crop [UnSAM]
+    min_side_px: int = 64  # of a crop, at image size [ours]
+    min_patches: int = 4  # of a region [UnSAM]
+    max_crops: int = 64  # of an image; 0 switches the local step off [ours]
+    refiner: str = "guided"  # or "none" [ours; the published setting needs human-trained weights]
+    refine_iou: float = 0.5  # a refined mask must keep this much of itself [HASSOD]
+    min_area_px: int = 100  # [HASSOD]
+    max_area_frac: float = 0.9  # [UnSAM]
+    nms_iou: float = 0.9  # [UnSAM]
+    max_masks: int = 300  # of an image [ours]
+    theta_cover: float = 0.9  # coverage that makes a mask part of another [HASSOD]
+
+    def __post_init__(self) -> None:
+        if not self.theta_merge or not all(-1 <= theta <= 1.01 for theta in self.theta_merge):
+            raise ConfigError(f"theta_merge must hold cosines in [-1, 1], not {self.theta_merge}")
+        if self.refiner not in REFINERS:
+            raise ConfigError(f"refiner must be one of {REFINERS}, not '{self.refiner}'")
+        if not 0.5 < self.theta_cover <= 1:
+            raise ConfigError(f"theta_cover must lie in (0.5, 1], not {self.theta_cover}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """Geometry and targets of a sample."""
+
+    crop_px: int = 1024
+    scale_min: float = 0.1  # large-scale jitter [Mask2Former]
+    scale_max: float = 2.0
+    flip: float = 0.5
+    max_targets: int = 200  # an image and step [UnSAM]
+    min_area_px: int = 100  # on the canvas [ours]
+    min_area_left: float = 0.1  # share of a mask that the crop must leave [ours]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Weights of the terms and numbers of sampled points; defaults are Mask2Former's, the ancestor's weight is ours."""
+
+    entity_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    ancestor_weight: float = 1.0
+    no_object_weight: float = 0.1  # class weight of "nothing"
+    points: int = 12544
+    oversample: float = 3.0
+    uncertain: float = 0.75  # share of the points taken where the prediction is least certain
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    """Optimiser of phases 2 and 3 (§3.6 of the method notes)."""
+
+    lr: float = 5e-5  # for 16 images a step [UnSAM]
+    backbone_lr_factor: float = 0.1  # [UnSAM]
+    weight_decay: float = 0.05  # none on norms, biases and embeddings
+    clip_norm: float = 0.01  # [UnSAM]
+    warmup: int = 0  # steps
+    schedule: str = "step"  # x0.1 at 90 % and 95 %; or "cosine" to 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSettings:
+    """Origins: 0.7 is HASSOD's fixed threshold, the rest is ours."""
+
+    tau_init: float = 0.7
+    tau_min: float = 0.2
+    tau_max: float = 0.9
+    tau_every: int = 10  # steps between updates
+    tau_momentum: float = 0.9
+    tau_window: int = 512  # images whose teacher scores are remembered
+    kappa_end: float = 1.5  # teacher labels over initial labels at the end; 1 at the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings(ThresholdSettings):
+    """How the teacher is made and what of its predictions becomes a label (§4.1 to 4.3 of the method notes)."""
+
+    ema: float = 0.9996  # [HASSOD]; min(ema, 1 - 1/(step + 1)) in runs shorter than 2,000 steps [ours]
+    teacher_nms_iou: float = 0.8  # [ours]
+    teacher_theta_cover: float = 0.75  # looser than for labels: predicted masks are less aligned [HASSOD]
+    teacher_min_area_px: int = 100  # [ours]
+    teacher_max_labels: int = 200  # [ours]
+    teacher_warmup: int = 64  # images only looked at before the thresholds act [ours]
