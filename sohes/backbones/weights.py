@@ -93,15 +93,16 @@ def _from_file(path: Path, architecture: str | None) -> tuple[nn.Module, Provena
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise WeightsError(
-                f"{path}: cannot be read as tensors alone ({error}); only safetensors files and state dicts saved by "
-                "torch.save are accepted, nothing that would execute code"
+                # torch's own message is a page long and advises to switch the protection off
+                f"{path}: cannot be read as tensors alone ({type(error).__name__}); only safetensors files and state "
+                "dicts saved by torch.save are accepted, nothing that would execute code"
             ) from error
         for key in ("state_dict", "teacher", "model"):
-            if isinstance(state.get(key), dict):
+            if isinstance(state, dict) and isinstance(state.get(key), dict):
                 state = state[key]
-        state = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
-        if not all(isinstance(value, Tensor) for value in state.values()):
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
             raise WeightsError(f"{path}: holds more than tensors; save the model's state dict alone")
+        state = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
     name = architecture or _guess_architecture(path, state)
     model = build_vit({"architecture": name})
     load_state(model, state, str(path))

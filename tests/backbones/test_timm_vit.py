@@ -1,0 +1,115 @@
+"""Dense features against the ViT taken apart by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sohes.backbones import load_backbone
+from sohes.backbones.precision import autocast, autocast_dtype
+from sohes.backbones.timm_folder import BackboneFolder, Provenance, build_vit
+from sohes.backbones.timm_vit import DenseViT
+from sohes.errors import ConfigError
+from tests.backbones.conftest import tiny
+
+
+def pictures(patch: int, rows: int = 3, columns: int = 5) -> Tensor:
+    """Two random pictures, wider than high, so that mixed-up axes show."""
+    return torch.rand(2, 3, rows * patch, columns * patch, generator=torch.Generator().manual_seed(0))
+
+
+def input_of_last_block(vit: nn.Module, images: Tensor) -> Tensor:
+    tokens = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+    for block in vit.blocks[:-1]:
+        tokens = block(tokens)
+    return tokens
+
+
+def as_map(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
+    """Patch (r, c) of the map is token prefix + r · columns + c."""
+    grid = torch.empty(len(tokens), tokens.shape[2], rows, columns)
+    for row in range(rows):
+        for column in range(columns):
+            grid[:, :, row, column] = tokens[:, prefix + row * columns + column]
+    return grid
+
+
+@torch.no_grad()
+def test_keys_are_those_of_the_last_block(variant: BackboneFolder) -> None:
+    vit = variant.model
+    images = pictures(vit.patch_embed.patch_size[0])
+    mean, std = (torch.tensor(vit.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with autocast(images.device):
+        block = vit.blocks[-1]
+        qkv = block.attn.qkv(block.norm1(input_of_last_block(vit, (images - mean) / std))).float()
+    heads = block.attn.num_heads
+    keys = qkv.view(2, qkv.shape[1], 3, heads, vit.embed_dim // heads)[:, :, 1].flatten(2)
+    found = DenseViT(variant, feature="key")(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, as_map(keys, vit.num_prefix_tokens, 3, 5))
+
+
+@torch.no_grad()
+def test_tokens_are_the_normalised_output(variant: BackboneFolder) -> None:
+    vit = variant.model
+    images = pictures(vit.patch_embed.patch_size[0])
+    mean, std = (torch.tensor(vit.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with autocast(images.device):
+        tokens = vit.norm(vit.blocks[-1](input_of_last_block(vit, (images - mean) / std))).float()
+    found = DenseViT(variant, feature="token")(images)
+    torch.testing.assert_close(found, as_map(tokens, vit.num_prefix_tokens, 3, 5))
+
+
+def test_prefix_tokens_are_what_the_variants_say() -> None:
+    counts = {name: tiny(name).model.num_prefix_tokens for name in ("patch 16", "register tokens", "no class token")}
+    assert counts == {"patch 16": 1, "register tokens": 5, "no class token": 0}
+
+
+def test_each_call_stands_alone() -> None:
+    model = DenseViT(tiny("patch 16"))
+    first, second = pictures(16), pictures(16, 2, 2)
+    expected = model(first)
+    assert model(second).shape == (2, 64, 2, 2)
+    assert torch.equal(model(first), expected)
+
+
+def test_frozen() -> None:
+    model = DenseViT(tiny("patch 16"))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model(pictures(16)).requires_grad
+
+
+@pytest.mark.parametrize("size", [(33, 32), (32, 40)])
+def test_sides_must_be_multiples_of_the_patch(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"{size[0]}x{size[1]} px is not a multiple of the patch size 16"):
+        DenseViT(tiny("patch 16"))(torch.zeros(1, 3, *size))
+
+
+def test_what_cannot_be_had_is_refused() -> None:
+    with pytest.raises(ConfigError, match="not 'query'"):
+        DenseViT(tiny("patch 16"), feature="query")
+    apart = build_vit({"architecture": "eva02_tiny_patch14_224", "model_args": {"depth": 1, "qkv_fused": False}})
+    folder = BackboneFolder(apart, {}, Provenance(timm_name="eva02_tiny_patch14_224", init="random"))
+    with pytest.raises(ConfigError, match=r"no joint qkv layer; use explore\.feature=token"):
+        DenseViT(folder)
+    assert DenseViT(folder, feature="token")(pictures(14)).shape == (2, 192, 3, 5)
+
+
+def test_loaded_from_a_folder(saved: Path) -> None:
+    model = load_backbone(saved, device=torch.device("cpu"))
+    assert (model.patch_size, model.embed_dim, model.feature) == (16, 64, "key")
+    assert model.provenance.init == "random weights"
+    torch.testing.assert_close(model(pictures(16)), DenseViT(tiny("patch 16"))(pictures(16)))
+
+
+def test_half_precision_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for native, expected in ((True, torch.bfloat16), (False, None)):
+        monkeypatch.setattr("sohes.backbones.precision._cpu_has_bf16", lambda native=native: native)
+        assert autocast_dtype("cpu") is expected
+        with autocast("cpu"):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (expected or torch.float32)
+        with autocast("cpu", enabled=False):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
