@@ -297,6 +297,7 @@ def _captured(log: Path) -> Iterator[None]:
             level=logging.INFO, handlers=[handler], force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         stack.callback(logging.getLogger().removeHandler, handler)
+        logging.getLogger("submitit").propagate = False  # it has handlers of its own
         yield
 
 

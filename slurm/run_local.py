@@ -44,7 +44,7 @@ def run_local(plan: Mapping[str, Planned], jobs: Mapping[str, Job], run_dir: Pat
             while not process.done():
                 board.progress(name, StageFolder(run_dir, name).progress(), time.monotonic() - begin)
                 time.sleep(_POLL_S)
-        except KeyboardInterrupt:
+        except BaseException:  # a stage must never go on without its launcher
             board.set(name, "interrupted")
             _stop(process, StageFolder(run_dir, name))
             raise

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sohes.errors import SohesError
+from sohes.errors import DataError, SohesError
 from sohes.files import read_json, write_json
 
 LOCK = ".lock"
@@ -189,4 +189,9 @@ class StageFolder:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+    try:
+        return read_json(path)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # asked this way, for it may go at any moment
+            return None
+        raise
