@@ -150,7 +150,7 @@ def test_forests_of_random_masks(seed: int, count: int, theta: float) -> None:
     masks = masks[masks.any((1, 2))]
     forest = MaskForest.from_masks(masks, theta_cover=theta)
     covered = pairwise_coverage(forest.rles)
-    assert np.array_equal(forest.ancestor, closure((covered >= theta) & (covered.T < theta)))
+    assert np.array_equal(forest.ancestor, closure((covered >= theta) & (covered < theta).T))
     above, below = np.nonzero(forest.ancestor)
     assert (forest.areas[above] > forest.areas[below]).all()  # hence no cycle
     for index, parent in enumerate(forest.parent):
