@@ -106,7 +106,7 @@ def content_hash(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this project and of the libraries that can change a number. Absent ones are left out."""
-    names = ("sohes", "torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")
+    names: tuple[str, ...] = ("sohes", "torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")
     names += ("onedl-mmdetection", "onedl-mmsegmentation", "numpy", "pycocotools", "faster-coco-eval")
     found = {"python": platform.python_version()}
     for name in names:

@@ -17,7 +17,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BackboneOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from sohes.backbones.timm_folder import build_vit
+from sohes.backbones.timm_folder import TimmViT, build_vit
 
 _STAGES = ["stride_quarter", "stride_half", "stride_one", "stride_two"]
 
@@ -72,7 +72,7 @@ class TimmPyramid(BackboneMixin, PreTrainedModel):
 
     def __init__(self, config: TimmPyramidConfig) -> None:
         super().__init__(config)
-        self.vit = build_vit(config.timm_config)
+        self.vit: TimmViT = build_vit(config.timm_config or {})
         self.num_features = [config.pyramid_dim] * len(_STAGES)
         self.scales = nn.ModuleList([_scaled(self.vit.embed_dim, config.pyramid_dim, stage) for stage in _STAGES])
         self.post_init()
@@ -81,7 +81,7 @@ class TimmPyramid(BackboneMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Every module keeps its own initialisation; the ViT's weights are loaded by whoever builds the model."""
 
-    def forward(self, pixel_values: Tensor, **_: Any) -> BackboneOutput:
+    def forward(self, pixel_values: Tensor, **_: Any) -> BackboneOutput:  # type: ignore[override]
         patch = int(self.vit.patch_embed.patch_size[0])
         height, width = (side // patch for side in pixel_values.shape[-2:])
         tokens = self.vit.forward_features(pixel_values)[:, self.vit.num_prefix_tokens :]

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import timm
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, read_json, write_json
+
+# a timm ViT; what it is made of is set at run time, so a type checker cannot follow
+TimmViT: TypeAlias = Any
 
 CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
 
@@ -52,12 +55,12 @@ class Provenance:
 class BackboneFolder:
     """A loaded folder: the model in eval mode, timm's config and the provenance."""
 
-    model: nn.Module
+    model: TimmViT
     timm_config: dict[str, Any]
     provenance: Provenance
 
 
-def build_vit(timm_config: Mapping[str, Any]) -> nn.Module:
+def build_vit(timm_config: Mapping[str, Any]) -> TimmViT:
     """An untrained timm ViT of `config.json`'s content, without classifier, taking any input size.
 
     Raises:
@@ -66,13 +69,13 @@ def build_vit(timm_config: Mapping[str, Any]) -> nn.Module:
     name = timm_config["architecture"]
     if not timm.is_model(name):
         raise WeightsError(unknown_name("timm architecture", name, timm.list_models("vit_*")))
-    arguments = {
+    arguments: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in timm_config.get("model_args", {}).items()
     }
     arguments |= {"num_classes": 0, "dynamic_img_size": True}
     try:
-        model = timm.create_model(name, pretrained=False, **arguments)
+        model: TimmViT = timm.create_model(name, pretrained=False, **arguments)
     except TypeError as error:
         raise WeightsError(
             f"{name}: not a ViT that takes any input size ({error}); choose a timm vit_* model"
@@ -158,7 +161,7 @@ def load_backbone_folder(folder: Path) -> BackboneFolder:
     return BackboneFolder(model.eval(), timm_config, provenance)
 
 
-def input_normalisation(model: nn.Module) -> tuple[Tensor, Tensor]:
+def input_normalisation(model: TimmViT) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1, 3, 1, 1) float32 that the weights expect of RGB in [0, 1]."""
-    config = model.pretrained_cfg
-    return tuple(torch.tensor(config[key], dtype=torch.float32).view(1, 3, 1, 1) for key in ("mean", "std"))  # type: ignore[return-value]
+    mean, std = (torch.tensor(model.pretrained_cfg[key], dtype=torch.float32) for key in ("mean", "std"))
+    return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

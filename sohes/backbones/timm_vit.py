@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from sohes.backbones.precision import autocast, default_device
-from sohes.backbones.timm_folder import BackboneFolder, Provenance, input_normalisation, load_backbone_folder
+from sohes.backbones.timm_folder import (
+    BackboneFolder,
+    Provenance,
+    TimmViT,
+    input_normalisation,
+    load_backbone_folder,
+)
 from sohes.errors import ConfigError
 
 FEATURES = ("key", "token")
@@ -24,11 +30,14 @@ class DenseViT(nn.Module):
         feature: "key" or "token".
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, folder: BackboneFolder, *, feature: str = "key") -> None:
         super().__init__()
         if feature not in FEATURES:
             raise ConfigError(f"feature must be one of {FEATURES}, not '{feature}'")
-        self.vit = folder.model.eval().requires_grad_(False)
+        self.vit: TimmViT = folder.model.eval().requires_grad_(False)
         self.provenance: Provenance = folder.provenance
         self.feature = feature
         self.patch_size: int = int(self.vit.patch_embed.patch_size[0])

@@ -86,6 +86,7 @@ def _from_timm(name: str) -> tuple[nn.Module, Provenance]:
 
 
 def _from_file(path: Path, architecture: str | None) -> tuple[nn.Module, Provenance]:
+    state: Any
     if path.suffix == ".safetensors":
         state = read_safetensors(path)
     else:

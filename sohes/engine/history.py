@@ -39,7 +39,7 @@ class HistoryHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not is_main_process():
             return
-        values = {"step": batch_idx, "lr": max(group["lr"] for group in runner.optim_wrapper.param_groups)}
+        values = {"step": batch_idx, "lr": max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)}
         values |= {name: float(value) for name, value in outputs.items() if isinstance(value, Tensor | float)}
         if not self._columns:
             self._open(batch_idx, list(values))

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sohes.backbones.precision import default_device
+from sohes.backbones.timm_folder import TimmViT
 from sohes.engine.history import HistoryHook, draw_history
 from sohes.errors import SohesError
 from sohes.files import atomic_path
@@ -152,7 +153,7 @@ def parameter_groups(model: nn.Module, backbone: nn.Module, settings: OptimSetti
     ]
 
 
-def freeze_blocks(vit: nn.Module, count: int) -> None:
+def freeze_blocks(vit: TimmViT, count: int) -> None:
     """Keep the embedding and the first `count` blocks of a ViT as they are."""
     if count:
         vit.requires_grad_(False)
@@ -236,7 +237,7 @@ def _schedulers(settings: OptimSettings, optimizer: torch.optim.Optimizer, itera
 
 
 def _bare(model: nn.Module) -> nn.Module:
-    return model.module if hasattr(model, "module") else model
+    return getattr(model, "module", model)
 
 
 def _ignore_interrupts(worker: int) -> None:

@@ -68,7 +68,8 @@ def find_regions(features: NDArray[np.float32], thresholds: tuple[float, ...]) -
 
 def upsample(patches: BoolArray, size_hw: tuple[int, int]) -> NDArray[np.float32]:
     """Soft mask (H, W) in [0, 1] of a patch mask (h, w): bilinear, half-pixel centres."""
-    return cv2.resize(patches.astype(np.float32), (size_hw[1], size_hw[0]), interpolation=cv2.INTER_LINEAR)
+    size = (size_hw[1], size_hw[0])
+    return np.asarray(cv2.resize(patches.astype(np.float32), size, interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Explorer:
 
     def __call__(self, image: NDArray[np.uint8]) -> MaskForest:
         size_hw = (image.shape[0], image.shape[1])
-        luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
+        luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
         masks, rows = [], []
         for candidate in self._candidates(image):
             mask = self._refined(candidate, luma)

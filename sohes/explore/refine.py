@@ -19,7 +19,8 @@ def guided_filter(
     """
 
     def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        return cv2.boxFilter(values, -1, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
+        side = 2 * radius + 1
+        return np.asarray(cv2.boxFilter(values, -1, (side, side), borderType=cv2.BORDER_REFLECT), np.float32)
 
     mean_guide, mean_soft = mean(luma), mean(soft)
     slope = (mean(luma * soft) - mean_guide * mean_soft) / (mean(luma * luma) - mean_guide**2 + np.float32(eps))

@@ -19,7 +19,7 @@ from sohes.data.images import load_image
 from sohes.data.labels import LabelStore
 from sohes.errors import DataError
 from sohes.instruct.photometric import add_noise
-from sohes.masks import BoolArray, MaskForest, decode_masks
+from sohes.masks import BoolArray, IntArray, MaskForest, decode_masks
 from sohes.segmenters.losses import Targets
 from sohes.settings import SampleSettings
 
@@ -127,7 +127,7 @@ class ForestSamples(Dataset):
 
     def _targets(self, forest: MaskForest, window: Window, rng: np.random.Generator) -> tuple[BoolArray, BoolArray]:
         count = len(forest)
-        chosen = np.arange(count)
+        chosen: IntArray = np.arange(count)
         if count > self.settings.max_targets:
             chosen = np.sort(rng.choice(count, self.settings.max_targets, replace=False))
         full = decode_masks([forest.rles[i] for i in chosen], forest.size_hw)

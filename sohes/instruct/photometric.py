@@ -19,7 +19,7 @@ def add_noise(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
     if rng.random() < 0.2:
         noisy = np.repeat((noisy @ _LUMA)[..., None], 3, axis=-1)
     if rng.random() < 0.5:
-        noisy = cv2.GaussianBlur(noisy, (0, 0), rng.uniform(0.1, 2.0))
+        noisy = np.asarray(cv2.GaussianBlur(noisy, (0, 0), rng.uniform(0.1, 2.0)), np.float32)
     noisy = np.ascontiguousarray(noisy)
     for probability, share, aspect in _ERASURES:
         if rng.random() < probability:

@@ -16,6 +16,7 @@ from transformers.models.mask2former.configuration_mask2former import Mask2Forme
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerModel, Mask2FormerPreTrainedModel
 
 from sohes.backbones.pyramid import TimmPyramidConfig
+from sohes.backbones.timm_folder import TimmViT
 
 ENTITY, NOTHING = 0, 1  # places in the logit pair
 
@@ -25,7 +26,7 @@ class EntitySegmenterConfig(Mask2FormerConfig):
     """Mask2Former's configuration and the ancestor head's width; `inference_*_px` is the size images are shown at."""
 
     model_type = "sohes_entity_segmenter"
-    backbones_supported = ("timm_vit_pyramid",)
+    backbones_supported = ["timm_vit_pyramid"]  # noqa: RUF012
 
     ancestor_dim: int = 128
     inference_short_px: int = 1024
@@ -74,7 +75,7 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
         self.post_init()
 
     @property
-    def vit(self) -> nn.Module:
+    def vit(self) -> TimmViT:
         """The timm ViT inside."""
         return self.model.pixel_level_module.encoder.vit
 

@@ -7,6 +7,7 @@ forest = segmenter.segment(load_image("photo.jpg"))
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,11 +129,13 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
         provenance = Provenance(**read_json(folder / PROVENANCE))
     except (SafetensorError, OSError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{folder}: cannot be loaded as a segmenter ({error})") from error
-    model.vit.pretrained_cfg.update(model.config.backbone_config.timm_config["pretrained_cfg"])
+    backbone_config: Any = model.config.backbone_config
+    model.vit.pretrained_cfg.update(backbone_config.timm_config["pretrained_cfg"])
     return model, provenance
 
 
 def load_segmenter(folder: str | Path, *, device: torch.device | str | None = None) -> Segmenter:
     """A segmenter folder, ready to predict, on `device` (default: the GPU if there is one)."""
     model, provenance = load_model(Path(folder))
-    return Segmenter(model.to(device or default_device()), provenance)
+    model.to(torch.device(device or default_device()))  # type: ignore[arg-type]  # transformers wraps nn.Module.to
+    return Segmenter(model, provenance)
