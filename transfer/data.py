@@ -142,18 +142,21 @@ def _classes(
 ) -> list[Category]:
     """Categories that count and occur."""
     train, val = (sets[split] for split in SPLITS)
+    scene_like = _is_scene_like(sets)
+    by_id = {category["id"]: category for category in [*train.categories, *val.categories]}
+    used: set[int] = set()
     for images in (train, val):
         if not images.items:
             raise DataError(f"{images.source}: field 'images' is empty; at least one image is needed")
-        if not images.annotations:
-            raise DataError(f"{images.source}: no annotations; transfer needs labelled images in train and in val")
-    by_id = {category["id"]: category for category in [*train.categories, *val.categories]}
-    scene_like = _is_scene_like(sets)
-    every = [row for images in sets.values() for rows in images.annotations.values() for row in rows]
-    used = {row.category_id for row in every if not row.iscrowd and (row.parent_id == 0 or not roots_only)}
-    found = [category for key, category in by_id.items() if key in used and counts(category, scene_like)]
+        rows = [row for group in images.annotations.values() for row in group if not row.iscrowd]
+        ids = {row.category_id for row in rows if row.parent_id == 0 or not roots_only} & by_id.keys()
+        ids = {key for key in ids if counts(by_id[key], scene_like)}
+        if not ids:
+            raise DataError(f"{images.source}: no annotations ({kind}); the heads need labels in train and in val")
+        used |= ids
+    found = [category for key, category in by_id.items() if key in used]
     if len(found) < least:
-        names = ", ".join(category["name"] for category in found) or "none"
+        names = ", ".join(category["name"] for category in found)
         raise DataError(
             f"{train.source}: {len(found)} class(es) with annotations ({kind}): {names}; at least {least} needed. "
             "Give a file whose 'categories' name the kinds of objects"

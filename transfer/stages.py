@@ -111,7 +111,7 @@ def _run(
     )
     run = train_and_evaluate(full, out, checkpoint_every=config.checkpoint_every)
     # an image set without any detection gives no metrics at all: that is AP 0
-    values = {ours: scale * run.metrics.get(theirs, 0.0) for theirs, ours in names.items()}
+    values = {ours: scale * float(run.metrics.get(theirs, 0.0)) for theirs, ours in names.items()}
     artefacts = [
         write_predictions(out / "predictions.png", run, task=task, count=config.n_pictures),
         *write_loss_curve(out / "loss.png", run),

@@ -108,6 +108,7 @@ def test_a_foreign_file_gives_all_categories_and_its_things(tmp_path: Path) -> N
     [
         (coco(SCENE[1:2]), r"train\.json: 1 class\(es\).*car; at least 2"),
         (coco([]), r"train\.json: no annotations"),
+        (coco([{"category_id": 12, "segmentation": box(0, 0, 1, 1)}]), r"train\.json: no annotations"),
         ({"images": [], "annotations": [], "categories": []}, r"train\.json: field 'images' is empty"),
     ],
 )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ def test_semantic_measurements_and_artefacts(finished: dict[str, tuple[StageResu
     assert {path.name for path in result.artefacts} == {"predictions.png", "loss.png", "loss.csv"}
     assert all(path.exists() for path in result.artefacts)
     assert len(losses(out)) == 4
+    json.dumps([asdict(entry) for entry in result.measurements], allow_nan=False)  # plain numbers, not NumPy's
     assert "after 4 steps" in result.notes[0]
 
 

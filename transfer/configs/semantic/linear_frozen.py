@@ -3,7 +3,7 @@
 _base_ = ["../_base_/semantic.py"]
 method = "linear head (frozen ViT)"
 iterations = 60
-size_px = 224
+size_px = 192
 model = dict(
     backbone=dict(frozen=True),
     decode_head=dict(
