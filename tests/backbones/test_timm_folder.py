@@ -96,9 +96,7 @@ def test_missing_files(saved: Path) -> None:
 def test_damaged_files(saved: Path) -> None:
     content = (saved / "model.safetensors").read_bytes()
     (saved / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(
-        WeightsError, match=r"model\.safetensors: damaged .*; copy or download it again"
-    ):
+    with pytest.raises(WeightsError, match=r"model\.safetensors: damaged .*; copy or download it again"):
         load_backbone_folder(saved)
     (saved / "config.json").write_text("{")
     with pytest.raises(DataError, match=r"config\.json: not valid JSON"):
