@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
+INSTALL = "make install"
 _INDEX_PROBE_S = 8
 
 
@@ -48,7 +50,7 @@ def probe_torch() -> Finding:
         "print(f'torch {torch.__version__} on {n}, precision {autocast_dtype(d()) or torch.float32}')"
     )
     works, detail = _python(code)
-    return Finding("torch", OK if works else BROKEN, detail, "" if works else "make install")
+    return Finding("torch", OK if works else BROKEN, detail, "" if works else INSTALL)
 
 
 def probe_library() -> Finding:
@@ -58,24 +60,26 @@ def probe_library() -> Finding:
         "print(f'timm {timm.__version__}, transformers {transformers.__version__}, mmengine {mmengine.__version__}')"
     )
     works, detail = _python(code)
-    return Finding("pretraining", OK if works else BROKEN, detail, "" if works else "make install")
+    return Finding("pretraining", OK if works else BROKEN, detail, "" if works else INSTALL)
 
 
 def probe_transfer() -> list[Finding]:
-    """mmcv's compiled ops, MMSeg, MMDet: a run of each, not a look at versions."""
-    if importlib.util.find_spec("mmcv") is None:
-        return [Finding("transfer", ABSENT, "mmcv, MMSeg and MMDet are not installed", "make install")]
-    probes = {
-        "mmcv ops": "import torch, mmcv; from mmcv.ops import nms;"
-        "nms(torch.tensor([[0., 0., 1., 1.]]), torch.tensor([1.]), 0.5); print(f'mmcv {mmcv.__version__}, nms ran')",
-        "MMSeg": "import mmseg, mmseg.models; print(f'mmseg {mmseg.__version__}')",
-        "MMDet": "import mmdet, mmdet.models; print(f'mmdet {mmdet.__version__}')",
-    }
-    found = []
-    for subject, code in probes.items():
-        works, detail = _python(code)
-        found.append(Finding(subject, OK if works else BROKEN, detail, "" if works else "make install"))
-    return found
+    """mmcv's compiled ops, MMSeg and MMDet, by what the transfer package tries itself."""
+    if importlib.util.find_spec("mmcv") is None or importlib.util.find_spec("transfer") is None:
+        return [
+            Finding("transfer", ABSENT, "mmcv, MMSeg and MMDet are not installed (pretraining works without)", INSTALL)
+        ]
+    code = (
+        "import json; from dataclasses import asdict; from transfer.mm_check import probe;"
+        "print(json.dumps([asdict(check) for check in probe().checks]))"
+    )
+    works, answer = _python(code)
+    if not works:
+        return [Finding("transfer", BROKEN, answer, INSTALL)]
+    return [
+        Finding(check["name"], OK if check["works"] else BROKEN, check["detail"], check["remedy"])
+        for check in json.loads(answer)
+    ]
 
 
 def probe_slurm() -> Finding:
@@ -100,7 +104,7 @@ def probe_slurm() -> Finding:
 def probe_submitit() -> Finding:
     """Is the launcher's executor there?"""
     works, detail = _python("import submitit; print(f'submitit {submitit.__version__}')")
-    return Finding("launcher", OK if works else BROKEN, detail, "" if works else "make install")
+    return Finding("launcher", OK if works else BROKEN, detail, "" if works else INSTALL)
 
 
 def probe_weights() -> Finding:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from mmengine.config import Config
-
-from sohes.backbones.timm_folder import BackboneFolder, load_backbone_folder
+from sohes.files import read_json
 from sohes.records import Measurement, StageResult
-from transfer.data import HeadData, write_instances, write_label_maps
-from transfer.mm_check import require
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+    from sohes.backbones.timm_folder import BackboneFolder
+    from transfer.data import HeadData
+
+# A launcher reads these configurations without loading torch or mmcv; so what a stage needs is imported inside it.
 
 _SEMANTIC = {"mIoU": "miou_dataset", "aAcc": "acc_pixel"}
 _INSTANCE = {
@@ -31,15 +36,15 @@ class SemanticConfig:
         iterations: training steps; None for the recipe's own number.
         checkpoint_every: steps between checkpoints.
         n_pictures: val images drawn beside their ground truth.
-        data_name: what the data is called in tables.
         seed: of the head's weights, the order of samples and their augmentation.
     """
+
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "n_pictures"})
 
     recipe: str = "upernet_160k"
     iterations: int | None = None
     checkpoint_every: int = 1000
     n_pictures: int = 4
-    data_name: str = "val"
     seed: int = 0
 
 
@@ -47,11 +52,12 @@ class SemanticConfig:
 class InstanceConfig:
     """Detection and instance segmentation by an MMDetection head; fields as in `SemanticConfig`."""
 
+    NOT_IN_HASH: ClassVar[frozenset[str]] = SemanticConfig.NOT_IN_HASH
+
     recipe: str = "mask_rcnn_1x"
     iterations: int | None = None
     checkpoint_every: int = 1000
     n_pictures: int = 4
-    data_name: str = "val"
     seed: int = 0
 
 
@@ -65,6 +71,9 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
     Raises:
         SohesError: the MM stack does not work here, the recipe does not exist, data or weights cannot be used.
     """
+    from transfer.data import write_label_maps
+    from transfer.mm_check import require
+
     require()
     data = write_label_maps(inputs["data"], Path(out) / "label_maps")
     return _run("semantic", config, inputs, Path(out), data, names=_SEMANTIC, scale=1.0, protocol="mmseg_miou_v1")
@@ -78,6 +87,9 @@ def instance(config: InstanceConfig, inputs: dict[str, Path], out: Path) -> Stag
     Raises:
         SohesError: as `semantic`.
     """
+    from transfer.data import write_instances
+    from transfer.mm_check import require
+
     require()
     data = write_instances(inputs["data"], Path(out) / "instances")
     return _run("instance", config, inputs, Path(out), data, names=_INSTANCE, scale=100.0, protocol="mmdet_coco_ap_v1")
@@ -94,7 +106,7 @@ def _run(
     scale: float,
     protocol: str,
 ) -> StageResult:
-    # imported here: these need mmcv, and `require` has the better message
+    from sohes.backbones.timm_folder import load_backbone_folder
     from transfer.mm_run import complete_config, load_recipe, train_and_evaluate
     from transfer.pictures import write_loss_curve, write_predictions
 
@@ -122,7 +134,7 @@ def _run(
                 method=full.method,
                 backbone=folder.provenance.timm_name,
                 init=folder.provenance.label,
-                data=config.data_name,
+                data=f"{_data_name(inputs['data'])} (val)",
                 protocol=protocol,
                 metric=name,
                 value=value,
@@ -133,6 +145,11 @@ def _run(
         notes=[_note(full, folder, values, data)],
         artefacts=artefacts,
     )
+
+
+def _data_name(folder: Path) -> str:
+    source = folder / "source.json"
+    return str(read_json(source)["name"]) if source.exists() else folder.name
 
 
 def _note(config: Config, folder: BackboneFolder, values: Mapping[str, float], data: HeadData) -> str:
