@@ -6,13 +6,13 @@ own process; nothing stops you from calling them yourself.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, read_json, write_json
-from sohes.records import Measurement, StageResult, content_hash
+from sohes.records import Measurement, StageResult, config_hash, content_hash
 from sohes.settings import ExploreSettings
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
 
     explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
     header = {
-        "settings": content_hash(asdict(config)),
+        "settings": config_hash(config),
         "backbone": explorer.backbone.provenance.timm_name,
         "weights": explorer.backbone.provenance.sha256,
         "refiner": config.refiner,

@@ -104,6 +104,12 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def config_hash(config: Any) -> str:
+    """Hash of a configuration (a dataclass), less the fields in its NOT_IN_HASH, which cannot change results."""
+    left_out: frozenset[str] = getattr(config, "NOT_IN_HASH", frozenset())
+    return content_hash({key: value for key, value in asdict(config).items() if key not in left_out})
+
+
 def versions() -> dict[str, str]:
     """Versions of this project and of the libraries that can change a number. Absent ones are left out."""
     names: tuple[str, ...] = ("sohes", "torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")

@@ -7,7 +7,9 @@ import math
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,14 +41,6 @@ class CorrectModule(BaseModel):
         super().train(mode)
         self.teacher.eval()
         return self
-
-    def train_step(self, data: Any, optim_wrapper: Any) -> dict[str, Tensor]:
-        """One step of the student, then of the teacher's average."""
-        logged = super().train_step(data, optim_wrapper)
-        self.follow()
-        for place, name in enumerate(CLASSES):
-            logged[f"tau_{name}"] = self.thresholds.tau[place].clone()
-        return logged
 
     @torch.no_grad()
     def follow(self) -> None:
@@ -150,6 +144,19 @@ class CorrectModule(BaseModel):
         for _ in range(max(1, math.ceil(math.log2(max(2, len(masks)))))):
             ancestor = ancestor | ((ancestor.float() @ ancestor.float()) > 0)
         return ancestor.fill_diagonal_(False)
+
+
+class TeacherHook(Hook):
+    """After each step of the student, one of the teacher's average; logs the thresholds.
+
+    A hook, since the wrapper of a distributed run never calls the module's own `train_step`.
+    """
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        module = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        module.follow()
+        for place, name in enumerate(CLASSES):
+            outputs[f"tau_{name}"] = module.thresholds.tau[place].clone()
 
 
 def _shared_pixels(masks: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from sohes.records import StageResult, content_hash
+from sohes.records import StageResult, config_hash
 from sohes.settings import LossSettings, OptimSettings, SampleSettings, TeacherSettings
 
 
@@ -29,14 +29,18 @@ class CorrectConfig(SampleSettings, LossSettings, OptimSettings, TeacherSettings
 def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Train student and teacher. Inputs: segmenter, images, labels. Writes `segmenter/` (the teacher), `student/`."""
     # imported here, so that a launcher can read the configuration without loading torch
-    from sohes.correct.module import CorrectModule
+    from mmengine.dist import is_main_process
+
+    from sohes.correct.module import CorrectModule, TeacherHook
     from sohes.data.coco import read_coco
     from sohes.data.labels import LabelStore
     from sohes.engine.runner import freeze_blocks, parameter_groups, train
     from sohes.instruct.dataset import ForestSamples, collate
+    from sohes.instruct.stage import check_crop
     from sohes.segmenters.segmenter import load_model, save_segmenter
 
     segmenter, provenance = load_model(inputs["segmenter"])
+    check_crop(config, segmenter.vit)
     freeze_blocks(segmenter.vit, config.frozen_blocks)
     module = CorrectModule(segmenter, config, config, iterations=config.iterations)
     pretrained_cfg = segmenter.vit.pretrained_cfg
@@ -62,10 +66,12 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
         checkpoint_every=config.checkpoint_every,
         workers=config.workers,
         collate=collate,
-        identity={"config": content_hash(asdict(config))},
+        hooks=[TeacherHook()],
+        identity={"config": config_hash(config)},
     )
-    save_segmenter(out / "segmenter", module.teacher.cpu(), provenance)
-    save_segmenter(out / "student", module.student.cpu(), provenance)
+    if is_main_process():
+        save_segmenter(out / "segmenter", module.teacher.cpu(), provenance)
+        save_segmenter(out / "student", module.student.cpu(), provenance)
     tau = ", ".join(f"{value:.2f}" for value in module.thresholds.tau.tolist())
     return StageResult(
         notes=[f"phase 3: {config.iterations} steps of {config.batch_size} images; thresholds S, M, L end at {tau}"],

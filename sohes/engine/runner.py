@@ -141,7 +141,7 @@ def parameter_groups(model: nn.Module, backbone: nn.Module, settings: OptimSetti
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or id(parameter) in embeddings or "pos_embed" in name or "token" in name
+            plain = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(("_embed", "_token"))
             groups.setdefault((id(parameter) in inside, plain), []).append(parameter)
     return [
         {

@@ -23,7 +23,7 @@ from sohes.masks import BoolArray, IntArray, MaskForest, decode_masks
 from sohes.segmenters.losses import Targets
 from sohes.settings import SampleSettings
 
-_ATTEMPTS = 20  # other crops and images tried when one leaves no target
+_ATTEMPTS = 400  # crops tried, two an image, when one leaves no target; many, for most images may have no mask
 
 
 @dataclass(frozen=True)

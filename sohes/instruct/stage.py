@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from sohes.records import StageResult, content_hash
+from sohes.errors import ConfigError
+from sohes.records import StageResult, config_hash
 from sohes.settings import LossSettings, OptimSettings, SampleSettings
 
 
@@ -30,9 +31,25 @@ class InstructConfig(SampleSettings, LossSettings, OptimSettings):
     workers: int = 8
 
 
+def check_crop(config: SampleSettings, vit: Any) -> None:
+    """Refuse a canvas that a timm ViT cannot cut into patches.
+
+    Raises:
+        ConfigError: `crop_px` is not a multiple of the patch, or a single patch.
+    """
+    patch = int(vit.patch_embed.patch_size[0])
+    if config.crop_px % patch or config.crop_px < 2 * patch:
+        near = max(2, round(config.crop_px / patch)) * patch
+        raise ConfigError(
+            f"crop_px={config.crop_px} is not a multiple of the backbone's {patch} px patches; try {near}"
+        )
+
+
 def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Train a segmenter on the pseudo-labels. Inputs: backbone, images, labels. Writes `segmenter/`, curves."""
     # imported here, so that a launcher can read the configuration without loading torch
+    from mmengine.dist import is_main_process
+
     from sohes.backbones.timm_folder import load_backbone_folder
     from sohes.data.coco import read_coco
     from sohes.data.labels import LabelStore
@@ -58,6 +75,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         inference_short_px=config.inference_short_px,
         inference_long_px=config.inference_long_px,
     )
+    check_crop(config, segmenter.vit)
     segmenter.vit.load_state_dict(start.model.state_dict())
     freeze_blocks(segmenter.vit, config.frozen_blocks)
     pretrained_cfg = start.model.pretrained_cfg
@@ -83,9 +101,10 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         checkpoint_every=config.checkpoint_every,
         workers=config.workers,
         collate=collate,
-        identity={"config": content_hash(asdict(config)), "backbone": start.provenance.sha256},
+        identity={"config": config_hash(config), "backbone": start.provenance.sha256},
     )
-    save_segmenter(out / "segmenter", segmenter.cpu(), start.provenance)
+    if is_main_process():
+        save_segmenter(out / "segmenter", segmenter.cpu(), start.provenance)
     return StageResult(
         notes=[f"phase 2: {config.iterations} steps of {config.batch_size} images on {len(dataset)} labelled images"],
         artefacts=[out / "curves.png"],

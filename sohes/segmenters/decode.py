@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +31,13 @@ def decode_parents(relation: BoolArray, areas: NDArray[np.integer], probability:
 
 
 def select_forest(forest: MaskForest, *, min_score: float = 0.5, nms_iou: float = 0.9) -> MaskForest:
-    """The masks of a prediction that a person wants to see: scored above `min_score`, without duplicates."""
+    """The masks of a prediction that a person wants to see: scored above `min_score`, without duplicates.
+
+    Parents are decoded anew among them: one that was decoded among all predictions may be a mask that nobody sees.
+    """
     order = [index for index in np.argsort(-forest.scores, kind="stable") if forest.scores[index] > min_score]
     confident = forest.select(order)
     kept = non_maximum_suppression(pairwise_iou(confident.rles), range(len(confident)), nms_iou)
-    return confident.select(kept)
+    chosen = confident.select(kept)
+    by_score = np.broadcast_to(chosen.scores[:, None], chosen.ancestor.shape)
+    return replace(chosen, parent=decode_parents(chosen.ancestor, chosen.areas, by_score))

@@ -23,7 +23,7 @@ from sohes.errors import WeightsError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import MaskForest, encode_masks
 from sohes.segmenters.decode import decode_parents, relations, select_forest
-from sohes.segmenters.mask2former import ENTITY, EntitySegmenter
+from sohes.segmenters.mask2former import ENTITY, EntitySegmenter, EntitySegmenterConfig
 
 MAX_MASKS = 1000  # of an image, by score [protocol]
 _CHUNK = 100  # masks brought to full size at a time
@@ -46,10 +46,10 @@ class Segmenter:
         self._patch = int(model.vit.patch_embed.patch_size[0])
 
     def input_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
-        """Size at which an image is shown to the model: short and long side limited, both multiples of the patch."""
+        """Size at which an image is shown to the model: both sides limited, multiples of the patch, at least two."""
         config = self.model.config
         scale = min(config.inference_short_px / min(size_hw), config.inference_long_px / max(size_hw))
-        height, width = (max(1, round(side * scale / self._patch)) * self._patch for side in size_hw)
+        height, width = (max(2, round(side * scale / self._patch)) * self._patch for side in size_hw)
         return height, width
 
     @torch.no_grad()
@@ -122,15 +122,21 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
         WeightsError: not a segmenter folder, or damaged.
     """
     folder = Path(folder)
-    if not (folder / "config.json").exists():
-        raise WeightsError(f"{folder}: not a segmenter folder (config.json is missing); give …/segmenter of a run")
+    config = folder / "config.json"
+    if not config.exists() or read_json(config).get("model_type") != EntitySegmenterConfig.model_type:
+        raise WeightsError(f"{folder}: not a segmenter folder (no config.json of one); give …/segmenter of a run")
     try:
-        model = EntitySegmenter.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        loaded: Any = EntitySegmenter.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
         provenance = Provenance(**read_json(folder / PROVENANCE))
     except (SafetensorError, OSError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{folder}: cannot be loaded as a segmenter ({error})") from error
-    backbone_config: Any = model.config.backbone_config
-    model.vit.pretrained_cfg.update(backbone_config.timm_config["pretrained_cfg"])
+    model, report = loaded
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if report[problem]:  # transformers would go on with random weights
+            example = sorted(str(key) for key in report[problem])[0]
+            raise WeightsError(f"{folder}: not a segmenter's weights: {problem.replace('_', ' ')}, e.g. {example}")
     return model, provenance
 
 
