@@ -127,6 +127,11 @@ def test_crowds_do_not_count_and_their_parts_move_up():
     assert scores.n_matched == 4
     assert scores.relation_f1 == 1.0
     assert scores.parent_accuracy == 1.0
+    # a prediction of the crowd itself has no partner
+    predicted = forest([WHOLE, PART_A, PART_B, SUB], [(0, 2), (0, 3), (1, 2)], [-1, -1, 0, 0])
+    scores = evaluate_hierarchy(ground_truth(_2={"iscrowd": 1}), {1: predicted})
+    assert scores.n_matched == 3
+    assert scores.relation_f1 == 1.0
 
 
 def test_nothing_to_judge_is_nan_and_not_measured():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sohes.errors import ConfigError
 from sohes.explore import Explorer, ExploreSettings
-from sohes.explore.explorer import Crop, find_regions, upsample
+from sohes.explore.explorer import Candidate, Crop, Region, _touches_inner_side, find_regions, upsample
 from sohes.masks import BoolArray, MaskForest
 
 RED, YELLOW, GREEN, BLUE = (255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 0, 255)
@@ -122,6 +122,71 @@ def test_crops_are_limited_in_number() -> None:
     enough = explorer(**settings, max_crops=64)
     places(enough(image), {str(index): square for index, square in enumerate(squares)}, 0.9)
     assert enough.backbone.seen[1][0] == 4  # type: ignore[index]
+
+
+def test_close_neighbours_share_a_crop() -> None:
+    settings: dict[str, Any] = {"size_global": 256, "size_local": 128, "min_side_px": 128, "max_crops": 64}
+    for left, crops in ((128, 1), (208, 2)):
+        image = picture(256)
+        squares = [paint(image, RED, 120, place, 16, 16) for place in (104, left)]
+        found = explorer(**settings)
+        places(found(image), {str(index): square for index, square in enumerate(squares)}, 0.85)
+        assert found.backbone.seen[1][0] == crops  # type: ignore[index]
+
+
+def test_a_local_mask_replaces_the_global_one_it_sharpens() -> None:
+    image, _ = small_object()
+    settings: dict[str, Any] = {"size_global": 128, "size_local": 128, "min_patches": 1}
+    coarse = paint(picture(256), RED, 64, 64, 16, 16)  # the patch that is red all over
+    for crops, expected in ((0, True), (4, False)):
+        forest = explorer(**settings, max_crops=crops)(image)
+        is_global = forest.attributes["source"] == "global"
+        assert any(overlap(coarse, mask) > 0.5 for mask in forest.masks[is_global]) == expected
+
+
+def test_what_is_large_in_close_up_is_not_a_small_entity() -> None:
+    image, small = small_object()  # 384 of 65,536 px are 0.59 %; the patch that finds it is 0.39 %
+    settings: dict[str, Any] = {"size_global": 128, "size_local": 128, "max_crops": 4}
+    places(explorer(**settings, theta_small=0.006)(image), {"small": small}, 0.9)
+    forest = explorer(**settings, theta_small=0.0055)(image)
+    assert max([overlap(small, mask) for mask in forest.masks], default=0) < 0.1
+
+
+def candidate(mask: BoolArray, patches: BoolArray) -> Candidate:
+    return Candidate(mask.astype(np.float32), Region(patches, 0, 0, 1.0), 10.0, local=True)
+
+
+def test_a_local_mask_must_lie_on_the_region_it_was_looked_up_for() -> None:
+    patches = np.zeros((10, 10), dtype=bool)
+    patches[4, 4] = True  # of 10 px; grown by one patch: px 30 to 60 both ways
+    blank = picture(100)
+    region = candidate(paint(blank, RED, 40, 40, 10, 10), patches)
+    for left, expected in ((30, True), (50, True), (51, False), (70, False)):  # 20 px wide: half of it ends at 60
+        found = candidate(paint(blank, RED, 40, left, 10, 20), patches)
+        assert explorer()._accepts(found, region) == expected
+    assert not explorer()._accepts(candidate(np.zeros((100, 100), dtype=bool), patches), region)
+
+
+@pytest.mark.parametrize(
+    ("corner", "touching"),
+    [
+        ((50, 50), ["top", "bottom", "left", "right"]),
+        ((0, 50), ["bottom", "left", "right"]),
+        ((150, 100), ["top", "left"]),
+    ],
+)
+def test_a_region_at_an_inner_side_of_its_crop_may_go_on_outside(corner: tuple[int, int], touching: list[str]) -> None:
+    sides = {
+        "top": np.s_[0, 2],
+        "bottom": np.s_[-1, 2],
+        "left": np.s_[2, 0],
+        "right": np.s_[2, -1],
+        "none": np.s_[2, 2],
+    }
+    for side, place in sides.items():
+        patches = np.zeros((5, 5), dtype=bool)
+        patches[place] = True
+        assert _touches_inner_side(patches, Crop(*corner, 100), 250, 200) == (side in touching)
 
 
 def test_filters() -> None:
