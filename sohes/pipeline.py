@@ -6,19 +6,22 @@ own process; nothing stops you from calling them yourself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, read_json, write_json
-from sohes.records import Measurement, StageResult, config_hash, content_hash
+from sohes.records import Measurement, StageResult, config_hash
 from sohes.settings import ExploreSettings
 
 if TYPE_CHECKING:
     from sohes.data.coco import ImageSet
     from sohes.data.labels import LabelStore
     from sohes.explore import Explorer
+    from sohes.masks import MaskForest
 
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
 
@@ -193,8 +196,8 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
         counts = [len(forest) for _, forest in store]
         notes.append(f"phase 1: {np.mean(counts):.1f} masks an image on {len(store)} {split} images")
         notes += [f"skipped {file}: {reason}" for file, reason in failed.items()]
-    chosen = LabelStore(out / "val")
-    drawn = _draw(read_coco(inputs["images"] / "val.json"), chosen, out / "overlays", config.overlays)
+    labelled_ids = [item for item in source.items if item.id in store]
+    drawn = _draw(replace(source, items=labelled_ids), {"labels": store.forest}, out / "overlays", config.overlays)
     return StageResult(notes=notes, artefacts=drawn)
 
 
@@ -217,24 +220,28 @@ def _label(
     return failed
 
 
-def _draw(source: ImageSet, forests: LabelStore, folder: Path, count: int, min_score: float = 0.0) -> list[Path]:
-    """Overlay pictures of the first images."""
+def _draw(source: ImageSet, forests: Mapping[str, Callable[[int], MaskForest]], folder: Path, count: int) -> list[Path]:
+    """Pictures of the first images: an overlay for each way to segment it, one below the other.
+
+    Args:
+        source: the images.
+        forests: caption of a row, and the forest of an image id.
+        folder: of the PNG files, named after the images.
+        count: images drawn.
+    """
     from PIL import Image
 
-    from sohes.data.draw import overlay
+    from sohes.data.draw import grid, overlay
     from sohes.data.images import load_image
-    from sohes.segmenters.decode import select_forest
 
     drawn = []
     for item in source.items[:count]:
-        if item.id not in forests:
-            continue
-        forest = forests.forest(item.id)
-        if min_score:
-            forest = select_forest(forest, min_score=min_score)
+        image = load_image(item.path)
+        rows = [overlay(image, forest_of(item.id)) for forest_of in forests.values()]
         path = folder / f"{item.path.stem}.png"
         with atomic_path(path) as temporary:
-            Image.fromarray(overlay(load_image(item.path), forest)).save(temporary)
+            picture = rows[0] if len(rows) == 1 else grid(rows, list(forests), columns=1)
+            Image.fromarray(picture).save(temporary)
         drawn.append(path)
     return drawn
 
@@ -243,7 +250,7 @@ def _draw(source: ImageSet, forests: LabelStore, folder: Path, count: int, min_s
 class EvaluateConfig:
     """Evaluation on the held-out images."""
 
-    overlays: int = 6
+    pictures: int = 6  # ground truth, labels, phase 2 and phase 3 of an image, one below the other
     min_score: float = 0.5  # of what the pictures show; the numbers take every prediction
 
 
@@ -253,19 +260,27 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.data.labels import LabelStore
     from sohes.evaluation.hierarchy import evaluate_hierarchy
     from sohes.evaluation.mask_recall import evaluate_masks
+    from sohes.segmenters.decode import select_forest
     from sohes.segmenters.segmenter import load_model
 
     truth_file = inputs["images"] / "val.json"
     truth = read_coco(truth_file)
     data = f"{read_json(inputs['images'] / 'source.json')['name']} (held out)"
     provenance = load_model(inputs["correct"])[1]
-    predictions = {"SOHES labels (phase 1)": LabelStore(inputs["labels"])}
-    drawn = []
-    for name, folder in (("phase 2", inputs["instruct"]), ("phase 3", inputs["correct"])):
-        store = _predict(truth, folder, out / name.replace(" ", ""), f"predict {name}")
-        predictions[f"SOHES {name}"] = store
-        pictures = out / f"overlays-{name.replace(' ', '')}"
-        drawn += _draw(truth, store, pictures, config.overlays, config.min_score)
+    predictions = {
+        "SOHES labels (phase 1)": LabelStore(inputs["labels"]),
+        "SOHES phase 2": _predict(truth, inputs["instruct"], out / "phase2", "predict phase 2"),
+        "SOHES phase 3": _predict(truth, inputs["correct"], out / "phase3", "predict phase 3"),
+    }
+
+    def shown(store: LabelStore) -> Callable[[int], MaskForest]:
+        return lambda image_id: select_forest(store.forest(image_id), min_score=config.min_score)
+
+    rows = {name: shown(store) for name, store in predictions.items()}
+    if truth.annotations:
+        rows = {"ground truth": truth.forest, **rows}
+    seen = replace(truth, items=[item for item in truth.items if all(item.id in s for s in predictions.values())])
+    drawn = _draw(seen, rows, out / "pictures", config.pictures)
     if not truth.annotations:
         return StageResult(notes=["no ground truth for the held-out images: nothing is scored"], artefacts=drawn)
     measurements: list[Measurement] = []
@@ -285,8 +300,9 @@ def _predict(source: ImageSet, folder: Path, out: Path, description: str) -> Lab
     from sohes.segmenters import load_segmenter
 
     segmenter = load_segmenter(folder)
-    digest = content_hash((folder / "model.safetensors").stat().st_mtime_ns)
-    with LabelWriter(out, header={"segmenter": digest}, shard_size=64) as writer:
+    with (folder / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with LabelWriter(out, header={"segmenter": digest}, shard_size=16) as writer:
         left = [item for item in source.items if item.id not in writer.done]
         for item in track(left, description, total=len(source), done=len(source) - len(left)):
             writer.add(item.id, str(item.path), segmenter.predict(load_image(item.path)))
