@@ -1,0 +1,233 @@
+"""The model as a whole: prediction, folder on disk, and the ancestor head at its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sohes.backbones.timm_folder import save_backbone_folder
+from sohes.errors import WeightsError
+from sohes.files import read_json, write_json
+from sohes.segmenters import segmenter as module
+from sohes.segmenters.mask2former import AncestorHead, EntitySegmenter, SegmenterOutput
+from sohes.segmenters.segmenter import Segmenter, load_model, load_segmenter, prediction_scores, save_segmenter
+from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def model() -> EntitySegmenter:
+    """One tiny model for all tests here; nobody changes it."""
+    return tiny_segmenter().eval()
+
+
+@pytest.fixture(scope="module")
+def folder(model: EntitySegmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model on disk."""
+    return save_segmenter(tmp_path_factory.mktemp("saved") / "segmenter", model, PROVENANCE)
+
+
+def picture(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_round_trip_is_exact(model: EntitySegmenter, folder: Path) -> None:
+    loaded, provenance = load_model(folder)
+    assert provenance == PROVENANCE
+    state, expected = loaded.state_dict(), model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    again, before = (
+        Segmenter(loaded, provenance).predict(picture(50, 70)),
+        Segmenter(model, PROVENANCE).predict(picture(50, 70)),
+    )
+    assert again.rles == before.rles
+    assert np.array_equal(again.scores, before.scores)
+    assert np.array_equal(again.ancestor, before.ancestor)
+    assert np.array_equal(again.parent, before.parent)
+
+
+def test_loads_as_any_hugging_face_model(model: EntitySegmenter, folder: Path) -> None:
+    loaded = EntitySegmenter.from_pretrained(folder)
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = loaded(pixels), model(pixels)
+    assert torch.equal(found.mask_logits[-1], expected.mask_logits[-1])
+    assert torch.equal(found.ancestor_logits, expected.ancestor_logits)
+
+
+def test_normalisation_comes_from_the_weights(folder: Path) -> None:
+    segmenter = load_segmenter(folder, device="cpu")
+    assert segmenter._mean.tolist() == pytest.approx([0.4, 0.5, 0.6])
+    assert segmenter._std.tolist() == pytest.approx([0.2, 0.25, 0.3])
+
+
+def test_same_seed_same_model(model: EntitySegmenter) -> None:
+    torch.manual_seed(123)  # what was drawn before must not matter, nor what is drawn afterwards
+    before = torch.random.get_rng_state()
+    twin, other = tiny_segmenter(), tiny_segmenter(seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), model.parameters(), strict=True))
+    assert not torch.equal(other.class_predictor.weight, model.class_predictor.weight)
+
+
+def test_outputs_of_every_layer(model: EntitySegmenter) -> None:
+    with torch.no_grad():
+        output = model(torch.randn(2, 3, 64, 96))
+    assert [tuple(x.shape) for x in output.entity_logits] == [(2, 8, 2)] * 3  # learned queries and two layers
+    assert [tuple(x.shape) for x in output.mask_logits] == [(2, 8, 16, 24)] * 3
+    assert output.ancestor_logits.shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "size_hw",
+    [(64, 64), (1, 1), (1, 90), (300, 1), (33, 47), (17, 500), (401, 13)],
+    ids=lambda size: f"{size[0]}x{size[1]}",
+)
+def test_any_image_size(model: EntitySegmenter, size_hw: tuple[int, int]) -> None:
+    segmenter = Segmenter(model, PROVENANCE)
+    shown = segmenter.input_size(size_hw)
+    assert all(side % 16 == 0 and side >= 32 for side in shown)
+    assert max(shown) <= 128
+    forest = segmenter.predict(picture(*size_hw))
+    assert forest.size_hw == size_hw
+    assert forest.masks.shape == (len(forest), *size_hw)
+    assert (forest.areas > 0).all()
+    assert (np.diff(forest.scores) <= 0).all()
+    assert forest.scores.dtype == np.float32
+
+
+def test_limits_of_the_input_size(model: EntitySegmenter) -> None:
+    segmenter = Segmenter(model, PROVENANCE)  # 64 px the short side, 128 at most the long one
+    assert segmenter.input_size((100, 100)) == (64, 64)
+    assert segmenter.input_size((100, 150)) == (64, 96)
+    assert segmenter.input_size((300, 100)) == (128, 48)  # the long side decides: 128 x 43
+
+
+def test_score_by_hand() -> None:
+    entity = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    masks = torch.tensor([[[3.0, -5.0], [1.0, -1.0]], [[-1.0, -1.0], [-2.0, -3.0]]])
+    sigmoid = [1 / (1 + np.exp(-x)) for x in (2.0, 3.0, 1.0)]
+    expected = sigmoid[0] * (sigmoid[1] + sigmoid[2]) / 2
+    assert prediction_scores(entity, masks).tolist() == pytest.approx([expected, 0.0], rel=1e-5)
+
+
+class Told(torch.nn.Module):
+    """Answers with given predictions, whatever the image."""
+
+    def __init__(self, real: EntitySegmenter, output: SegmenterOutput) -> None:
+        super().__init__()
+        self.vit, self.config, self.output = real.vit, real.config, output
+
+    def forward(self, pixels: Tensor) -> SegmenterOutput:
+        return self.output
+
+
+def told(model: EntitySegmenter, entity: Tensor, masks: Tensor, ancestor: Tensor) -> Segmenter:
+    return Segmenter(Told(model, SegmenterOutput([entity[None]], [masks[None]], ancestor[None])), PROVENANCE)  # type: ignore[arg-type]
+
+
+def test_best_first_without_empty_masks_and_relations_follow(model: EntitySegmenter) -> None:
+    """Four queries: a part, an empty one, its whole, something beside. The relation is given by query number."""
+    masks = torch.full((4, 16, 16), -8.0)
+    masks[0, 2:6, 2:6] = 8.0
+    masks[2, :8, :8] = 8.0
+    masks[3, 10:, 10:] = 8.0
+    entity = torch.tensor([[1.0, 0.0], [9.0, 0.0], [3.0, 0.0], [2.0, 0.0]])
+    ancestor = torch.full((4, 4), -4.0)
+    ancestor[2, 0] = 4.0
+    forest = told(model, entity, masks, ancestor).predict(picture(32, 32))
+    assert forest.areas.tolist() == pytest.approx([256, 144, 64], abs=30)  # queries 2, 3 and 0 at twice the size
+    assert forest.scores.tolist() == pytest.approx([1 / (1 + np.exp(-x)) for x in (3, 2, 1)], abs=0.03)
+    assert forest.parent.tolist() == [-1, -1, 0]
+    assert np.argwhere(forest.ancestor).tolist() == [[0, 2]]
+    assert forest.masks[0][:14, :14].all()
+
+
+def test_at_most_a_thousand(model: EntitySegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert module.MAX_MASKS == 1000
+    generator = torch.Generator().manual_seed(0)
+    entity = torch.randn(1003, 2, generator=generator)
+    masks = torch.full((1003, 4, 4), 5.0)
+    forest = told(model, entity, masks, torch.zeros(1003, 1003)).predict(picture(8, 8))
+    assert len(forest) == 1000
+    best = torch.sort(entity.softmax(-1)[:, 0] * torch.tensor(5.0).sigmoid(), descending=True).values[:1000]
+    assert forest.scores == pytest.approx(best.numpy(), rel=1e-4)
+
+
+def test_segment_shows_what_is_sure(model: EntitySegmenter) -> None:
+    masks = torch.full((2, 16, 16), 8.0)
+    masks[1, :, 8:] = -8.0
+    entity = torch.tensor([[4.0, 0.0], [-4.0, 0.0]])
+    segmenter = told(model, entity, masks, torch.zeros(2, 2))
+    assert len(segmenter.predict(picture(20, 20))) == 2
+    assert segmenter.segment(picture(20, 20)).areas.tolist() == [400]
+    assert len(segmenter.segment(picture(20, 20), min_score=0.01)) == 2
+
+
+def test_ancestor_head_starts_at_five_percent(model: EntitySegmenter) -> None:
+    assert float(model.ancestor_head.bias.detach().sigmoid()) == pytest.approx(0.05)
+    with torch.no_grad():
+        probability = model(torch.randn(2, 3, 64, 64)).ancestor_logits.sigmoid()
+    assert float(probability.mean()) == pytest.approx(0.05, abs=0.02)
+
+
+def test_ancestor_head_tells_the_direction() -> None:
+    """The formula, and that it is not symmetric."""
+    torch.manual_seed(0)
+    head = AncestorHead(8, 4)
+    queries = torch.randn(1, 5, 8)
+    with torch.no_grad():
+        logits = head(queries)[0]
+        above, below = head.as_ancestor(queries)[0], head.as_descendant(queries)[0]
+        expected = float(above[1] @ below[3]) / 4**0.5 + float(head.bias)
+    assert float(logits[1, 3]) == pytest.approx(expected, rel=1e-5)
+    assert not torch.allclose(logits, logits.T)
+
+
+def test_ancestor_head_can_learn_a_chain() -> None:
+    """Any order of four queries is within its reach."""
+    torch.manual_seed(0)
+    head, queries = AncestorHead(8, 4), torch.randn(1, 4, 8)
+    wanted = torch.triu(torch.ones(4, 4), 1)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+    for _ in range(150):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(head(queries)[0], wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.equal(head(queries)[0] > 0, wanted.bool())
+
+
+def test_folders_that_are_no_segmenter(model: EntitySegmenter, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="not a segmenter folder"):
+        load_segmenter(tmp_path)
+    backbone = save_backbone_folder(tmp_path / "vit", model.vit, PROVENANCE)
+    with pytest.raises(WeightsError, match="not a segmenter folder"):
+        load_segmenter(backbone)
+
+
+def test_damaged_folders(model: EntitySegmenter, tmp_path: Path) -> None:
+    weights = save_segmenter(tmp_path / "s", model, PROVENANCE) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        load_model(tmp_path / "s")
+    weights.unlink()
+    with pytest.raises(WeightsError, match="cannot be loaded"):
+        load_model(tmp_path / "s")
+    weights.write_bytes(whole)
+    config = read_json(tmp_path / "s" / "config.json")
+    write_json(tmp_path / "s" / "config.json", config | {"decoder_layers": 4})
+    with pytest.raises(WeightsError, match="missing keys"):
+        load_model(tmp_path / "s")
+
+
+def test_saving_replaces_the_old_folder(model: EntitySegmenter, tmp_path: Path) -> None:
+    save_segmenter(tmp_path / "s", tiny_segmenter(seed=5), PROVENANCE)
+    save_segmenter(tmp_path / "s", model, PROVENANCE)
+    assert torch.equal(load_model(tmp_path / "s")[0].class_predictor.weight, model.class_predictor.weight)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]

@@ -1,0 +1,38 @@
+"""A segmenter of two ViT blocks and two decoder layers, for every test that needs one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sohes.backbones.timm_folder import Provenance
+from sohes.segmenters.mask2former import EntitySegmenter, build_segmenter
+from sohes.settings import LossSettings
+
+TIMM_CONFIG: dict[str, Any] = {
+    "architecture": "vit_tiny_patch16_224",
+    "model_args": {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64},
+    "pretrained_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]},
+}
+PROVENANCE = Provenance(timm_name="vit_tiny_patch16_224", init="random weights")
+LOSSES = LossSettings(points=64)
+
+
+def tiny_segmenter(*, seed: int = 0, queries: int = 8) -> EntitySegmenter:
+    """Untrained, on the CPU."""
+    return build_segmenter(
+        TIMM_CONFIG,
+        seed=seed,
+        pyramid_dim=32,
+        num_queries=queries,
+        feature_size=32,
+        mask_feature_size=32,
+        hidden_dim=32,
+        encoder_feedforward_dim=64,
+        dim_feedforward=64,
+        encoder_layers=1,
+        decoder_layers=3,
+        num_attention_heads=2,
+        ancestor_dim=16,
+        inference_short_px=64,
+        inference_long_px=128,
+    )
