@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from sohes.files import atomic_path
+from sohes.files import atomic_path, write_text
 
 
 class HistoryHook(Hook):
@@ -22,29 +22,35 @@ class HistoryHook(Hook):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._columns: list[str] = []
+        self._rate = 0.0
 
     def before_train(self, runner: Runner) -> None:
         self._columns = []
 
-    def _open(self, step: int, columns: list[str]) -> None:
-        """Keep what an earlier attempt wrote before `step`, under the same columns."""
-        self._columns = columns
-        rows = pd.DataFrame(columns=columns)
-        if step and self.path.exists():
-            rows = pd.read_csv(self.path, on_bad_lines="skip")
-            rows = rows[rows["step"] < step].reindex(columns=columns)
-        with atomic_path(self.path) as temporary:
-            rows.to_csv(temporary, index=False)
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        # here, for at the end of a step it is the next one's; of the optimizer, for its wrapper adds a group of its own
+        self._rate = max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if not is_main_process():
             return
-        values = {"step": batch_idx, "lr": max(group["lr"] for group in runner.optim_wrapper.optimizer.param_groups)}
+        values = {"lr": self._rate}
+        values["grad_norm"] = runner.optim_wrapper.message_hub.get_scalar("train/grad_norm").current()
         values |= {name: float(value) for name, value in outputs.items() if isinstance(value, Tensor | float)}
         if not self._columns:
-            self._open(batch_idx, list(values))
+            self._columns = list(values)
+            self._open(batch_idx)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(",".join(f"{values[name]:.6g}" for name in self._columns) + "\n")
+            file.write(",".join([str(batch_idx), *(f"{values[name]:.6g}" for name in self._columns)]) + "\n")
+
+    def _open(self, step: int) -> None:
+        """Keep the whole lines that an earlier attempt wrote before `step`."""
+        lines = [",".join(["step", *self._columns])]
+        if step and self.path.exists():
+            found = self.path.read_text(encoding="utf-8").splitlines()
+            whole = [line for line in found[1:] if line.count(",") == len(self._columns)]
+            lines += [line for line in whole if int(line.split(",")[0]) < step]
+        write_text(self.path, "\n".join(lines) + "\n")
 
 
 def draw_history(path: Path, picture: Path) -> None:

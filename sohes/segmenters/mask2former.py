@@ -49,7 +49,8 @@ class AncestorHead(nn.Module):
     def forward(self, queries: Tensor) -> Tensor:
         """Logits (B, N, N) of queries (B, N, D); the diagonal means nothing."""
         ancestor, descendant = self.as_ancestor(queries), self.as_descendant(queries)
-        return ancestor @ descendant.transpose(1, 2) / ancestor.shape[-1] ** 0.5 + self.bias
+        product = (ancestor @ descendant.transpose(1, 2)).float()  # in bfloat16 the bias would swallow small products
+        return product / ancestor.shape[-1] ** 0.5 + self.bias
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
         return SegmenterOutput(
             entity_logits=[self.class_predictor(state).float() for state in queries],
             mask_logits=[masks.float() for masks in hidden.masks_queries_logits],
-            ancestor_logits=self.ancestor_head(queries[-1]).float(),
+            ancestor_logits=self.ancestor_head(queries[-1]),
         )
 
 

@@ -231,3 +231,18 @@ def test_saving_replaces_the_old_folder(model: EntitySegmenter, tmp_path: Path) 
     save_segmenter(tmp_path / "s", model, PROVENANCE)
     assert torch.equal(load_model(tmp_path / "s")[0].class_predictor.weight, model.class_predictor.weight)
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_ancestor_logits_are_exact_under_autocast() -> None:
+    """Products far smaller than the bias's last bit in bfloat16 still show, and in the right order."""
+    head = AncestorHead(4, 2)
+    with torch.no_grad():
+        for layer in (*head.as_ancestor, *head.as_descendant):
+            if isinstance(layer, torch.nn.Linear):
+                torch.nn.init.constant_(layer.weight, 0.01)
+                torch.nn.init.zeros_(layer.bias)
+    queries = torch.arange(1.0, 4.0)[None, :, None].expand(1, 3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        logits = head(queries)[0]
+    assert logits.dtype == torch.float32
+    assert float(head.bias.detach()) < float(logits[0, 0]) < float(logits[1, 1]) < float(logits[2, 2])

@@ -1,0 +1,144 @@
+"""Thresholds by count matching, worked by hand; the same on several processes as on one."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+
+from sohes.correct.thresholds import SizeThresholds, size_classes
+from sohes.settings import ThresholdSettings
+
+SMALL, MEDIUM, LARGE = 0, 1, 2
+
+
+def test_size_classes_at_their_borders() -> None:
+    areas = torch.tensor([1, 1023, 1024, 1025, 9215, 9216, 9217])
+    assert size_classes(areas).tolist() == [0, 0, 1, 1, 1, 2, 2]
+
+
+def observed(
+    scores: list[list[float]], labels: list[int], *, kind: int = SMALL, settings: ThresholdSettings | None = None
+) -> SizeThresholds:
+    """After a batch whose images have these scores and numbers of labels, all of one class."""
+    thresholds = SizeThresholds(settings or ThresholdSettings(tau_momentum=0.0))
+    counts = torch.zeros(len(labels), 3, dtype=torch.long)
+    counts[:, kind] = torch.tensor(labels)
+    rows = [torch.tensor(row) for row in scores]
+    thresholds.observe(counts, rows, [torch.full((len(row),), kind) for row in scores])
+    return thresholds
+
+
+def test_the_threshold_leaves_as_many_as_the_labels_have() -> None:
+    """Two images with 2 and 1 labels, 1.5 on average: three scores may pass, the third highest is 0.6."""
+    thresholds = observed([[0.8, 0.3, 0.5], [0.6, 0.7]], [2, 1], kind=MEDIUM)
+    thresholds.update(0.0)
+    assert thresholds.tau.tolist() == pytest.approx([0.9, 0.6, 0.9])  # no label in a class: k = 0, as high as it gets
+
+
+def test_kappa_grows_with_progress() -> None:
+    """kappa 1 to 1.5: of 4 scores 2, then 2.5 (rounded to 2), then 3."""
+    for progress, expected in ((0.0, 0.7), (0.5, 0.7), (1.0, 0.6)):
+        thresholds = observed([[0.8, 0.7], [0.6, 0.5]], [1, 1])
+        thresholds.update(progress)
+        assert float(thresholds.tau[SMALL]) == pytest.approx(expected)
+
+
+def test_fewer_scores_than_wanted() -> None:
+    thresholds = observed([[0.8, 0.4]], [5])
+    thresholds.update(0.0)
+    assert float(thresholds.tau[SMALL]) == pytest.approx(0.4)
+    nothing = observed([[]], [5])
+    nothing.update(0.0)
+    assert float(nothing.tau[SMALL]) == pytest.approx(0.2)
+
+
+def test_limits() -> None:
+    high, low = observed([[0.99, 0.98]], [1]), observed([[0.9, 0.05]], [2])
+    high.update(0.0)
+    low.update(0.0)
+    assert float(high.tau[SMALL]) == pytest.approx(0.9)
+    assert float(low.tau[SMALL]) == pytest.approx(0.2)
+
+
+def test_momentum() -> None:
+    thresholds = observed([[0.5]], [1], settings=ThresholdSettings())
+    assert thresholds.tau.tolist() == pytest.approx([0.7] * 3)
+    thresholds.update(0.0)
+    assert float(thresholds.tau[SMALL]) == pytest.approx(0.9 * 0.7 + 0.1 * 0.5)
+    thresholds.update(0.0)
+    assert float(thresholds.tau[SMALL]) == pytest.approx(0.9 * (0.9 * 0.7 + 0.1 * 0.5) + 0.1 * 0.5)
+
+
+def test_expected_labels_are_an_average_over_time() -> None:
+    thresholds = observed([[0.5], [0.5]], [4, 2])
+    assert thresholds.expected.tolist() == pytest.approx([3, 0, 0])  # the first batch starts it
+    thresholds.observe(torch.tensor([[1, 1, 0]]), [torch.tensor([0.5])], [torch.tensor([0])])
+    assert thresholds.expected.tolist() == pytest.approx([0.99 * 3 + 0.01, 0.01, 0])
+
+
+def test_old_images_are_forgotten() -> None:
+    settings = ThresholdSettings(tau_momentum=0.0, tau_window=3)
+    thresholds = SizeThresholds(settings)
+    for score in (0.9, 0.85, 0.5, 0.6, 0.7):
+        thresholds.observe(torch.tensor([[1, 0, 0]]), [torch.tensor([score])], [torch.tensor([0])])
+    thresholds.update(0.0)
+    assert int(thresholds.seen) == 5
+    assert float(thresholds.tau[SMALL]) == pytest.approx(0.5)  # k = 3 of 0.5, 0.6 and 0.7
+
+
+def test_at_most_two_hundred_scores_an_image() -> None:
+    scores = torch.linspace(0.3, 0.8, 300).tolist()
+    thresholds = observed([scores], [300])
+    thresholds.update(0.0)
+    assert float(thresholds.tau[SMALL]) == pytest.approx(sorted(scores)[100])
+
+
+def test_state_is_kept(tmp_path: Path) -> None:
+    before = observed([[0.8, 0.3, 0.5], [0.6, 0.7]], [2, 1])
+    after = SizeThresholds(before.settings)
+    after.load_state_dict(before.state_dict())
+    for thresholds in (before, after):
+        thresholds.observe(torch.tensor([[3, 0, 0]]), [torch.tensor([0.4])], [torch.tensor([0])])
+        thresholds.update(0.3)
+    assert torch.equal(before.tau, after.tau)
+    assert math.isfinite(float(after.tau.sum()))
+
+
+def batches() -> list[tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]]:
+    """Three batches of four images."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(3):
+        counts = torch.randint(0, 5, (4, 3), generator=generator)
+        scores = [torch.rand(10, generator=generator) for _ in range(4)]
+        classes = [torch.randint(0, 3, (10,), generator=generator) for _ in range(4)]
+        made.append((counts, scores, classes))
+    return made
+
+
+def observe_share(rank: int, world: int, folder: str) -> None:
+    """One of `world` processes sees its share of every batch and writes its thresholds."""
+    if world > 1:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    thresholds = SizeThresholds(ThresholdSettings(tau_momentum=0.5))
+    share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    for counts, scores, classes in batches():
+        thresholds.observe(counts[share], scores[share], classes[share])
+        thresholds.update(0.5)
+    torch.save(thresholds.state_dict(), f"{folder}/{world}-{rank}.pt")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    observe_share(0, 1, str(tmp_path))
+    mp.start_processes(observe_share, args=(2, str(tmp_path)), nprocs=2, start_method="spawn")
+    one, *two = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
+    for name, value in one.items():
+        for other in two:
+            assert torch.allclose(other[name], value), name
+    assert torch.equal(two[0]["tau"], two[1]["tau"])

@@ -1,0 +1,283 @@
+"""Training samples: image and masks stay together, targets follow the rules, only the position decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from sohes.data.coco import ImageItem, ImageSet
+from sohes.data.labels import LabelStore, LabelWriter
+from sohes.errors import DataError
+from sohes.instruct.dataset import ForestSamples, Window, collate, surviving_targets
+from sohes.masks import MaskForest
+from sohes.settings import SampleSettings
+
+SETTINGS = SampleSettings(crop_px=48, scale_min=0.5, scale_max=2.0, min_area_px=4)
+NORMAL = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+
+
+def coordinates(height: int, width: int) -> np.ndarray:
+    """Red grows to the right, green downwards, in steps of 4."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = 4 * np.arange(width)
+    image[..., 1] = 4 * np.arange(height)[:, None]
+    return image
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_image_and_masks_stay_aligned(seed: int) -> None:
+    """The masks are the coordinates in bits; what they spell is what the pixel's colour says, to a pixel."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(8, 60, 2)
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    bits = np.stack([(columns >> bit) & 1 for bit in range(6)] + [(rows >> bit) & 1 for bit in range(6)]).astype(bool)
+    window = Window.draw((height, width), replace(SETTINGS, scale_min=0.8), rng)
+    image, masks = window.of_image(coordinates(height, width)), window.of_masks(bits)
+    assert image.shape[:2] == masks.shape[1:] == window.size_hw
+    column = sum(masks[bit].astype(int) << bit for bit in range(6))
+    row = sum(masks[6 + bit].astype(int) << bit for bit in range(6))
+    # away from the border, where the bicubic kernel is cut; a shrunk pixel covers several
+    inner = np.s_[3:-3, 3:-3]
+    shrunk = max(1.0, window.width / window.size_hw[1])
+    assert np.abs(image[..., 0][inner] / 4.0 - column[inner]).max(initial=0) <= shrunk
+    assert np.abs(image[..., 1][inner] / 4.0 - row[inner]).max(initial=0) <= shrunk
+
+
+def test_flip_mirrors_both() -> None:
+    window = Window(4.0, 2.0, 20.0, 10.0, (10, 20), False)
+    mirrored = replace(window, flipped=True)
+    image, masks = coordinates(30, 40), np.random.default_rng(0).random((2, 30, 40)) > 0.5
+    assert np.array_equal(window.of_image(image), image[2:12, 4:24])
+    assert np.array_equal(window.of_masks(masks), masks[:, 2:12, 4:24])
+    assert np.array_equal(mirrored.of_image(image), image[2:12, 4:24][:, ::-1])
+    assert np.array_equal(mirrored.of_masks(masks), masks[:, 2:12, 4:24][:, :, ::-1])
+
+
+@pytest.mark.parametrize("size_hw", [(40, 60), (1, 300), (300, 1), (1, 1), (2000, 30)])
+def test_window_stays_inside_image_and_canvas(size_hw: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    scales = []
+    for _ in range(200):
+        window = Window.draw(size_hw, SETTINGS, rng)
+        assert 0 <= window.top <= window.top + window.height <= size_hw[0]
+        assert 0 <= window.left <= window.left + window.width <= size_hw[1]
+        assert all(1 <= side <= 48 for side in window.size_hw)
+        scales.append(max(window.size_hw) / 48)
+        assert window.of_image(np.zeros((*size_hw, 3), np.uint8)).shape[:2] == window.size_hw
+        assert window.of_masks(np.zeros((1, *size_hw), bool)).shape[1:] == window.size_hw
+    assert min(scales) < 0.6  # shrunk images leave padding
+    assert max(scales) == 1  # enlarged ones are cut to the canvas
+
+
+def test_flips_as_often_as_told() -> None:
+    rng = np.random.default_rng(0)
+    never = replace(SETTINGS, flip=0.0)
+    assert not any(Window.draw((20, 20), never, rng).flipped for _ in range(50))
+    assert 60 < sum(Window.draw((20, 20), SETTINGS, rng).flipped for _ in range(200)) < 140
+
+
+def boxes(*corners: tuple[int, int, int, int], size: int = 20) -> np.ndarray:
+    masks = np.zeros((len(corners), size, size), dtype=bool)
+    for mask, (top, left, bottom, right) in zip(masks, corners, strict=True):
+        mask[top:bottom, left:right] = True
+    return masks
+
+
+def chain(count: int) -> np.ndarray:
+    return np.triu(np.ones((count, count), dtype=bool), 1)
+
+
+def test_small_and_cut_targets_go() -> None:
+    masks = boxes((0, 0, 10, 10), (0, 0, 5, 5), (0, 0, 3, 3))
+    settings = SampleSettings(min_area_px=10, min_area_left=0.25)
+    before = np.array([100.0, 101.0, 9.0])  # the second has lost just more than three quarters, the third is small
+    assert surviving_targets(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0]
+    before[1] = 100.0  # exactly a quarter is left
+    assert surviving_targets(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0, 1]
+
+
+def test_whole_that_became_its_part_goes() -> None:
+    masks = boxes((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 5, 5))
+    masks[1, 0, :4] = False  # IoU 0.96 with the first
+    areas = masks.sum((1, 2)).astype(float)
+    assert surviving_targets(masks, areas, chain(3), SETTINGS).tolist() == [1, 2]
+    assert surviving_targets(masks, areas, np.zeros((3, 3), bool), SETTINGS).tolist() == [0, 1, 2]  # no kin: both stay
+    masks[1, 0, 4] = False  # IoU 0.95 is not above 0.95
+    assert surviving_targets(masks, masks.sum((1, 2)).astype(float), chain(3), SETTINGS).tolist() == [0, 1, 2]
+
+
+def test_whole_stays_when_its_twin_is_no_target() -> None:
+    masks = boxes((0, 0, 10, 10), (0, 0, 10, 10))
+    before = np.array([100.0, 5000.0])  # of the part too little is left
+    assert surviving_targets(masks, before, chain(2), SETTINGS).tolist() == [0]
+
+
+def make_store(folder: Path, masks: Sequence[np.ndarray]) -> tuple[ImageSet, LabelStore]:
+    """Images of noise, one for each (M, H, W), ids from 1."""
+    items = []
+    with LabelWriter(folder / "labels", header={}) as writer:
+        for place, forest in enumerate(masks):
+            height, width = forest.shape[1:]
+            path = folder / f"{place}.png"
+            pixels = np.random.default_rng(place).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+            items.append(ImageItem(place + 1, path, height, width))
+            writer.add(place + 1, str(path), MaskForest.from_masks(forest))
+    return ImageSet(folder / "images.json", items), LabelStore(folder / "labels")
+
+
+def nested_masks(count: int, size: int = 40) -> np.ndarray:
+    return boxes(*[(place, place, size - place, size - place) for place in range(count)], size=size)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> tuple[ImageSet, LabelStore]:
+    """Five images with three to seven nested masks, one image without any."""
+    sizes = [3, 4, 0, 5, 6, 7]
+    return make_store(tmp_path, [nested_masks(count) if count else np.zeros((0, 40, 40), bool) for count in sizes])
+
+
+def samples(
+    store: tuple[ImageSet, LabelStore], settings: SampleSettings = SETTINGS, **options: object
+) -> ForestSamples:
+    return ForestSamples(*store, settings, seed=3, **NORMAL, **options)  # type: ignore[arg-type]
+
+
+def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+def test_a_sample(store: tuple[ImageSet, LabelStore]) -> None:
+    dataset = samples(store)
+    for position in range(20):
+        sample = dataset[position]
+        height, width = sample["content_hw"].tolist()
+        assert sample["pixel_values"].shape == (3, 48, 48)
+        assert sample["pixel_values"].dtype == torch.float32
+        assert 0 <= float(sample["pixel_values"].min()) <= float(sample["pixel_values"].max()) <= 1
+        count = len(sample["masks"])
+        assert count >= 1
+        assert sample["masks"].shape == (count, 48, 48)
+        assert sample["ancestor"].shape == (count, count)
+        assert not sample["masks"][:, height:].any()
+        assert not sample["masks"][:, :, width:].any()
+        assert not sample["pixel_values"][:, height:].any()  # the mean colour
+        assert not sample["pixel_values"][:, :, width:].any()
+        assert (sample["masks"].sum((1, 2)) >= 4).all()
+        areas = sample["masks"].sum((1, 2))
+        assert (areas[:, None] > areas[None, :])[sample["ancestor"]].all()
+
+
+def test_pixels_are_normalised(store: tuple[ImageSet, LabelStore]) -> None:
+    plain = samples(store)[0]
+    shifted = ForestSamples(*store, SETTINGS, seed=3, mean=(0.2, 0.4, 0.6), std=(0.5, 0.25, 0.1))[0]
+    height, width = plain["content_hw"].tolist()
+    expected = (plain["pixel_values"] - torch.tensor([0.2, 0.4, 0.6])[:, None, None]) / torch.tensor([0.5, 0.25, 0.1])[
+        :, None, None
+    ]
+    assert torch.allclose(shifted["pixel_values"][:, :height, :width], expected[:, :height, :width], atol=1e-5)
+    assert not shifted["pixel_values"][:, height:].any()
+
+
+def test_position_decides_everything(store: tuple[ImageSet, LabelStore]) -> None:
+    first, second = samples(store), samples(store)
+    wanted = [first[position] for position in range(12)]
+    for position in reversed(range(12)):  # in another order
+        assert_equal(second[position], wanted[position])
+    assert not torch.equal(wanted[0]["pixel_values"], wanted[6]["pixel_values"])  # other epoch, other crop
+    other = ForestSamples(*store, SETTINGS, seed=4, **NORMAL)  # type: ignore[arg-type]
+    assert not torch.equal(other[0]["pixel_values"], wanted[0]["pixel_values"])
+
+
+def test_workers_change_nothing(store: tuple[ImageSet, LabelStore]) -> None:
+    dataset = samples(store)
+    batches = [list(DataLoader(dataset, 2, num_workers=workers, collate_fn=collate)) for workers in (0, 2)]
+    for left, right in zip(*batches, strict=True):
+        assert_equal(left, right)
+
+
+def test_every_image_once_an_epoch(store: tuple[ImageSet, LabelStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = store
+    seen: list[int] = []
+    monkeypatch.setattr(
+        labels, "forest", lambda image_id: seen.append(image_id) or LabelStore(labels.folder).forest(image_id)
+    )
+    dataset = ForestSamples(images, labels, replace(SETTINGS, min_area_px=1, scale_max=1.0), seed=0, **NORMAL)  # type: ignore[arg-type]
+    assert len(dataset) == 6
+    orders = []
+    for epoch in range(3):
+        order = []
+        for position in range(6 * epoch, 6 * epoch + 6):
+            seen.clear()
+            dataset[position]
+            order.append(seen[0])
+        assert sorted(order) == [1, 2, 3, 4, 5, 6]
+        orders.append(order)
+    assert orders[0] != orders[1] or orders[1] != orders[2]
+
+
+def test_noisy_view_has_the_same_geometry(store: tuple[ImageSet, LabelStore]) -> None:
+    plain, noisy = samples(store), samples(store, noisy_view=True)
+    for position in range(5):
+        sample = noisy[position]
+        extra = sample.pop("noisy_values")
+        assert_equal(sample, plain[position])
+        height, width = sample["content_hw"].tolist()
+        assert extra.shape == (3, 48, 48)
+        assert not extra[:, height:].any()
+        assert not extra[:, :, width:].any()
+
+
+def test_at_most_so_many_targets(tmp_path: Path) -> None:
+    """Of ten nested masks four are drawn; the relation among them is the old one."""
+    store = make_store(tmp_path, [nested_masks(10)])
+    settings = SampleSettings(crop_px=40, scale_min=1, scale_max=1, flip=0, max_targets=4, min_area_px=1)
+    relation = store[1].forest(1).ancestor
+    drawn = set()
+    for position in range(30):
+        sample = samples(store, settings)[position]
+        sides = sample["masks"].any(2).sum(1).tolist()
+        chosen = [(40 - side) // 2 for side in sides]
+        assert len(chosen) == 4
+        assert np.array_equal(sample["ancestor"].numpy(), relation[np.ix_(chosen, chosen)])
+        drawn.update(chosen)
+    assert drawn == set(range(10))
+
+
+def test_images_without_masks_are_passed_over(tmp_path: Path) -> None:
+    """Also when nearly all are such."""
+    store = make_store(tmp_path, [np.zeros((0, 40, 40), bool)] * 30 + [nested_masks(2)])
+    dataset = samples(store, replace(SETTINGS, scale_max=1.0))
+    assert all(len(dataset[position]["masks"]) for position in range(31))
+
+
+def test_nothing_to_learn_from(tmp_path: Path) -> None:
+    store = make_store(tmp_path, [np.zeros((0, 40, 40), bool)] * 2)
+    with pytest.raises(DataError, match="hold no mask of at least 4 px"):
+        samples(store)[0]
+    small = make_store(tmp_path / "small", [boxes((0, 0, 1, 1), size=40)])
+    with pytest.raises(DataError, match="hold no mask"):
+        samples(small)[0]
+    empty = make_store(tmp_path / "empty", [])
+    with pytest.raises(DataError, match="holds no image"):
+        samples(empty)
+
+
+def test_batch_is_padded_to_the_most_targets(store: tuple[ImageSet, LabelStore]) -> None:
+    dataset = samples(store, noisy_view=True)
+    parts = [dataset[position] for position in range(4)]
+    batch = collate(parts)
+    most = max(len(part["masks"]) for part in parts)
+    assert batch["masks"].shape == (4, most, 48, 48)
+    assert batch["valid"].sum(1).tolist() == [len(part["masks"]) for part in parts]
+    assert torch.equal(batch["noisy_values"][2], parts[2]["noisy_values"])
+    assert torch.equal(batch["content_hw"][3], parts[3]["content_hw"])

@@ -1,0 +1,67 @@
+"""Phase 2 learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sohes.backbones.timm_folder import save_backbone_folder
+from sohes.data.coco import read_coco
+from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.scenes import write_scenes
+from sohes.errors import ConfigError
+from sohes.instruct.dataset import ForestSamples, collate
+from sohes.instruct.module import InstructModule
+from sohes.instruct.stage import InstructConfig, instruct
+from sohes.settings import SampleSettings
+from tests.segmenters.tiny import LOSSES, PROVENANCE, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two generated scenes with their true forests as labels."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, train=2, val=1, size=64)
+    images = read_coco(folder / "train.json")
+    with LabelWriter(folder / "labels", header={}) as writer:
+        for item in images.items:
+            forest = images.forest(item.id)
+            forest.attributes.clear()
+            writer.add(item.id, str(item.path), forest)
+    return folder
+
+
+def test_ten_steps_reduce_every_term(scenes: Path) -> None:
+    settings = SampleSettings(crop_px=64, scale_min=1, scale_max=1, flip=0, min_area_px=16)
+    normal = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    dataset = ForestSamples(read_coco(scenes / "train.json"), LabelStore(scenes / "labels"), settings, seed=0, **normal)
+    batch = collate([dataset[0], dataset[1]])
+    module = InstructModule(tiny_segmenter(queries=16), LOSSES)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+    history = []
+    for _ in range(10):
+        torch.manual_seed(0)
+        terms = module(**batch)
+        assert set(terms) == {"loss_entity", "loss_mask", "loss_dice", "loss_ancestor"}
+        loss = sum(terms.values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append({name: float(value.detach()) for name, value in terms.items()})
+    assert sum(history[-1].values()) < 0.85 * sum(history[0].values())
+    assert history[-1]["loss_ancestor"] < history[0]["loss_ancestor"]
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters()}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []  # what distributed training needs
+
+
+def test_canvas_must_fit_the_patches(scenes: Path, tmp_path: Path) -> None:
+    inputs = {
+        "backbone": save_backbone_folder(tmp_path / "vit", tiny_segmenter().vit, PROVENANCE),
+        "images": scenes,
+        "labels": scenes / "labels",
+    }
+    for crop, remedy in ((50, 48), (16, 32)):
+        with pytest.raises(ConfigError, match=f"crop_px={crop} .* 16 px patches; try {remedy}"):
+            instruct(InstructConfig(crop_px=crop, hidden_dim=32, queries=4), inputs, tmp_path / "out")
