@@ -1,0 +1,328 @@
+"""All stages from weights to export on a few generated scenes, and what users bring instead of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from sohes import pipeline
+from sohes.correct.stage import CorrectConfig, correct
+from sohes.data.coco import read_coco
+from sohes.data.labels import LabelStore
+from sohes.errors import ConfigError, DataError
+from sohes.files import read_json
+from sohes.instruct.stage import InstructConfig, instruct
+from sohes.pipeline import (
+    EvaluateConfig,
+    ExploreConfig,
+    ExportConfig,
+    ImagesConfig,
+    LabelledConfig,
+    WeightsConfig,
+    evaluate,
+    explore,
+    export,
+    images,
+    labelled,
+    weights,
+)
+from sohes.records import StageResult
+from sohes.segmenters import load_segmenter
+
+EXPLORE = ExploreConfig(
+    size_global=64, size_local=32, theta_merge=(0.9, 0.7, 0.5), max_crops=2, min_area_px=20, shard_size=3, overlays=1
+)
+SMALL = {
+    "iterations": 3,
+    "batch_size": 2,
+    "crop_px": 64,
+    "points": 32,
+    "min_area_px": 8,
+    "workers": 0,
+    "scale_min": 0.8,
+}
+INSTRUCT = InstructConfig(
+    **SMALL,  # type: ignore[arg-type]
+    queries=10,
+    hidden_dim=32,
+    encoder_layers=1,
+    decoder_layers=1,
+    inference_short_px=64,
+    inference_long_px=128,
+)
+CORRECT = CorrectConfig(**SMALL, teacher_min_area_px=1)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries
+        yield
+
+
+def finish(run: Path, *, scored: bool = True) -> dict[str, StageResult]:
+    """The stages after `images` and `weights`."""
+    inputs = {
+        "backbone": run / "weights" / "backbone",
+        "images": run / "images",
+        "labels": run / "explore" / "train",
+    }
+    results = {}
+    clustering = {"backbone": run / "weights" / "clustering", "images": run / "images"}
+    results["explore"] = explore(EXPLORE, clustering, run / "explore")
+    results["instruct"] = instruct(INSTRUCT, inputs, run / "instruct")
+    results["correct"] = correct(CORRECT, inputs | {"segmenter": run / "instruct" / "segmenter"}, run / "correct")
+    folders = {phase: run / phase / "segmenter" for phase in ("instruct", "correct")}
+    held_out = {"images": run / "images", "labels": run / "explore" / "val"}
+    results["evaluate"] = evaluate(EvaluateConfig(pictures=1), held_out | folders, run / "evaluate")
+    results["export"] = export(ExportConfig(), {"segmenter": folders["correct"]}, run / "export")
+    return results
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stage folder of random weights."""
+    torch.manual_seed(0)
+    out = tmp_path_factory.mktemp("weights") / "weights"
+    out.mkdir()
+    result = weights(WeightsConfig(source="random:test_vit"), {}, out)
+    assert result.notes == ["start backbone: test_vit, random weights"]
+    return out
+
+
+@pytest.fixture(scope="module")
+def finished(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, StageResult]]:
+    """A whole run on 4 + 2 generated scenes."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "weights").symlink_to(backbone)
+    images(ImagesConfig(scenes_train=4, scenes_val=2, scenes_px=64), {}, run / "images")
+    return run, finish(run)
+
+
+def test_every_stage_leaves_what_the_next_needs(finished: tuple[Path, dict[str, StageResult]]) -> None:
+    run, results = finished
+    assert (run / "weights" / "clustering").resolve() == (run / "weights" / "backbone").resolve()
+    assert len(LabelStore(run / "explore" / "train")) == 4
+    assert len(LabelStore(run / "explore" / "val")) == 2
+    assert sum(len(forest) for _, forest in LabelStore(run / "explore" / "train")) > 0
+    for stage in ("instruct", "correct"):
+        assert (run / stage / "history.csv").exists()
+        assert results[stage].artefacts == [run / stage / "curves.png"]
+    for result in results.values():
+        assert all(path.exists() for path in result.artefacts)
+    (picture,) = results["evaluate"].artefacts
+    assert picture.parent == run / "evaluate" / "pictures"
+
+
+def test_measurements(finished: tuple[Path, dict[str, StageResult]]) -> None:
+    rows = finished[1]["evaluate"].measurements
+    assert {row.method for row in rows} == {"SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3"}
+    assert {row.data for row in rows} == {"generated scenes (held out)"}
+    assert {(row.backbone, row.init, row.n_images) for row in rows} == {("test_vit", "random weights", 2)}
+    assert all(0 <= row.value <= 100 for row in rows if row.metric.startswith("mask_ar"))
+    assert all((row.method, "mask_ar_1000") in {(r.method, r.metric) for r in rows} for row in rows)
+
+
+def test_exported_vit_is_the_trained_one(finished: tuple[Path, dict[str, StageResult]]) -> None:
+    run, results = finished
+    folder = run / "export" / "backbone"
+    assert f'timm.create_model("local-dir:{folder}", pretrained=True)' in results["export"].notes[0]
+    exported = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0, dynamic_img_size=True).eval()
+    trained = load_segmenter(run / "correct" / "segmenter", device="cpu").model.vit.eval()
+    pixels = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        assert torch.equal(exported.forward_features(pixels), trained.forward_features(pixels))
+    start = timm.create_model(f"local-dir:{run / 'weights' / 'backbone'}", pretrained=True, num_classes=0)
+    assert not torch.equal(exported.blocks[0].attn.qkv.weight, start.blocks[0].attn.qkv.weight)
+    provenance = read_json(folder / "provenance.json")
+    assert (provenance["timm_name"], provenance["init"], provenance["trained"]) == (
+        "test_vit",
+        "random weights",
+        "SOHES",
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+def test_labels_are_the_same_to_the_byte(finished: tuple[Path, dict[str, StageResult]], tmp_path: Path) -> None:
+    run, _ = finished
+    inputs = {"backbone": run / "weights" / "clustering", "images": run / "images"}
+    explore(replace(EXPLORE, overlays=0), inputs, tmp_path)
+    for split in ("train", "val"):
+        assert contents(tmp_path / split) == contents(run / "explore" / split)
+    explore(EXPLORE, inputs, tmp_path)  # once more over finished work, now with pictures
+    assert contents(tmp_path / "train") == contents(run / "explore" / "train")
+    with pytest.raises(DataError, match="made with other settings"):
+        explore(replace(EXPLORE, theta_small=0.02), inputs, tmp_path)
+
+
+def test_interrupted_labelling_goes_on(
+    finished: tuple[Path, dict[str, StageResult]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at the fourth image, after a shard of three; the second run starts there."""
+    run, _ = finished
+    inputs = {"backbone": run / "weights" / "clustering", "images": run / "images"}
+    from sohes.data import images as reader
+
+    real, seen = reader.load_image, []
+
+    def load(path: Path) -> np.ndarray:
+        seen.append(path.name)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(reader, "load_image", load)
+    with pytest.raises(KeyboardInterrupt):
+        explore(replace(EXPLORE, overlays=0), inputs, tmp_path)
+    assert len(LabelStore(tmp_path / "train")) == 3
+    explore(replace(EXPLORE, overlays=0), inputs, tmp_path)
+    assert seen[3:6] == ["000003.png", "000003.png", "000000.png"]  # the one that was interrupted, then held-out ones
+    for split in ("train", "val"):
+        assert contents(tmp_path / split) == contents(run / "explore" / split)
+
+
+def odd_images(folder: Path) -> Path:
+    """What people keep in picture folders: a truncated file, unusual pixels, a turned photograph, a line."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+
+    def noise(*shape: int, top: int = 256, dtype: type = np.uint8) -> np.ndarray:
+        return rng.integers(0, top, shape).astype(dtype)
+
+    Image.fromarray(noise(50, 60, 4), "CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(noise(50, 60, top=65536, dtype=np.uint16)).save(folder / "deep.png")
+    Image.fromarray(noise(50, 60)).save(folder / "grey.png")
+    Image.fromarray(noise(50, 60, 4)).save(folder / "alpha.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(noise(40, 80, 3)).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(noise(90, 1, 3)).save(folder / "line.png")
+    (folder / "broken.jpg").write_bytes((folder / "cmyk.jpg").read_bytes()[:400])
+    return folder
+
+
+def test_any_folder_of_images(backbone: Path, tmp_path: Path) -> None:
+    """Odd images pass every stage, the broken one is reported; without ground truth nothing is scored."""
+    (tmp_path / "weights").symlink_to(backbone)
+    folder = odd_images(tmp_path / "photos")
+    result = images(ImagesConfig(folder=str(folder), val_fraction=0.4), {}, tmp_path / "images")
+    notes = "\n".join(result.notes)
+    assert "4 of" in notes
+    assert "2 held out" in notes
+    assert "nothing is scored" in notes
+    assert "1 broken image(s) skipped" in notes
+    (skipped,) = read_json(tmp_path / "images" / "skipped.json")
+    assert skipped["file"].endswith("broken.jpg")
+    items = [item for split in ("train", "val") for item in read_coco(tmp_path / "images" / f"{split}.json").items]
+    sizes = {item.path.name: item.size_hw for item in items}
+    assert sizes.pop("turned.jpg") == (80, 40)
+    assert sizes.pop("line.png") == (90, 1)
+    assert set(sizes.values()) == {(50, 60)}
+
+    results = finish(tmp_path)
+    for split, count in (("train", 4), ("val", 2)):
+        store = LabelStore(tmp_path / "explore" / split)
+        assert len(store) == count
+        listed = {item.id: item.size_hw for item in read_coco(tmp_path / "images" / f"{split}.json").items}
+        assert {image_id: forest.size_hw for image_id, forest in store} == listed
+    assert results["evaluate"].measurements == ()
+    assert "no ground truth" in results["evaluate"].notes[0]
+    assert len(results["evaluate"].artefacts) == 1
+    line = np.zeros((90, 1, 3), np.uint8)
+    assert load_segmenter(tmp_path / "correct" / "segmenter").predict(line).size_hw == (90, 1)
+
+
+def test_ground_truth_is_held_out_and_scored_on(finished: tuple[Path, dict[str, StageResult]], tmp_path: Path) -> None:
+    run, _ = finished
+    truth = run / "images" / "val.json"
+    config = ImagesConfig(folder=str(run / "images"), ground_truth=str(truth))
+    images(config, {}, tmp_path)
+    assert config.outside_inputs() == [run / "images", truth]
+    held = read_coco(tmp_path / "val.json")
+    assert [item.path.parent.name for item in held.items] == ["val", "val"]
+    assert sum(map(len, held.annotations.values())) == sum(map(len, read_coco(truth).annotations.values()))
+    assert len(read_coco(tmp_path / "train.json")) == 4
+
+
+def test_folders_that_hold_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="folder is not set: pass --images DIR"):
+        images(ImagesConfig(), {}, tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        images(ImagesConfig(folder=str(tmp_path / "missing")), {}, tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no image found"):
+        images(ImagesConfig(folder=str(tmp_path / "empty")), {}, tmp_path)
+    (tmp_path / "empty" / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="none of the 1 images can be read"):
+        images(ImagesConfig(folder=str(tmp_path / "empty")), {}, tmp_path / "out")
+    assert len(read_json(tmp_path / "out" / "skipped.json")) == 1
+
+
+def test_image_that_breaks_later_is_skipped(backbone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for place in range(4):
+        Image.fromarray(np.random.default_rng(place).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(
+            folder / f"{place}.png"
+        )
+    images(ImagesConfig(folder=str(folder), val_fraction=0.25), {}, tmp_path / "images")
+    victim = read_coco(tmp_path / "images" / "train.json").items[1]
+    victim.path.write_bytes(b"gone")
+    inputs = {"backbone": backbone / "backbone", "images": tmp_path / "images"}
+    result = explore(EXPLORE, inputs, tmp_path / "explore")
+    assert any(note.startswith(f"skipped {victim.path}") for note in result.notes)
+    assert victim.id not in LabelStore(tmp_path / "explore" / "train")
+    assert len(LabelStore(tmp_path / "explore" / "train")) == 2
+
+
+def test_two_backbones(tmp_path: Path, backbone: Path) -> None:
+    """Phase 1 may look through another ViT; a folder with other arguments than its name's keeps them."""
+    model = timm.create_model("test_vit", num_classes=0, depth=2, img_size=64)
+    timm.models.save_for_hf(model, str(tmp_path / "own"), safe_serialization=True)
+    config = WeightsConfig(source=str(tmp_path / "own"), clustering_source=str(backbone / "backbone"))
+    assert config.outside_inputs() == [tmp_path / "own", backbone / "backbone"]
+    result = weights(config, {}, tmp_path / "out")
+    assert len(result.notes) == 2
+    assert not (tmp_path / "out" / "clustering").is_symlink()
+    kept = timm.create_model(f"local-dir:{tmp_path / 'out' / 'backbone'}", pretrained=True, num_classes=0)
+    assert len(kept.blocks) == 2
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), model.parameters(), strict=True))
+    # without a clustering source of its own, an earlier one gives way
+    weights(WeightsConfig(source=str(tmp_path / "own")), {}, tmp_path / "again")
+    assert (tmp_path / "again" / "clustering").is_symlink()
+
+
+def test_labelled_data(finished: tuple[Path, dict[str, StageResult]], tmp_path: Path) -> None:
+    run, _ = finished
+    labelled(LabelledConfig(scenes_train=1, scenes_val=1, scenes_px=64), {}, tmp_path / "scenes")
+    assert not np.array_equal(
+        np.asarray(Image.open(tmp_path / "scenes" / "train" / "000000.png")),
+        np.asarray(Image.open(run / "images" / "train" / "000000.png")),
+    )
+    paths = {split: str(run / "images" / f"{split}.json") for split in ("train", "val")}
+    labelled(LabelledConfig(**paths), {}, tmp_path / "own")  # type: ignore[arg-type]
+    assert [item.path for item in read_coco(tmp_path / "own" / "val.json").items] == [
+        item.path for item in read_coco(run / "images" / "val.json").items
+    ]
+    with pytest.raises(ConfigError, match="go together"):
+        labelled(LabelledConfig(train=paths["train"]), {}, tmp_path / "half")
+
+
+def test_export_alone(finished: tuple[Path, dict[str, StageResult]], tmp_path: Path) -> None:
+    run, _ = finished
+    folder = pipeline.export_backbone(run / "instruct" / "segmenter", tmp_path / "vit")
+    trained = load_segmenter(run / "instruct" / "segmenter", device="cpu").model.vit.state_dict()
+    exported = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).state_dict()
+    assert exported.keys() == trained.keys()
+    assert all(torch.equal(exported[name], trained[name]) for name in trained)
