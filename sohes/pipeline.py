@@ -76,7 +76,7 @@ class ImagesConfig:
 
     def outside_inputs(self) -> list[Path]:
         """Files whose change makes the stage run again."""
-        return [Path(path) for path in (self.folder, self.ground_truth) if path]
+        return [Path(path).expanduser() for path in (self.folder, self.ground_truth) if path]
 
 
 def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -134,7 +134,7 @@ class LabelledConfig:
 
     def outside_inputs(self) -> list[Path]:
         """Files whose change makes the stage run again."""
-        return [Path(path) for path in (self.train, self.val) if path]
+        return [Path(path).expanduser() for path in (self.train, self.val) if path]
 
 
 def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -238,7 +238,7 @@ def _draw(source: ImageSet, forests: Mapping[str, Callable[[int], MaskForest]], 
     for item in source.items[:count]:
         image = load_image(item.path)
         rows = [overlay(image, forest_of(item.id)) for forest_of in forests.values()]
-        path = folder / f"{item.path.stem}.png"
+        path = folder / f"{item.path.stem}-{item.id}.png"  # names alone may repeat in subfolders
         with atomic_path(path) as temporary:
             picture = rows[0] if len(rows) == 1 else grid(rows, list(forests), columns=1)
             Image.fromarray(picture).save(temporary)

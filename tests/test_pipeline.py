@@ -255,6 +255,26 @@ def test_ground_truth_is_held_out_and_scored_on(finished: tuple[Path, dict[str, 
     assert len(read_coco(tmp_path / "train.json")) == 4
 
 
+def test_pictures_of_images_with_the_same_name(backbone: Path, tmp_path: Path) -> None:
+    for place in range(3):
+        (tmp_path / "photos" / str(place)).mkdir(parents=True)
+        pixels = np.random.default_rng(place).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / str(place) / "image.png")
+    images(ImagesConfig(folder=str(tmp_path / "photos"), val_fraction=0.7), {}, tmp_path / "images")
+    inputs = {"backbone": backbone / "backbone", "images": tmp_path / "images"}
+    result = explore(replace(EXPLORE, overlays=2), inputs, tmp_path / "explore")
+    assert len(set(result.artefacts)) == len(list((tmp_path / "explore" / "overlays").iterdir())) == 2
+
+
+def test_home_folder_is_understood(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ImagesConfig(folder="~/photos").outside_inputs() == [tmp_path / "photos"]
+    assert LabelledConfig(train="~/a.json", val="~/b.json").outside_inputs() == [
+        tmp_path / "a.json",
+        tmp_path / "b.json",
+    ]
+
+
 def test_folders_that_hold_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="folder is not set: pass --images DIR"):
         images(ImagesConfig(), {}, tmp_path)

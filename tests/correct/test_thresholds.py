@@ -1,13 +1,11 @@
-"""Thresholds by count matching, worked by hand; the same on several processes as on one."""
+"""Thresholds by count matching, worked by hand."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from sohes.correct.thresholds import SizeThresholds, size_classes
 from sohes.settings import ThresholdSettings
@@ -97,7 +95,7 @@ def test_at_most_two_hundred_scores_an_image() -> None:
     assert float(thresholds.tau[SMALL]) == pytest.approx(sorted(scores)[100])
 
 
-def test_state_is_kept(tmp_path: Path) -> None:
+def test_state_is_kept() -> None:
     before = observed([[0.8, 0.3, 0.5], [0.6, 0.7]], [2, 1])
     after = SizeThresholds(before.settings)
     after.load_state_dict(before.state_dict())
@@ -106,39 +104,3 @@ def test_state_is_kept(tmp_path: Path) -> None:
         thresholds.update(0.3)
     assert torch.equal(before.tau, after.tau)
     assert math.isfinite(float(after.tau.sum()))
-
-
-def batches() -> list[tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]]:
-    """Three batches of four images."""
-    generator = torch.Generator().manual_seed(0)
-    made = []
-    for _ in range(3):
-        counts = torch.randint(0, 5, (4, 3), generator=generator)
-        scores = [torch.rand(10, generator=generator) for _ in range(4)]
-        classes = [torch.randint(0, 3, (10,), generator=generator) for _ in range(4)]
-        made.append((counts, scores, classes))
-    return made
-
-
-def observe_share(rank: int, world: int, folder: str) -> None:
-    """One of `world` processes sees its share of every batch and writes its thresholds."""
-    if world > 1:
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    thresholds = SizeThresholds(ThresholdSettings(tau_momentum=0.5))
-    share = slice(rank * 4 // world, (rank + 1) * 4 // world)
-    for counts, scores, classes in batches():
-        thresholds.observe(counts[share], scores[share], classes[share])
-        thresholds.update(0.5)
-    torch.save(thresholds.state_dict(), f"{folder}/{world}-{rank}.pt")
-    if world > 1:
-        torch.distributed.destroy_process_group()
-
-
-def test_two_processes_agree_with_one(tmp_path: Path) -> None:
-    observe_share(0, 1, str(tmp_path))
-    mp.start_processes(observe_share, args=(2, str(tmp_path)), nprocs=2, start_method="spawn")
-    one, *two = (torch.load(tmp_path / name) for name in ("1-0.pt", "2-0.pt", "2-1.pt"))
-    for name, value in one.items():
-        for other in two:
-            assert torch.allclose(other[name], value), name
-    assert torch.equal(two[0]["tau"], two[1]["tau"])

@@ -13,10 +13,11 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from sohes.correct.module import CorrectModule, TeacherHook
+from sohes.correct.thresholds import SizeThresholds
 from sohes.segmenters import losses
 from sohes.segmenters.losses import Matching, Targets, segmentation_loss
 from sohes.segmenters.mask2former import SegmenterOutput
-from sohes.settings import LossSettings, TeacherSettings
+from sohes.settings import LossSettings, TeacherSettings, ThresholdSettings
 from tests.segmenters.tiny import LOSSES, tiny_segmenter
 
 COUNTS = (5, 1)  # targets of the two images
@@ -37,6 +38,20 @@ def mask_terms(images: slice) -> tuple[Tensor, Tensor, Tensor]:
     (terms["mask"] + terms["dice"]).backward()
     assert logits.grad is not None
     return terms["mask"].detach(), terms["dice"].detach(), logits.grad
+
+
+def thresholds(rank: int, world: int) -> dict[str, Tensor]:
+    """State after three batches of four images, of which a process sees its share."""
+    generator = torch.Generator().manual_seed(0)
+    learnt = SizeThresholds(ThresholdSettings(tau_momentum=0.5))
+    share = slice(rank * 4 // world, (rank + 1) * 4 // world)
+    for _ in range(3):
+        counts = torch.randint(0, 5, (4, 3), generator=generator)
+        scores = [torch.rand(10, generator=generator) for _ in range(4)]
+        classes = [torch.randint(0, 3, (10,), generator=generator) for _ in range(4)]
+        learnt.observe(counts[share], scores[share], classes[share])
+        learnt.update(0.5)
+    return learnt.state_dict()
 
 
 def batch(rank: int) -> dict[str, Tensor]:
@@ -72,7 +87,8 @@ def worker(rank: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     terms = mask_terms(slice(rank, rank + 1))
-    torch.save({"terms": terms, "state": train_phase3(rank)}, f"{folder}/{rank}.pt")
+    found = {"terms": terms, "thresholds": thresholds(rank, 2), "state": train_phase3(rank)}
+    torch.save(found, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -89,6 +105,10 @@ def test_two_processes(tmp_path: Path) -> None:
         assert torch.allclose((first["terms"][place] + second["terms"][place]) / 2, whole, rtol=1e-5)
     shares = torch.cat([first["terms"][2], second["terms"][2]]) / 2
     assert torch.allclose(shares, gradient, atol=1e-7)
+
+    for name, value in thresholds(0, 1).items():
+        assert torch.allclose(first["thresholds"][name], value), name
+        assert torch.equal(first["thresholds"][name], second["thresholds"][name]), name
 
     assert all(torch.equal(value, second["state"][name]) for name, value in first["state"].items())
     start = tiny_segmenter().class_predictor.weight
