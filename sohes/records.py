@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -134,10 +135,9 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """The device in words: the GPU's name where torch sees one, else the processor and the cores usable."""
-    import torch
-
-    if torch.cuda.is_available():
+    """The device in words: the GPU's name where torch was loaded and sees one, else the processor and usable cores."""
+    torch = sys.modules.get("torch")  # a stage that never loaded torch used no GPU
+    if torch is not None and torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     model = platform.processor() or platform.machine()
