@@ -17,7 +17,7 @@ from rich.text import Text
 from slurm.graph import Resources
 from slurm.plan import Planned
 from slurm.state import StageFolder
-from sohes.records import RECORD_FILE, Record, read_record
+from sohes.records import RECORD_FILE, Measurement, Record, read_record
 
 _PLAIN_EVERY_S = 30.0
 _PLAIN_WIDTH = 140
@@ -160,11 +160,15 @@ def show_summary(console: Console, plan: Mapping[str, Planned], run_dir: Path) -
     for name, record in records.items():
         for note in record.notes:
             console.print(f"[bold]{name}[/]: {escape(note)}", soft_wrap=True)
-    artefacts = [run_dir / name / path for name, record in records.items() for path in record.artefacts]
-    if artefacts:
+    folders: dict[Path, list[str]] = {}
+    for name, record in records.items():
+        for artefact in record.artefacts:
+            path = run_dir / name / artefact
+            folders.setdefault(path.parent, []).append(path.name)
+    if folders:
         console.print("\n[bold]Tables and pictures[/]")
-        for path in artefacts:
-            console.print(escape(short(path)), soft_wrap=True)
+        for folder, names in folders.items():
+            console.print(escape(f"{short(folder)}/  {'  '.join(names)}"), soft_wrap=True)
     console.print(f"\nEverything is in {escape(short(run_dir))}", soft_wrap=True)
 
 
@@ -186,14 +190,23 @@ def _stage_table(plan: Mapping[str, Planned], records: Mapping[str, Record]) -> 
     return table
 
 
+# what the summary shows of a method that measured much more; the tables hold all of it
+_HEADLINES: tuple[str, ...] = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "relation_f1")
+_HEADLINES += ("miou_dataset", "box_ap", "mask_ap")
+
+
 def _measurements(records: Iterable[Record]) -> list[Table]:
-    rows = [row for record in records for row in record.measurements]
-    if not rows:
+    groups: dict[tuple[str, str, str, int], list[Measurement]] = {}
+    for record in records:
+        for row in record.measurements:
+            groups.setdefault((row.method, row.init, row.data, row.n_images), []).append(row)
+    if not groups:
         return []
     table = Table(title="Measurements", title_justify="left", title_style="bold")
-    for column in ("method", "backbone", "init", "data", "metric", "value", "images"):
-        table.add_column(column, justify="right" if column in ("value", "images") else "left", overflow="fold")
-    for row in rows:
-        cells = (row.method, row.backbone, row.init, row.data, row.metric, f"{row.value:.4g} {row.unit}")
-        table.add_row(*map(escape, cells), str(row.n_images))
+    for column in ("method", "backbone weights", "data", "measured"):
+        table.add_column(column, overflow="fold")
+    for (method, init, data, n_images), rows in groups.items():
+        shown = [row for row in rows if row.metric in _HEADLINES] or rows
+        numbers = "  ".join(f"{row.metric} {row.value:.1f} {row.unit}" for row in shown)
+        table.add_row(*map(escape, (method, init, f"{data}, {n_images} images", numbers)))
     return [table]

@@ -66,7 +66,9 @@ def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[nn
         return model.eval(), Provenance(timm_name=PACKAGED_ARCHITECTURE, init=_WHEEL_INIT)
     if source.startswith("random:"):
         name = source.removeprefix("random:")
-        return build_vit({"architecture": name}).eval(), Provenance(timm_name=name, init="random weights")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build_vit({"architecture": name}).eval(), Provenance(timm_name=name, init="random weights")
     if path.suffix in (".safetensors", ".pth", ".pt", ".bin") or os.sep in source:
         raise WeightsError(f"{source}: no such file or folder")
     return _from_timm(source)
