@@ -6,6 +6,8 @@ forest = segmenter.segment(load_image("photo.jpg"))
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.utils import logging
 
 from sohes.backbones.precision import autocast, default_device
 from sohes.backbones.timm_folder import PROVENANCE, Provenance
@@ -106,11 +109,24 @@ def _relate(forest: MaskForest, probability: NDArray[np.floating]) -> MaskForest
     return MaskForest(forest.size_hw, forest.rles, forest.scores, relation, parent, forest.attributes)
 
 
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar over ours for one small file."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def save_segmenter(folder: Path, model: EntitySegmenter, provenance: Provenance) -> Path:
     """Write a segmenter folder (config, safetensors, provenance of the ViT), atomically."""
     folder = Path(folder)
     with atomic_path(folder) as temporary:
-        model.save_pretrained(temporary)
+        with _no_bars():
+            model.save_pretrained(temporary)
         write_json(temporary / PROVENANCE, vars(provenance))
     return folder
 
@@ -126,9 +142,10 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
     if not config.exists() or read_json(config).get("model_type") != EntitySegmenterConfig.model_type:
         raise WeightsError(f"{folder}: not a segmenter folder (no config.json of one); give …/segmenter of a run")
     try:
-        loaded: Any = EntitySegmenter.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with _no_bars():
+            loaded: Any = EntitySegmenter.from_pretrained(
+                folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
         provenance = Provenance(**read_json(folder / PROVENANCE))
     except (SafetensorError, OSError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{folder}: cannot be loaded as a segmenter ({error})") from error
