@@ -39,12 +39,12 @@ def finished(
     return results
 
 
-def test_semantic_measurements_and_artefacts(finished: dict[str, tuple[StageResult, Path]]) -> None:
+def test_semantic_measurements_and_artefacts(finished: dict[str, tuple[StageResult, Path]], scenes: Path) -> None:
     result, out = finished["semantic"]
     assert [row.metric for row in result.measurements] == ["miou_dataset", "acc_pixel"]
     row = result.measurements[0]
     assert (row.method, row.backbone, row.init) == ("linear head (frozen ViT)", "test_vit", "random weights")
-    assert (row.data, row.protocol, row.n_images, row.unit) == ("data (val)", "mmseg_miou_v1", 3, "%")
+    assert (row.data, row.protocol, row.n_images, row.unit) == (f"{scenes.name} (val)", "mmseg_miou_v1", 3, "%")
     assert {path.name for path in result.artefacts} == {"predictions.png", "loss.png", "loss.csv"}
     assert all(path.exists() for path in result.artefacts)
     assert len(losses(out)) == 4
