@@ -7,6 +7,7 @@ own process; nothing stops you from calling them yourself.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -317,7 +318,8 @@ class ExportConfig:
 def export(config: ExportConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """The ViT inside a segmenter as a timm folder. Input: segmenter. Writes `backbone/`."""
     folder = export_backbone(inputs["segmenter"], out / "backbone")
-    return StageResult(notes=[f'the backbone: timm.create_model("local-dir:{folder}", pretrained=True)'])
+    shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder
+    return StageResult(notes=[f'the backbone: timm.create_model("local-dir:{shown}", pretrained=True)'])
 
 
 def export_backbone(segmenter: Path, folder: Path) -> Path:
