@@ -31,8 +31,8 @@ def dictionary_scan(features: NDArray[np.floating], thresholds: Sequence[float])
             neighbours[other].add(patch)
 
     def similarity(a: int, b: int) -> float:
-        lengths = np.linalg.norm(sums[a]), np.linalg.norm(sums[b])
-        return -1.0 if min(lengths) < 1e-12 else float(sums[a] @ sums[b] / (lengths[0] * lengths[1]))
+        lengths = [np.sqrt((sums[region] ** 2).sum()) for region in (a, b)]
+        return -1.0 if min(lengths) < 1e-12 else float((sums[a] * sums[b]).sum() / (lengths[0] * lengths[1]))
 
     similarities = {(a, b): similarity(a, b) for a in neighbours for b in neighbours[a] if a < b}
     maps, region = [], count

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from benchmarks.clustering import dictionary_scan
 from sohes.explore.agglomerate import merge_patches
-from tests.explore.reference import merge_patches_by_scanning
 
 THRESHOLDS = [0.9, 0.6, 0.5, 0.3, 0.1, -0.2]
 
@@ -42,14 +42,14 @@ def random_map(seed: int) -> NDArray[np.float64]:
 @pytest.mark.parametrize("seed", range(224))
 def test_equals_the_twin(seed: int) -> None:
     features = random_map(seed)
-    assert np.array_equal(merge_patches(features, THRESHOLDS), merge_patches_by_scanning(features, THRESHOLDS))
+    assert np.array_equal(merge_patches(features, THRESHOLDS), dictionary_scan(features, THRESHOLDS))
 
 
 def test_equals_the_twin_where_the_heap_fills_up() -> None:
     # one region grows around 144 others and sees each of them at every merger: stale entries fill the heap seven times
     features = np.array([1.0, 0.0]) + np.random.default_rng(0).normal(size=(24, 24, 2)) * 0.01
     features[::2, ::2] = [0, 1]
-    assert np.array_equal(merge_patches(features, [0.5, -1.0]), merge_patches_by_scanning(features, [0.5, -1.0]))
+    assert np.array_equal(merge_patches(features, [0.5, -1.0]), dictionary_scan(features, [0.5, -1.0]))
 
 
 def test_thresholds_beyond_every_cosine() -> None:
