@@ -83,20 +83,19 @@ def probe_transfer() -> list[Finding]:
 
 
 def probe_slurm() -> Finding:
-    """Is there a SLURM that answers?"""
-    local = "not needed: the launcher then runs stages on this machine"
+    """Is there a SLURM that answers? Without one the launcher runs stages here, so none is nothing broken."""
+    local = "the launcher runs stages on this machine"
     if shutil.which("sbatch") is None:
-        return Finding("SLURM", ABSENT, f"no sbatch on PATH ({local})")
+        return Finding("SLURM", ABSENT, f"no sbatch on PATH; {local}")
     try:
         done = subprocess.run(
             ["sinfo", "-h", "-o", "%P %a %D"], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding("SLURM", BROKEN, f"sinfo does not answer ({error})", "pass --executor local")
+        return Finding("SLURM", ABSENT, f"sinfo does not answer ({error}); {local}")
     if done.returncode:
-        return Finding(
-            "SLURM", BROKEN, (done.stderr.strip().splitlines() or ["sinfo failed"])[-1], "pass --executor local"
-        )
+        reason = (done.stderr.strip().splitlines() or ["sinfo failed"])[-1]
+        return Finding("SLURM", ABSENT, f"{reason}; {local}")
     partitions = ", ".join(line.split()[0] for line in done.stdout.splitlines() if line.strip())
     return Finding("SLURM", OK, f"partitions: {partitions}")
 
