@@ -190,13 +190,13 @@ def test_slurm_is_asked_rather_than_looked_for(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path))
     assert doctor.probe_slurm().state == ABSENT
     install(tmp_path, "sbatch", "exit 0")
-    assert doctor.probe_slurm().state == BROKEN  # no sinfo
+    assert doctor.probe_slurm().state == ABSENT  # no sinfo: the launcher stays on this machine
     install(tmp_path, "sinfo", "echo 'gpu* up 3'; echo 'cpu up 8'")
     assert doctor.probe_slurm() == Finding("SLURM", OK, "partitions: gpu*, cpu")
     install(tmp_path, "sinfo", "echo 'Unable to contact controller' >&2; exit 1")
     found = doctor.probe_slurm()
-    assert (found.state, found.detail) == (BROKEN, "Unable to contact controller")
-    assert "--executor local" in found.remedy
+    assert found.state == ABSENT
+    assert found.detail.startswith("Unable to contact controller; the launcher runs stages")
 
 
 def test_demo_weights_are_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
