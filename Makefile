@@ -37,7 +37,7 @@ $(DONE)/torch: constraints.txt | $(DONE)/venv
 
 # mmcv publishes sources only, and they need torch while they are built
 $(DONE)/mmcv: | $(DONE)/torch
-	@echo "== mmcv: its C++ ops are compiled now. This takes about 8 minutes on 2 cores and happens once"
+	@echo "== mmcv: its C++ ops are compiled now. This takes 8 to 15 minutes on 2 cores and happens once"
 	MMCV_WITH_OPS=1 $(PIP) install -q --no-build-isolation -c constraints.txt onedl-mmcv
 	@touch $@
 
