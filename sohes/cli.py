@@ -6,10 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from sohes.errors import DataError, SohesError
-from sohes.files import atomic_path, write_json
+from sohes.commands import doctor, segment
+from sohes.errors import SohesError
+
+_COMMANDS = (segment, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,97 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sohes", description="Entities, parts and subparts from raw images.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    segment = commands.add_parser("segment", help="segment images with a trained checkpoint")
-    segment.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files or folders")
-    segment.add_argument(
-        "--checkpoint", required=True, type=Path, help="segmenter folder of a run, …/correct/segmenter"
-    )
-    segment.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON an image")
-    segment.add_argument("--min-score", type=float, default=0.5, help="show masks scored above this (default 0.5)")
-    segment.set_defaults(run=_segment)
-
-    doctor = commands.add_parser("doctor", help="what works on this machine, and how to mend what does not")
-    doctor.set_defaults(run=_doctor)
+    for command in _COMMANDS:
+        command.add_parser(commands)
     return parser
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from sohes.doctor import print_report
-
-    return print_report()
-
-
-def _segment(options: argparse.Namespace) -> int:
-    if not 0 <= options.min_score <= 1:
-        raise DataError(f"--min-score must lie in [0, 1], not {options.min_score}")
-    from PIL import Image
-
-    from sohes.data.draw import overlay
-    from sohes.data.images import load_image
-    from sohes.data.sources import scan_folder
-    from sohes.progress import track
-    from sohes.segmenters import load_segmenter
-
-    paths = [found for path in options.images for found in (scan_folder(path) if path.is_dir() else [path])]
-    segmenter = load_segmenter(options.checkpoint)
-    names = output_names(paths)
-    skipped = 0
-    for path in track(paths, "segment"):
-        try:
-            image = load_image(path)
-        except DataError as error:
-            print(f"sohes: skipped: {error}", file=sys.stderr)
-            skipped += 1
-            continue
-        forest = segmenter.segment(image, min_score=options.min_score)
-        picture = options.out / f"{names[path]}.png"
-        with atomic_path(picture) as temporary:
-            Image.fromarray(overlay(image, forest)).save(temporary)
-        write_json(options.out / f"{names[path]}.json", forest_json(forest, path))
-        print(f"{picture}: {len(forest)} entities, {int((forest.depth > 0).sum())} of them parts")
-    if skipped:
-        print(f"sohes: {skipped} of {len(paths)} images could not be read", file=sys.stderr)
-    return 1 if skipped == len(paths) else 0
-
-
-def output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A file name (no suffix) for each path: its stem, made distinct by the folder's name where stems repeat."""
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for path in paths:
-        name, count = path.stem, 1
-        while name in taken and path not in names:
-            name = f"{path.parent.name}-{path.stem}" + (f"-{count}" if count > 1 else "")
-            count += 1
-        taken.add(name)
-        names.setdefault(path, name)
-    return names
-
-
-def forest_json(forest: object, path: Path) -> dict:
-    """A forest as plain JSON: file, size, and per mask id, RLE, box, area, score, parent (null for a root), depth."""
-    from sohes.masks import MaskForest
-
-    assert isinstance(forest, MaskForest)
-    boxes, areas, depth = forest.boxes_xywh, forest.areas, forest.depth
-    return {
-        "file": str(path),
-        "height": forest.size_hw[0],
-        "width": forest.size_hw[1],
-        "masks": [
-            {
-                "id": index,
-                "segmentation": forest.rles[index],
-                "bbox": boxes[index].tolist(),
-                "area": int(areas[index]),
-                "score": round(float(forest.scores[index]), 4),
-                "parent": int(forest.parent[index]) if forest.parent[index] >= 0 else None,
-                "depth": int(depth[index]),
-            }
-            for index in range(len(forest))
-        ],
-    }
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 
 import sohes
 from sohes import doctor, segmenters
-from sohes.cli import main, output_names
+from sohes.cli import main
+from sohes.commands.segment import output_names
 from sohes.doctor import ABSENT, BROKEN, OK, Finding
 from sohes.masks import MaskForest
 
