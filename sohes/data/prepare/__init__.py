@@ -1,0 +1,39 @@
+"""Official data sets as class-agnostic COCO files, kept in one folder and called by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sohes.data.prepare.catalogue import DATASETS
+from sohes.errors import DataError, unknown_name
+
+__all__ = ["DATASETS", "data_folder", "prepared_file", "resolve_ground_truth"]
+
+
+def data_folder() -> Path:
+    """Where prepared data sets are kept: $SOHES_DATA, else ~/.cache/sohes/data."""
+    return Path(os.environ.get("SOHES_DATA") or Path.home() / ".cache" / "sohes" / "data")
+
+
+def prepared_file(name: str) -> Path:
+    """The file that `sohes data prepare NAME` writes unless told otherwise; it need not exist."""
+    return data_folder() / f"{name}.json"
+
+
+def resolve_ground_truth(value: str) -> Path:
+    """The COCO file meant by `value`: an existing path, or the name of a prepared data set.
+
+    Raises:
+        DataError: neither; the message has the nearest name, or the command that prepares a known data set.
+    """
+    if Path(value).is_file():
+        return Path(value)
+    if value in DATASETS:
+        path = prepared_file(value)
+        if not path.is_file():
+            raise DataError(f"{path}: not prepared yet; run: sohes data prepare {value} --root DIR")
+        return path
+    if Path(value).name != value or Path(value).suffix:
+        raise DataError(f"{value}: no such file; give a COCO file or the name of a data set (sohes data list)")
+    raise DataError(unknown_name("data set", value, DATASETS))
