@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
@@ -23,10 +24,26 @@ AREA_CLASSES = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e1
 
 def encode_masks(masks: BoolArray) -> list[dict[str, Any]]:
     """COCO RLE of each mask. `masks` (M, H, W) bool; `counts` of the result is a str, ready for JSON."""
-    if len(masks) == 0:
-        return []
-    rles = coco_mask.encode(np.asfortranarray(np.moveaxis(masks, 0, -1).astype(np.uint8)))
-    return [{"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in rles]
+    return [encode_window(mask, (0, 0), (masks.shape[1], masks.shape[2])) for mask in masks]
+
+
+def encode_window(mask: BoolArray, corner: tuple[int, int], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """COCO RLE of one mask that is seen through a window of the image; the cost is that of the window.
+
+    Args:
+        mask: (h, w) bool; outside the window nothing is set.
+        corner: (top, left) of the window in the image.
+        size_hw: image size in px.
+    """
+    height, width = size_hw
+    flat = np.zeros(mask.shape[1] * height + 2, dtype=bool)  # a zero, the window's columns at full height, a zero
+    columns = flat[1:-1].reshape(mask.shape[1], height)
+    columns[:, corner[0] : corner[0] + mask.shape[0]] = cv2.transpose(mask.view(np.uint8)).view(bool)
+    bounds = np.flatnonzero(flat[1:] != flat[:-1]) + corner[1] * height  # where runs start and end, in turn
+    counts = np.diff(bounds, prepend=0, append=height * width)
+    counts = counts if counts[-1] else counts[:-1]
+    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
+    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
 def decode_masks(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> BoolArray:

@@ -1,24 +1,93 @@
-"""Boundary refinement of soft masks, without any human-made mask behind it."""
+"""Boundary refinement of soft masks behind one interface, and the tidying of what comes out (§2.5 and 2.6).
+
+A refiner is made once per image and called once per mask. It sees a mask through a window of the image: an array and
+the window's top-left corner, so that a small mask costs little however large the image is.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from sohes.errors import ConfigError, unknown_name
 from sohes.masks import BoolArray
 
+FloatImage = NDArray[np.float32]
 
-def guided_filter(
-    luma: NDArray[np.float32], soft: NDArray[np.float32], *, radius: int, eps: float = 1e-3
-) -> NDArray[np.float32]:
+
+class Refiner(Protocol):
+    """Turns soft masks of one image into binary ones."""
+
+    def margin(self, patch_px: float) -> int:
+        """Pixels by which a window must reach beyond the soft mask's non-zero pixels, or else end with the image."""
+
+    def __call__(self, soft: FloatImage, corner: tuple[int, int], patch_px: float) -> BoolArray:
+        """The binary mask in the same window.
+
+        Args:
+            soft: (h, w) float32 in [0, 1], a window of the soft mask; the mask is 0 outside.
+            corner: (top, left) of the window in the image.
+            patch_px: side of a feature patch in pixels of the image.
+        """
+
+
+def make_refiner(name: str, image: NDArray[np.uint8]) -> Refiner:
+    """The refiner `name` for `image` (H, W, 3) RGB.
+
+    Raises:
+        ConfigError: no such refiner.
+    """
+    if name not in _REFINERS:
+        raise ConfigError(unknown_name("refiner", name, _REFINERS))
+    return _REFINERS[name](image)
+
+
+class Threshold:
+    """No refinement: the soft mask at 0.5."""
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        pass
+
+    def margin(self, patch_px: float) -> int:
+        return 0
+
+    def __call__(self, soft: FloatImage, corner: tuple[int, int], patch_px: float) -> BoolArray:
+        return soft >= 0.5
+
+
+class GuidedFilter:
+    """Guided filter by the image's brightness, He et al. (Guided Image Filtering, 2010); radius of two patches."""
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        self.luma = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
+
+    def margin(self, patch_px: float) -> int:
+        return 2 * _radius(patch_px)
+
+    def __call__(self, soft: FloatImage, corner: tuple[int, int], patch_px: float) -> BoolArray:
+        window = np.s_[corner[0] : corner[0] + soft.shape[0], corner[1] : corner[1] + soft.shape[1]]
+        return guided_filter(self.luma[window], soft, radius=_radius(patch_px)) >= 0.5
+
+
+_REFINERS: dict[str, Callable[[NDArray[np.uint8]], Refiner]] = {"guided": GuidedFilter, "none": Threshold}
+
+
+def _radius(patch_px: float) -> int:
+    return max(1, round(2 * patch_px))
+
+
+def guided_filter(luma: FloatImage, soft: FloatImage, *, radius: int, eps: float = 1e-3) -> FloatImage:
     """Guided filter of `soft` (H, W) in [0, 1] by `luma` (H, W) in [0, 1]; window of 2·radius + 1 px.
 
     Follows the local linear model of He et al. (Guided Image Filtering, 2010). Where the image is flat it smooths,
     where the image has an edge the mask's edge moves there.
     """
 
-    def mean(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def mean(values: FloatImage) -> FloatImage:
         side = 2 * radius + 1
         return np.asarray(cv2.boxFilter(values, -1, (side, side), borderType=cv2.BORDER_REFLECT), np.float32)
 
@@ -27,9 +96,7 @@ def guided_filter(
     return mean(slope) * luma + mean(mean_soft - slope * mean_guide)
 
 
-def refine_mask(
-    luma: NDArray[np.float32], soft: NDArray[np.float32], *, patch_px: float, refiner: str = "guided"
-) -> BoolArray:
+def refine_mask(luma: FloatImage, soft: FloatImage, *, patch_px: float, refiner: str = "guided") -> BoolArray:
     """Binary mask (H, W) of a soft mask (H, W) in [0, 1].
 
     Args:
