@@ -15,6 +15,7 @@ from sohes.files import read_json, write_json
 from sohes.masks import MaskForest
 
 _MISSING = object()
+_FARTHEST_PX = 100_000
 
 
 @dataclass(frozen=True)
@@ -152,17 +153,21 @@ def write_coco(
     """Write a COCO file, masks as RLE. A `file_name` is relative for images inside the file's folder, else absolute."""
     folder = Path(path).resolve().parent
     items = list(items)
-    images = []
-    for item in items:
-        full = item.path.resolve()
-        name = full.relative_to(folder) if full.is_relative_to(folder) else full
-        images.append({"id": item.id, "file_name": name.as_posix(), "width": item.width, "height": item.height})
-    rows = [_row(row, item) for item in items for row in annotations.get(item.id, ())]
+    images = [image_entry(item, folder) for item in items]
+    rows = [annotation_entry(row, item) for item in items for row in annotations.get(item.id, ())]
     value = {"info": dict(info or {}), "images": images, "annotations": rows, "categories": list(categories)}
     write_json(path, value, indent=None)
 
 
-def _row(row: Annotation, item: ImageItem) -> dict[str, Any]:
+def image_entry(item: ImageItem, folder: Path) -> dict[str, Any]:
+    """An entry of 'images' for a file in `folder`, which must be resolved."""
+    full = item.path.resolve()
+    name = full.relative_to(folder) if full.is_relative_to(folder) else full
+    return {"id": item.id, "file_name": name.as_posix(), "width": item.width, "height": item.height}
+
+
+def annotation_entry(row: Annotation, item: ImageItem) -> dict[str, Any]:
+    """An entry of 'annotations'; area and box are the mask's own, in px."""
     rle = row.rle(item.size_hw)
     return {
         "id": row.id,
@@ -219,7 +224,7 @@ def _annotation(path: Path, entry: dict[str, Any], index: int, sizes: Mapping[in
     if "segmentation" not in entry:
         raise DataError(f"{path}: annotations[{index}] has no 'segmentation'; give polygons or RLE")
     shape = entry["segmentation"]
-    _check_segmentation(f"{path}: annotations[{index}] field 'segmentation'", shape, sizes[image_id])
+    check_segmentation(f"{path}: annotations[{index}] field 'segmentation'", shape, sizes[image_id])
     return Annotation(
         id=_get(path, "annotations", entry, index, "id", int),
         image_id=image_id,
@@ -231,10 +236,18 @@ def _annotation(path: Path, entry: dict[str, Any], index: int, sizes: Mapping[in
     )
 
 
-def _check_segmentation(where: str, shape: Any, size_hw: tuple[int, int]) -> None:
+def check_segmentation(where: str, shape: Any, size_hw: tuple[int, int]) -> None:
+    """Refuse polygons or an RLE that pycocotools would turn into a wrong mask, or read beyond its memory for.
+
+    Raises:
+        DataError: a polygon of fewer than three points or with coordinates far outside; an RLE that is not of this
+            size. The message begins with `where`.
+    """
     if isinstance(shape, list):
         if not shape or not all(isinstance(ring, list) and len(ring) >= 6 and len(ring) % 2 == 0 for ring in shape):
             raise DataError(f"{where}: each polygon needs x, y of at least three points; remove empty ones")
+        if not all(_is_near(value) for ring in shape for value in ring):
+            raise DataError(f"{where}: coordinates must be numbers in px, no more than {_FARTHEST_PX} away")
         return
     counts = shape.get("counts") if isinstance(shape, dict) else None
     if not isinstance(shape, dict) or not isinstance(counts, str | list):
@@ -243,8 +256,36 @@ def _check_segmentation(where: str, shape: Any, size_hw: tuple[int, int]) -> Non
         raise DataError(
             f"{where}: RLE size {shape.get('size')} differs from the image's [height, width] {list(size_hw)}"
         )
-    if isinstance(counts, list) and sum(counts) != size_hw[0] * size_hw[1]:
-        raise DataError(f"{where}: RLE counts sum to {sum(counts)}, the image has {size_hw[0] * size_hw[1]} pixels")
+    runs = np.asarray(counts, dtype=np.int64) if isinstance(counts, list) else _runs(counts)
+    if (runs < 0).any():
+        raise DataError(f"{where}: RLE counts cannot be decoded; they are cut off or damaged")
+    if runs.sum() != size_hw[0] * size_hw[1]:
+        raise DataError(f"{where}: RLE counts sum to {runs.sum()}, the image has {size_hw[0] * size_hw[1]} pixels")
+
+
+def _is_near(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= _FARTHEST_PX  # false for NaN
+
+
+def _runs(counts: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Run lengths of a compressed RLE; one negative run if it is no RLE.
+
+    The format is LEB128 with 5 bits a character, and from the fourth run on the difference to the last but one run.
+    """
+    codes = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(codes & 32 == 0)
+    if len(ends) == 0 or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63:
+        return np.array([-1])
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if lengths.max() > 12:  # 60 bits; no run is that long
+        return np.array([-1])
+    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((codes & 31) << shifts, starts)
+    runs -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)  # sign
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    return runs
 
 
 def _refuse_twice(path: Path, name: str, ids: list[int]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from sohes.data.coco import ImageItem, read_coco, write_coco
+from sohes.data.coco import ImageItem, check_segmentation, read_coco, write_coco
 from sohes.errors import DataError
 
 
@@ -81,6 +81,10 @@ def test_null_parent_is_a_root(tmp_path: Path) -> None:
     assert read_coco(save(tmp_path, value)).annotations[3][0].parent_id == 0
 
 
+def dot_counts(value: dict[str, Any]) -> str:
+    return value["annotations"][2]["segmentation"]["counts"]
+
+
 def break_document(change: str) -> dict[str, Any]:
     value = document()
     first, second = value["annotations"][:2]
@@ -107,6 +111,14 @@ def break_document(change: str) -> dict[str, Any]:
             second["segmentation"]["size"] = [8, 6]
         case "short counts":
             second["segmentation"]["counts"] = [14, 2]
+        case "far polygon":
+            first["segmentation"] = [[0, 0, float("nan"), 1, 2, 2]]
+        case "cut counts":
+            value["annotations"][2]["segmentation"]["counts"] = dot_counts(value)[:-1]
+        case "no counts":
+            value["annotations"][2]["segmentation"]["counts"] = ""
+        case "foreign letters":
+            value["annotations"][2]["segmentation"]["counts"] = "é" + dot_counts(value)
         case "unknown parent":
             second["parent_id"] = 2
         case "parent elsewhere":
@@ -134,6 +146,10 @@ def break_document(change: str) -> dict[str, Any]:
         ("short polygon", r"annotations\[0\] field 'segmentation': each polygon needs"),
         ("other size", r"RLE size \[8, 6\] differs from the image's \[height, width\] \[6, 8\]"),
         ("short counts", r"RLE counts sum to 16, the image has 48 pixels"),
+        ("far polygon", r"coordinates must be numbers in px"),
+        ("cut counts", r"annotations\[2\] field 'segmentation': RLE counts cannot be decoded"),
+        ("no counts", r"RLE counts cannot be decoded"),
+        ("foreign letters", r"RLE counts cannot be decoded"),
         ("unknown parent", r"annotations\[1\] has parent_id 2, which is no annotation of image 3"),
         ("parent elsewhere", r"annotations\[1\] has parent_id 1, which is no annotation of image 9"),
         ("cycle", "is its own ancestor"),
@@ -146,6 +162,18 @@ def test_bad_documents(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         read_coco(path)
     assert str(path) in str(caught.value)
+
+
+def test_every_rle_of_pycocotools_is_accepted() -> None:
+    rng = np.random.default_rng(0)
+    for share in np.linspace(0, 1, 40):
+        mask = rng.random((rng.integers(1, 70), rng.integers(1, 70))) < share
+        mask[: len(mask) // 3] = share > 0.5  # long runs beside short ones
+        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        counts = rle["counts"].decode()
+        check_segmentation("mask", {"size": list(mask.shape), "counts": counts}, mask.shape)
+        with pytest.raises(DataError, match=r"^mask: RLE counts sum to"):
+            check_segmentation("mask", {"size": list(mask.shape), "counts": counts + "1"}, mask.shape)
 
 
 def test_a_list_is_not_coco(tmp_path: Path) -> None:
