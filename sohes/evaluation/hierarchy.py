@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from sohes.evaluation.inputs import Truth, load_inputs
-from sohes.evaluation.protocols import HIERARCHY
+from sohes.data.coco import ImageItem, ImageSet
+from sohes.evaluation.inputs import Truth, checked, read_truth
+from sohes.evaluation.protocols import HIERARCHY, to_measurements
 from sohes.masks import (
     BoolArray,
     IntArray,
@@ -60,23 +61,14 @@ class HierarchyScores:
     n_images: int
     n_matched: int
 
+    def metrics(self) -> dict[str, tuple[float, str]]:
+        """Value in percent and protocol of every metric by name."""
+        return {metric: (100.0 * getattr(self, metric), HIERARCHY.id) for metric in _METRICS}
+
     def measurements(self, *, method: str, backbone: str, init: str, data: str) -> list[Measurement]:
-        """The metrics in percent, ready for a record; those that are NaN are left out."""
-        values = {metric: getattr(self, metric) for metric in _METRICS}
-        return [
-            Measurement(
-                method=method,
-                backbone=backbone,
-                init=init,
-                data=data,
-                protocol=HIERARCHY.id,
-                metric=metric,
-                value=100.0 * value,
-                n_images=self.n_images,
-            )
-            for metric, value in values.items()
-            if not np.isnan(value)
-        ]
+        """The metrics ready for a record; those that are NaN are left out."""
+        labels = {"method": method, "backbone": backbone, "init": init, "data": data}
+        return to_measurements(self.metrics(), n_images=self.n_images, **labels)
 
 
 @dataclass
@@ -112,33 +104,53 @@ def evaluate_hierarchy(ground_truth: Truth, predictions: Mapping[int, MaskForest
         predictions: forest by image id, at image size.
 
     Raises:
-        DataError: ground truth or predictions that cannot be used; see `load_inputs`.
+        DataError: ground truth or predictions that cannot be used; see `read_truth` and `checked`.
     """
-    truth = load_inputs(ground_truth, predictions)
-    head, rule, matched = _Counts(), _Counts(), 0
-    for image_id, forest in predictions.items():
-        annotated = truth.forest(image_id)
+    scorer = HierarchyScorer(read_truth(ground_truth))
+    for item, forest in checked(scorer.truth, predictions):
+        scorer.add(item, forest)
+    return scorer.result()
+
+
+class HierarchyScorer:
+    """Hierarchy scores image by image: `add` each image once, then ask for the `result`."""
+
+    def __init__(self, truth: ImageSet) -> None:
+        self.truth = truth
+        self._head, self._rule = _Counts(), _Counts()
+        self._matched = 0
+        self._at_depth: IntArray = np.zeros(0, np.int64)  # predicted masks at depth 0, 1, 2, ...
+
+    def add(self, item: ImageItem, forest: MaskForest) -> None:
+        """Count the relations of one image; the forest must fit it (see `checked`)."""
+        annotated = self.truth.forest(item.id)
         annotated = annotated.select(np.flatnonzero(annotated.attributes["iscrowd"] == 0))
         predicted_index, annotated_index = match(forest, annotated)
-        matched += len(predicted_index)
+        self._matched += len(predicted_index)
         target = annotated.select(annotated_index)
         chosen = forest.select(predicted_index)
-        head.add(chosen.ancestor, chosen.parent, target)
+        self._head.add(chosen.ancestor, chosen.parent, target)
         covering = _coverage_forest(forest).select(predicted_index)
-        rule.add(covering.ancestor, covering.parent, target)
-    depth = np.concatenate([forest.depth for forest in predictions.values()] or [np.zeros(0, np.int64)])
-    return HierarchyScores(
-        relation_precision=_ratio(head.true, head.predicted),
-        relation_recall=_ratio(head.true, head.annotated),
-        relation_f1=head.f1,
-        parent_accuracy=_ratio(head.parents_right, head.parents),
-        coverage_relation_f1=rule.f1,
-        coverage_parent_accuracy=_ratio(rule.parents_right, rule.parents),
-        mean_depth=float(depth.mean()) if depth.size else float("nan"),
-        depth_share=tuple(float(share) for share in np.bincount(depth) / max(depth.size, 1)),
-        n_images=len(truth),
-        n_matched=matched,
-    )
+        self._rule.add(covering.ancestor, covering.parent, target)
+        at_depth = np.bincount(forest.depth, minlength=len(self._at_depth))
+        at_depth[: len(self._at_depth)] += self._at_depth
+        self._at_depth = at_depth
+
+    def result(self) -> HierarchyScores:
+        """The scores of what was added."""
+        head, rule, masks = self._head, self._rule, int(self._at_depth.sum())
+        return HierarchyScores(
+            relation_precision=_ratio(head.true, head.predicted),
+            relation_recall=_ratio(head.true, head.annotated),
+            relation_f1=head.f1,
+            parent_accuracy=_ratio(head.parents_right, head.parents),
+            coverage_relation_f1=rule.f1,
+            coverage_parent_accuracy=_ratio(rule.parents_right, rule.parents),
+            mean_depth=_ratio(int(self._at_depth @ np.arange(len(self._at_depth))), masks),
+            depth_share=tuple((self._at_depth / max(masks, 1)).tolist()),
+            n_images=len(self.truth),
+            n_matched=self._matched,
+        )
 
 
 def match(predicted: MaskForest, annotated: MaskForest) -> tuple[IntArray, IntArray]:

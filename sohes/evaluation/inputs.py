@@ -1,42 +1,58 @@
-"""What every metric takes: ground truth read from a COCO file, and predictions checked against it."""
+"""What every metric takes: ground truth read from a COCO file, and predictions checked against it, image by image."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from sohes.data.coco import ImageSet, read_coco
+from sohes.data.coco import ImageItem, ImageSet, read_coco
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 
 Truth = ImageSet | str | os.PathLike[str]
 
 
-def load_inputs(ground_truth: Truth, predictions: Mapping[int, MaskForest]) -> ImageSet:
-    """The ground truth, read if it is given as a path, once the predictions are known to belong to it.
+def read_truth(ground_truth: Truth) -> ImageSet:
+    """The ground truth, read if it is given as a path.
 
     Raises:
-        DataError: a COCO file that cannot be used (see `read_coco`); predictions for an image that is not in it, at
-            another size than the image's, or with a score that is not finite. The message names the image.
+        DataError: a COCO file that cannot be used; see `read_coco`.
     """
-    truth = ground_truth if isinstance(ground_truth, ImageSet) else read_coco(Path(ground_truth))
-    sizes = {item.id: item.size_hw for item in truth.items}
-    unknown = [image_id for image_id in predictions if image_id not in sizes]
+    return ground_truth if isinstance(ground_truth, ImageSet) else read_coco(Path(ground_truth))
+
+
+def checked(truth: ImageSet, predictions: Mapping[int, MaskForest]) -> Iterator[tuple[ImageItem, MaskForest]]:
+    """Images and what was predicted on them, one at a time, in the order of the predictions.
+
+    Raises:
+        DataError: predictions for an image that is not in the ground truth, at another size than the image's, or with
+            a score that is not finite. The message names the image.
+    """
+    known = {item.id: item for item in truth.items}
+    unknown = [image_id for image_id in predictions if image_id not in known]
     if unknown:
         raise DataError(
             f"predictions for {len(unknown)} images, among them id {unknown[0]!r}, are not in {truth.source}; its ids "
-            f"begin with {sorted(sizes)[:3]}. Predict on the images of that file."
+            f"begin with {sorted(known)[:3]}. Predict on the images of that file."
         )
     for image_id, forest in predictions.items():
-        given = {tuple(forest.size_hw)} | {tuple(rle["size"]) for rle in forest.rles}
-        if wrong := given - {sizes[image_id]}:
-            raise DataError(
-                f"predictions for image {image_id} have size (height, width) {min(wrong)}, the image in "
-                f"{truth.source} has {sizes[image_id]}. Resize the masks to the image before evaluating."
-            )
-        if not np.isfinite(forest.scores).all():
-            raise DataError(f"predictions for image {image_id} have a score that is not finite; scores rank masks")
-    return truth
+        item = known[image_id]
+        if problem := forest_problem(forest, item):
+            raise DataError(f"predictions for image {image_id} of {truth.source}: {problem}")
+        yield item, forest
+
+
+def forest_problem(forest: MaskForest, item: ImageItem) -> str:
+    """Why a forest cannot be scored on an image; empty when nothing is wrong."""
+    given = {tuple(forest.size_hw)} | {tuple(rle["size"]) for rle in forest.rles}
+    if wrong := given - {item.size_hw}:
+        return (
+            f"masks of size (height, width) {min(wrong)}, the image has {item.size_hw}. Resize the masks to the image "
+            "before evaluating."
+        )
+    if not np.isfinite(forest.scores).all():
+        return "a score is not finite; scores rank masks"
+    return ""

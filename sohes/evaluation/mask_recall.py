@@ -1,33 +1,30 @@
 """Class-agnostic mask recall and precision, COCO's rule with one category and up to 1,000 masks an image.
 
-Protocol "mask_ar1000_v1". The evaluator is faster-coco-eval; its numbers equal pycocotools' (tests, 1e-9). Its arrays
-are summarised here, because the usual summary is fixed to 100 detections an image. Sizes come from the masks, never
-from boxes or from an `area` field; as in COCO's code exactly 32² (96²) px counts as S and as M (as M and as L).
+Protocols "mask_ar1000_v1" and, for the intervals, "mask_ar1000_bootstrap_v1". Images are matched one at a time and
+leave only small tables (about 8 bytes a prediction), so memory does not grow with the masks. Sizes come from the masks,
+never from boxes or from an `area` field; as in COCO's code exactly 32² (96²) px counts as S and as M (as M and as L).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from sohes.data.coco import ImageSet
-from sohes.evaluation.inputs import Truth, load_inputs
-from sohes.evaluation.protocols import MASK_AR1000
+from sohes.data.coco import ImageItem, ImageSet
+from sohes.evaluation.bootstrap import recall_interval
+from sohes.evaluation.inputs import Truth, checked, read_truth
+from sohes.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, MatchTable, match_image, unpack_bits
+from sohes.evaluation.protocols import MASK_AR1000, MASK_AR1000_BOOTSTRAP, to_measurements
 from sohes.masks import AREA_CLASSES, MaskForest
 from sohes.records import Measurement
 
-LIMITS = (1, 10, 100, 1000)  # masks an image, the best by score
-IOU_THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+LIMITS = (1, 10, 100, MAX_PREDICTIONS)  # masks an image, the best by score
+SIZES = ("mask_ar_1000", *(f"mask_ar_1000_{size}" for size in AREA_CLASSES))  # metrics, one for each area range
 
-_METRICS = tuple(f"mask_ar_{limit}" for limit in LIMITS)
-_METRICS += tuple(f"mask_ar_1000_{size}" for size in AREA_CLASSES)
-_METRICS += ("mask_ap", "mask_ap50", "mask_ap75")
+_RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,13 @@ class MaskRecall:
 
     `mask_ar_K` is the recall at K masks an image, averaged over IoU 0.50, 0.55, ..., 0.95; `_s`, `_m`, `_l` count
     objects below 32², up to 96², and above 96² px. `mask_ap*` are at 1,000 masks an image, over 101 recall points.
+
+    Attributes:
+        recall_at_iou: recall at each of `IOU_THRESHOLDS`, 1,000 masks an image.
+        recall_at_count: `mask_ar_K` for K = 1, 2, ..., 1000.
+        intervals: 95 % interval of `mask_ar_1000` and its size classes, by metric; NaN for fewer than two images.
+        by_image: `mask_ar_1000` of each image that has objects, by image id.
+        n_objects: without crowds.
     """
 
     mask_ar_1: float
@@ -48,28 +52,29 @@ class MaskRecall:
     mask_ap: float
     mask_ap50: float
     mask_ap75: float
-    recall_at_iou: tuple[float, ...]  # at IOU_THRESHOLDS, 1,000 masks an image
+    recall_at_iou: tuple[float, ...]
+    recall_at_count: tuple[float, ...]
+    intervals: Mapping[str, tuple[float, float]]
+    by_image: Mapping[int, float]
     n_images: int
-    n_objects: int  # without crowds
+    n_objects: int
     n_predictions: int
 
+    def metrics(self) -> dict[str, tuple[float, str]]:
+        """Value in percent and protocol of every metric by name; `_low` and `_high` are the ends of an interval."""
+        names = [f"mask_ar_{limit}" for limit in LIMITS] + [*SIZES[1:], "mask_ap", "mask_ap50", "mask_ap75"]
+        values = {name: (100.0 * getattr(self, name), MASK_AR1000.id) for name in names}
+        for threshold, recall in zip(IOU_THRESHOLDS, self.recall_at_iou, strict=True):
+            values[f"mask_recall_iou{100 * threshold:.0f}"] = 100.0 * recall, MASK_AR1000.id
+        for name, bounds in self.intervals.items():
+            for end, bound in zip(("low", "high"), bounds, strict=True):
+                values[f"{name}_{end}"] = 100.0 * bound, MASK_AR1000_BOOTSTRAP.id
+        return values
+
     def measurements(self, *, method: str, backbone: str, init: str, data: str) -> list[Measurement]:
-        """The metrics in percent, ready for a record; those that are NaN are left out."""
-        values = {metric: getattr(self, metric) for metric in _METRICS}
-        return [
-            Measurement(
-                method=method,
-                backbone=backbone,
-                init=init,
-                data=data,
-                protocol=MASK_AR1000.id,
-                metric=metric,
-                value=100.0 * value,
-                n_images=self.n_images,
-            )
-            for metric, value in values.items()
-            if not np.isnan(value)
-        ]
+        """The metrics ready for a record; those that are NaN are left out."""
+        labels = {"method": method, "backbone": backbone, "init": init, "data": data}
+        return to_measurements(self.metrics(), n_images=self.n_images, **labels)
 
 
 def evaluate_masks(ground_truth: Truth, predictions: Mapping[int, MaskForest]) -> MaskRecall:
@@ -78,79 +83,95 @@ def evaluate_masks(ground_truth: Truth, predictions: Mapping[int, MaskForest]) -
     Args:
         ground_truth: path of a COCO JSON, or what `read_coco` made of it. Categories do not matter. Crowds neither
             count nor hurt, as in COCO.
-        predictions: forest by image id, at image size. An image that is missing here has no prediction: all its objects
-            are missed. Of more than 1,000 masks the best by score count; equal scores keep their order.
+        predictions: forest by image id, at image size; asked for one at a time. An image that is missing here has no
+            prediction: all its objects are missed. Of more than 1,000 masks the best by score count; equal scores keep
+            their order.
 
     Raises:
-        DataError: ground truth or predictions that cannot be used; see `load_inputs`.
+        DataError: ground truth or predictions that cannot be used; see `read_truth` and `checked`.
     """
-    truth = load_inputs(ground_truth, predictions)
-    precision, recall = _evaluate(truth, predictions)
-    by_limit = {f"mask_ar_{limit}": _mean(recall[:, 0, index]) for index, limit in enumerate(LIMITS)}
-    by_size = {f"mask_ar_1000_{size}": _mean(recall[:, 1 + index, -1]) for index, size in enumerate(AREA_CLASSES)}
-    best = precision[:, :, 0, -1]
-    return MaskRecall(
-        **by_limit,
-        **by_size,
-        mask_ap=_mean(best),
-        mask_ap50=_mean(best[IOU_THRESHOLDS.index(0.5)]),
-        mask_ap75=_mean(best[IOU_THRESHOLDS.index(0.75)]),
-        recall_at_iou=tuple(_mean(row) for row in recall[:, 0, -1]),
-        n_images=len(truth),
-        n_objects=sum(not row.iscrowd for rows in truth.annotations.values() for row in rows),
-        n_predictions=sum(len(forest) for forest in predictions.values()),
-    )
+    scorer = MaskScorer(read_truth(ground_truth))
+    for item, forest in checked(scorer.truth, predictions):
+        scorer.add(item, forest)
+    return scorer.result()
 
 
-def _evaluate(
-    truth: ImageSet, predictions: Mapping[int, MaskForest]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision (T, R, A, K) and recall (T, A, K): IoU thresholds, recall points, area ranges (all first), limits."""
-    evaluator = COCOeval_faster(
-        _coco(truth, _truth_annotations(truth)),
-        _coco(truth, _prediction_annotations(predictions)),
-        "segm",
-        ranges={name: list(limits) for name, limits in AREA_CLASSES.items()},
-    )
-    evaluator.params.maxDets = list(LIMITS)
-    evaluator.evaluate()
-    evaluator.accumulate()
-    return np.asarray(evaluator.eval["precision"])[:, :, 0], np.asarray(evaluator.eval["recall"])[:, 0]
+class MaskScorer:
+    """Mask recall image by image: `add` each image once, then ask for the `result`."""
+
+    def __init__(self, truth: ImageSet) -> None:
+        self.truth = truth
+        self._tables: dict[int, MatchTable] = {}
+        self._n_predictions = 0
+
+    def add(self, item: ImageItem, forest: MaskForest) -> None:
+        """Match the predictions of one image, which must fit it (see `checked`)."""
+        rows = self.truth.annotations.get(item.id, [])
+        objects, crowd = [row.rle(item.size_hw) for row in rows], np.array([row.iscrowd != 0 for row in rows], bool)
+        self._tables[item.id] = match_image(forest, objects, crowd)
+        self._n_predictions += len(forest)
+
+    def result(self) -> MaskRecall:
+        """The numbers; images that were never added have no predictions."""
+        for item in self.truth.items:
+            if item.id not in self._tables:
+                self.add(item, MaskForest.from_rles([], item.size_hw))
+        # by id, as COCO's code does: it decides between equal scores of different images
+        tables = [self._tables[image_id] for image_id in sorted(self._tables)]
+        matched = _stack([table.matched for table in tables], (len(AREA_CLASSES) + 1, len(IOU_THRESHOLDS)))
+        objects = _stack([table.objects for table in tables], (len(AREA_CLASSES) + 1,))
+        recall = _divide(matched.sum(axis=0), objects.sum(axis=0)[:, None])
+        n_objects = int(objects[:, 0].sum())
+        at_count = _divide(_found_at_count(tables), n_objects).mean(axis=1)
+        precision = _average_precision(tables, n_objects)
+        ratio = _divide(matched[:, 0].mean(axis=1), objects[:, 0])
+        return MaskRecall(
+            **{f"mask_ar_{limit}": float(at_count[limit - 1]) for limit in LIMITS},
+            **{name: float(value) for name, value in zip(SIZES[1:], recall.mean(axis=1)[1:], strict=True)},
+            mask_ap=float(precision.mean()),
+            mask_ap50=float(precision[0]),
+            mask_ap75=float(precision[5]),
+            recall_at_iou=tuple(recall[0].tolist()),
+            recall_at_count=tuple(at_count.tolist()),
+            intervals=dict(zip(SIZES, recall_interval(matched.mean(axis=2), objects), strict=True)),
+            by_image={i: float(r) for i, r in zip(sorted(self._tables), ratio, strict=True) if not np.isnan(r)},
+            n_images=len(tables),
+            n_objects=n_objects,
+            n_predictions=self._n_predictions,
+        )
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    """Mean of what is defined (COCO marks the rest by -1); NaN when nothing is."""
-    defined = values[values > -1]
-    return float(defined.mean()) if defined.size else float("nan")
+def _found_at_count(tables: list[MatchTable]) -> NDArray[np.int64]:
+    """(1000, T): objects found by the first 1, 2, ..., 1000 predictions of each image."""
+    at_rank = np.zeros((MAX_PREDICTIONS, len(IOU_THRESHOLDS)), np.int64)
+    for table in tables:
+        at_rank[: len(table.found)] += unpack_bits(table.found)
+    return at_rank.cumsum(axis=0)
 
 
-def _coco(truth: ImageSet, annotations: list[dict[str, Any]]) -> COCO:
-    images = [{"id": item.id, "height": item.height, "width": item.width} for item in truth.items]
-    return COCO({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "entity"}]})
+def _average_precision(tables: list[MatchTable], n_objects: int) -> NDArray[np.float64]:
+    """(T,): precision at 101 recall points, no lower than at any higher recall, averaged; NaN without objects."""
+    if n_objects == 0:
+        return np.full(len(IOU_THRESHOLDS), np.nan)
+    order = np.argsort(-np.concatenate([table.scores for table in tables]), kind="stable")
+    found = np.concatenate([table.found for table in tables])[order]
+    neutral = np.concatenate([table.neutral for table in tables])[order]
+    average = np.zeros(len(IOU_THRESHOLDS))
+    for index in range(len(average)):
+        hits = np.flatnonzero(found >> index & 1)  # precision is highest at these
+        counted = np.cumsum(neutral >> index & 1 == 0)[hits]
+        precision = np.arange(1, len(hits) + 1) / (counted + np.spacing(1))
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        places = np.searchsorted(np.arange(1, len(hits) + 1) / n_objects, _RECALL_POINTS, side="left")
+        average[index] = np.append(envelope, 0.0)[places].mean()
+    return average
 
 
-def _truth_annotations(truth: ImageSet) -> list[dict[str, Any]]:
-    pairs = [(item, row) for item in truth.items for row in truth.annotations.get(item.id, ())]
-    return [
-        # ids are counted anew: COCO's code takes an object with id 0 for "no match"
-        _annotation(index, item.id, row.rle(item.size_hw)) | {"iscrowd": int(row.iscrowd != 0)}
-        for index, (item, row) in enumerate(pairs, start=1)
-    ]
+def _stack(arrays: list[NDArray[np.int64]], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    return np.array(arrays, np.int64).reshape(-1, *shape)
 
 
-def _prediction_annotations(predictions: Mapping[int, MaskForest]) -> list[dict[str, Any]]:
-    rows = [
-        (image_id, rle, float(score))
-        for image_id, forest in predictions.items()
-        for rle, score in zip(forest.rles, forest.scores, strict=True)
-    ]
-    return [
-        _annotation(index, image_id, rle) | {"iscrowd": 0, "score": score}
-        for index, (image_id, rle, score) in enumerate(rows, start=1)
-    ]
-
-
-def _annotation(index: int, image_id: int, rle: dict[str, Any]) -> dict[str, Any]:
-    """One annotation without a box: with one, box area would decide the size class."""
-    area = float(coco_mask.area(rle))
-    return {"id": index, "image_id": image_id, "category_id": 1, "segmentation": rle, "area": area}
+def _divide(part: NDArray[np.number], whole: NDArray[np.number] | int) -> NDArray[np.float64]:
+    """part / whole; NaN where whole is 0."""
+    whole = np.broadcast_to(np.asarray(whole, np.float64), part.shape)
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sohes.errors import ConfigError, unknown_name
+from sohes.records import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,15 @@ MASK_AR1000 = Protocol(
     source="COCO's evaluation code; as HASSOD (arXiv:2402.03311, section 4.2), whose setting SOHES follows",
 )
 
+MASK_AR1000_BOOTSTRAP = Protocol(
+    id="mask_ar1000_bootstrap_v1",
+    data=MASK_AR1000.data,
+    resize=MASK_AR1000.resize,
+    limit=MASK_AR1000.limit,
+    averaging="ends of the 95 % percentile interval of AR@1000 over 1,000 resamples of the images, seed 0",
+    source="Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13",
+)
+
 HIERARCHY = Protocol(
     id="hierarchy_v1",
     data="annotated objects with a parent_id field, without crowds; masks matched one to one at IoU >= 0.5",
@@ -46,7 +58,7 @@ HIERARCHY = Protocol(
     source="this project; no protocol for SOHES's hierarchy is published",
 )
 
-PROTOCOLS = {protocol.id: protocol for protocol in (MASK_AR1000, HIERARCHY)}
+PROTOCOLS = {protocol.id: protocol for protocol in (MASK_AR1000, MASK_AR1000_BOOTSTRAP, HIERARCHY)}
 
 
 def get_protocol(protocol_id: str) -> Protocol:
@@ -58,3 +70,23 @@ def get_protocol(protocol_id: str) -> Protocol:
     if protocol_id not in PROTOCOLS:
         raise ConfigError(unknown_name("protocol", protocol_id, PROTOCOLS))
     return PROTOCOLS[protocol_id]
+
+
+def to_measurements(
+    metrics: Mapping[str, tuple[float, str]], *, method: str, backbone: str, init: str, data: str, n_images: int
+) -> list[Measurement]:
+    """Metrics (name to value in percent and protocol id) as rows of a record; those that are NaN are left out."""
+    return [
+        Measurement(
+            method=method,
+            backbone=backbone,
+            init=init,
+            data=data,
+            protocol=get_protocol(protocol).id,
+            metric=metric,
+            value=value,
+            n_images=n_images,
+        )
+        for metric, (value, protocol) in metrics.items()
+        if not math.isnan(value)
+    ]
