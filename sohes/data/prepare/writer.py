@@ -1,0 +1,84 @@
+"""The class-agnostic COCO file, written annotation by annotation: a set of millions of masks never lies in memory."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from sohes.data.coco import Annotation, ImageItem, annotation_entry, check_segmentation, image_entry
+from sohes.data.prepare.scene import Scene, Tally
+from sohes.errors import DataError
+from sohes.masks import AREA_CLASSES
+
+CATEGORIES = [{"id": 1, "name": "entity"}]
+
+
+class CocoWriter:
+    """Writes scenes as they come; call `finish` after the last.
+
+    Attributes:
+        counts: "images"; "masks", and of them "crowds", "with a parent", "size S", "size M" and "size L"; and masks
+            "left out", which the tally explains.
+    """
+
+    def __init__(self, file: TextIO, folder: Path, tally: Tally) -> None:
+        self.counts: Counter[str] = Counter()
+        self._file, self._folder, self._tally = file, folder, tally
+        self._images: list[dict[str, Any]] = []
+        self._file.write('{"annotations": [')
+
+    def add(self, scene: Scene) -> None:
+        """Write one image's masks, numbered on; those that cannot be used are left out."""
+        self._images.append(image_entry(scene.item, self._folder))
+        self.counts["images"] += 1
+        kept = [(i, entry) for i, row in enumerate(scene.rows) if (entry := self._entry(row, scene.item)) is not None]
+        first = self.counts["masks"] + 1
+        new_ids = {scene.rows[index].id: first + place for place, (index, _) in enumerate(kept)}
+        by_id = {row.id: row for row in scene.rows}
+        for place, (index, entry) in enumerate(kept):
+            entry["id"] = first + place
+            entry["parent_id"] = self._parent(scene.rows[index], by_id, new_ids)
+            entry |= {name: column[index] for name, column in scene.columns.items()}
+            self._file.write(("," if entry["id"] > 1 else "") + "\n" + json.dumps(entry, allow_nan=False))
+            self._count(entry)
+
+    def finish(self, info: Mapping[str, Any]) -> None:
+        """Write images, categories and `info`."""
+        rest = json.dumps({"images": self._images, "categories": CATEGORIES, "info": info}, allow_nan=False)
+        self._file.write("\n], " + rest.removeprefix("{") + "\n")
+
+    def _entry(self, row: Annotation, item: ImageItem) -> dict[str, Any] | None:
+        """The entry, id and parent still those of the download; None, and counted, when the mask cannot be used."""
+        where = f"mask {row.id} of {item.path.name}"
+        try:
+            check_segmentation(where, row.segmentation, item.size_hw)
+            entry = annotation_entry(row, item)
+            if entry["area"] > 0:
+                return entry
+            self._tally.add("masks without a pixel", where)
+        except DataError as error:
+            self._tally.add("masks that cannot be used", str(error))
+        self.counts["left out"] += 1
+        return None
+
+    def _parent(self, row: Annotation, by_id: Mapping[int, Annotation], new_ids: Mapping[int, int]) -> int:
+        """New id of the closest ancestor that was kept; 0 for a root."""
+        if row.parent_id and row.parent_id not in by_id:
+            self._tally.add("parents that do not exist, their parts now roots", f"{row.parent_id} of mask {row.id}")
+        above, seen = row.parent_id, {0, row.id}
+        while above in by_id and above not in seen:
+            if above in new_ids:
+                return new_ids[above]
+            seen.add(above)
+            above = by_id[above].parent_id
+        return 0
+
+    def _count(self, entry: Mapping[str, Any]) -> None:
+        self.counts["masks"] += 1
+        self.counts["crowds"] += entry["iscrowd"]
+        self.counts["with a parent"] += entry["parent_id"] > 0
+        for name, (low, high) in AREA_CLASSES.items():
+            self.counts[f"size {name.upper()}"] += low <= entry["area"] < high
