@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 
 from sohes.masks import (
     BoolArray,
@@ -16,9 +17,11 @@ from sohes.masks import (
     decode_masks,
     depths,
     encode_masks,
+    encode_window,
     nearest_parents,
     non_maximum_suppression,
     pairwise_coverage,
+    pairwise_intersections,
     pairwise_iou,
     rle_areas,
 )
@@ -64,6 +67,23 @@ def test_empty_and_full_masks() -> None:
     assert rle_areas(rles).tolist() == [0, 1200]
 
 
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 10**6), density=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+def test_a_mask_encoded_from_its_window_is_that_of_pycocotools(seed: int, density: float) -> None:
+    rng = np.random.default_rng(seed)
+    size = rng.integers(1, 10, 2)
+    height, width = rng.integers(1, size + 1)
+    top, left = rng.integers(0, size - (height, width) + 1)
+    window = rng.random((height, width)) < density
+    mask = np.zeros(size, np.uint8)
+    mask[top : top + height, left : left + width] = window
+    expected = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+    rle = encode_window(window, (int(top), int(left)), (int(size[0]), int(size[1])))
+    assert rle == {"size": size.tolist(), "counts": expected}
+    decoded = decode_masks([rle], tuple(size.tolist()))
+    assert encode_masks(decoded) == [rle]  # whatever the order in memory
+
+
 def overlaps(masks: BoolArray, others: BoolArray) -> np.ndarray:
     return np.array([[np.count_nonzero(a & b) for b in others] for a in masks], dtype=float)
 
@@ -81,12 +101,59 @@ def test_iou_and_coverage_by_counting_pixels(count: int) -> None:
     np.testing.assert_allclose(pairwise_coverage(rles), common / areas[None, :], atol=1e-12)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 12))
+def test_intersections_by_counting_pixels(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(1, 12, 2).tolist())
+    masks = rng.random((count, *size)) < rng.choice([0, 0.1, 0.5, 0.95, 1], (count, 1, 1))
+    masks[1::4] = masks[::4][: len(masks[1::4])]  # twins
+    for mask in masks[2::4]:
+        mask[...] = False
+        mask[rng.integers(size[0]), rng.integers(size[1])] = True  # one pixel
+    rles = encode_masks(masks)
+    common = pairwise_intersections(rles)
+    assert common.dtype == np.int64
+    assert np.array_equal(common, overlaps(masks, masks).reshape(count, count))
+    assert np.array_equal(common, pairwise_intersections([{**rle, "counts": rle["counts"].encode()} for rle in rles]))
+
+
+def test_intersections_in_a_large_image() -> None:
+    masks = np.zeros((5, 700, 900), dtype=bool)  # counts of several groups, and differences of both signs
+    masks[0] = True
+    masks[1, 100:600, 200:800] = True
+    masks[2, 300:700, :500] = True
+    masks[3, ::2, ::3] = True
+    masks[4, -1, -1] = True
+    assert np.array_equal(pairwise_intersections(encode_masks(masks)), overlaps(masks, masks))
+
+
+def test_iou_is_that_of_pycocotools_to_the_last_bit() -> None:
+    rles, others = encode_masks(random_masks(5, 60)), encode_masks(random_masks(6, 20))
+    assert np.array_equal(pairwise_iou(rles, others), coco_mask.iou(rles, others, [0] * len(others)))
+    assert np.array_equal(pairwise_coverage(rles), coco_mask.iou(rles, rles, [1] * len(rles)).T)
+
+
+def test_empty_masks_have_nothing_in_common() -> None:
+    rles = encode_masks(np.stack([np.zeros(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool), np.ones(SIZE, dtype=bool)]))
+    assert pairwise_iou(rles).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
+    assert pairwise_coverage(rles).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_masks_of_two_images_are_refused() -> None:
+    with pytest.raises(AssertionError, match="several images"):
+        pairwise_intersections(
+            encode_masks(np.ones((1, 3, 4), dtype=bool)) + encode_masks(np.ones((1, 4, 3), dtype=bool))
+        )
+
+
 def test_iou_with_other_masks() -> None:
     masks, others = random_masks(1, 6), random_masks(2, 4)
     common = overlaps(masks, others)
     union = masks.sum((1, 2))[:, None] + others.sum((1, 2))[None, :] - common
     np.testing.assert_allclose(pairwise_iou(encode_masks(masks), encode_masks(others)), common / union, atol=1e-12)
     assert pairwise_iou([], encode_masks(others)).shape == (0, 4)
+    assert pairwise_iou(encode_masks(masks), []).shape == (6, 0)
     assert pairwise_coverage([]).shape == (0, 0)
 
 
@@ -137,10 +204,22 @@ def test_relation_is_closed_along_a_chain() -> None:
 
 
 def closure(relation: BoolArray) -> BoolArray:
-    reach = relation.copy()
-    for middle in range(len(reach)):
-        reach |= reach[:, middle, None] & reach[None, middle, :]
+    """By chains of every length."""
+    reach, chains = relation.copy(), relation.astype(int)
+    for _ in range(len(relation)):
+        chains = np.minimum(chains @ relation.astype(int), 1)
+        reach |= chains > 0
     return reach
+
+
+@pytest.mark.parametrize("count", [9, 40])
+def test_relation_is_closed_whatever_the_order(count: int) -> None:
+    rng = np.random.default_rng(count)
+    order = rng.permutation(count)
+    relation = np.triu(rng.random((count, count)) < 2 / count, 1)[np.ix_(order, order)]  # long chains, out of order
+    expected = closure(relation)
+    assert expected.sum() > relation.sum()
+    assert np.array_equal(coverage_ancestors(relation.astype(float)), expected)
 
 
 @settings(max_examples=40, deadline=None)
