@@ -1,0 +1,127 @@
+"""The local step: close-up crops around small regions, and what of their clustering to believe (§2.3 of the notes)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from sohes.explore.regions import Regions, Window
+from sohes.masks import BoolArray
+from sohes.settings import ExploreSettings
+
+
+@dataclass
+class Crop:
+    """A square window of the image and the small regions that are looked at through it."""
+
+    window: Window
+    small: list[int] = field(default_factory=list)  # indices of global regions
+
+    def shows(self, box: NDArray[np.float64], side: int) -> bool:
+        """Whether a region's box (top, left, bottom, right in px) that wants `side` px can use this crop.
+
+        It can when the box lies in the central half of the crop and the sides are within a factor of two.
+        """
+        window, quarter = self.window, self.window.height / 4
+        central = (
+            box[0] >= window.top + quarter
+            and box[1] >= window.left + quarter
+            and box[2] <= window.top + 3 * quarter
+            and box[3] <= window.left + 3 * quarter
+        )
+        return bool(central and 0.5 <= window.height / side <= 2)
+
+
+def small_regions(regions: Regions, settings: ExploreSettings) -> list[int]:
+    """Indices of the regions below `theta_small`, largest first, ties in order of creation."""
+    share = regions.sizes / regions.levels[0].size
+    small = np.flatnonzero(share < settings.theta_small) if settings.max_crops else np.zeros(0, np.int64)
+    order: list[int] = small[np.argsort(-regions.sizes[small], kind="stable")].tolist()
+    return order
+
+
+def plan_crops(regions: Regions, small: list[int], size_hw: tuple[int, int], settings: ExploreSettings) -> list[Crop]:
+    """Crops of at most `max_crops` for the small regions; a region that no crop serves is in none of them."""
+    height, width = size_hw
+    grid = np.asarray(regions.levels.shape[1:])
+    scale = np.tile(np.asarray([height, width]) / grid, 2)
+    crops: list[Crop] = []
+    for index in small:
+        box = regions.boxes[index] * scale
+        longest = max(box[2] - box[0], box[3] - box[1])
+        side = min(max(round(settings.crop_ratio * longest), settings.min_side_px), height, width)
+        crop = next((crop for crop in crops if crop.shows(box, side)), None)
+        if crop is None:
+            if len(crops) == settings.max_crops:
+                continue
+            top = min(max(round((box[0] + box[2] - side) / 2), 0), height - side)
+            left = min(max(round((box[1] + box[3] - side) / 2), 0), width - side)
+            crop = Crop(Window(top, left, side, side))
+            crops.append(crop)
+        crop.small.append(index)
+    return crops
+
+
+def accepted(
+    crop: Crop, inside: Regions, regions: Regions, size_hw: tuple[int, int], settings: ExploreSettings
+) -> tuple[list[int], list[int]]:
+    """Which regions of a crop to take, and which small regions they replace.
+
+    A region of the crop is taken for a small region when at least half of it lies on the small region grown by one
+    global patch; it replaces the small region when their IoU is 0.25 or more. Both are counted in patches of the crop.
+
+    Args:
+        crop: the crop.
+        inside: the regions found in it.
+        regions: the regions of the whole image, `crop.small` among them.
+
+    Returns:
+        Indices into `inside`, and into `regions`.
+    """
+    possible = np.flatnonzero(_could_be_entities(crop.window, inside, size_hw, settings))
+    if not len(possible):
+        return [], []
+    member = np.stack([inside.levels[inside.first[i]] == inside.numbers[i] for i in possible]).reshape(
+        len(possible), -1
+    )
+    sizes = inside.sizes[possible].astype(np.float32)
+    taken = np.zeros(len(possible), dtype=bool)
+    replaced = []
+    rows, columns = _global_patches(crop.window, inside.levels.shape[1:], regions.levels.shape[1:], size_hw)
+    for index in crop.small:
+        patches = regions.levels[regions.first[index]] == regions.numbers[index]
+        grown = cv2.dilate(patches.view(np.uint8), np.ones((3, 3), np.uint8)).view(bool)
+        shown = np.stack([grown[rows[:, None], columns], patches[rows[:, None], columns]]).reshape(2, -1)
+        near, common = (member.astype(np.float32) @ shown.T.astype(np.float32)).T
+        close = near >= 0.5 * sizes
+        taken |= close
+        iou = common / (sizes + shown[1].sum() - common)
+        if (close & (iou >= 0.25)).any():
+            replaced.append(index)
+    return possible[taken].tolist(), replaced
+
+
+def _could_be_entities(
+    window: Window, inside: Regions, size_hw: tuple[int, int], settings: ExploreSettings
+) -> BoolArray:
+    """Regions of a crop that are large enough, small in the image, and not cut off by the crop: (R,) bool."""
+    grid = inside.levels.shape[1:]
+    share = inside.sizes / (grid[0] * grid[1]) * (window.height * window.width) / (size_hw[0] * size_hw[1])
+    top, left, bottom, right = inside.boxes.T
+    cut = (top == 0) & (window.top > 0)
+    cut |= (left == 0) & (window.left > 0)
+    cut |= (bottom == grid[0]) & (window.top + window.height < size_hw[0])
+    cut |= (right == grid[1]) & (window.left + window.width < size_hw[1])
+    return (inside.sizes >= settings.min_patches) & (share < settings.theta_small) & ~cut
+
+
+def _global_patches(
+    window: Window, local_hw: tuple[int, ...], global_hw: tuple[int, ...], size_hw: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Row and column of the global patch under the centre of each row and column of the crop's patches."""
+    rows = (window.top + (np.arange(local_hw[0]) + 0.5) * window.height / local_hw[0]) * global_hw[0] / size_hw[0]
+    columns = (window.left + (np.arange(local_hw[1]) + 0.5) * window.width / local_hw[1]) * global_hw[1] / size_hw[1]
+    return rows.astype(np.int64), columns.astype(np.int64)
