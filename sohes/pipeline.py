@@ -6,7 +6,6 @@ own process; nothing stops you from calling them yourself.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from sohes.settings import ExploreSettings
 if TYPE_CHECKING:
     from sohes.data.coco import ImageSet
     from sohes.data.labels import LabelStore
-    from sohes.explore import Explorer
     from sohes.masks import MaskForest
 
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
@@ -179,6 +177,7 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
 
     from sohes.backbones.timm_vit import load_backbone
     from sohes.data.coco import read_coco
+    from sohes.data.labelling import label_images
     from sohes.data.labels import LabelStore
     from sohes.explore import Explorer
 
@@ -192,7 +191,9 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
     notes = []
     for split in ("train", "val"):
         source = read_coco(inputs["images"] / f"{split}.json")
-        failed = _label(explorer, source, out / split, header, config.shard_size)
+        failed = label_images(
+            explorer, source, out / split, header=header, description=f"explore {split}", shard_size=config.shard_size
+        )
         store = LabelStore(out / split)
         counts = [len(forest) for _, forest in store]
         notes.append(f"phase 1: {np.mean(counts):.1f} masks an image on {len(store)} {split} images")
@@ -200,25 +201,6 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
     labelled_ids = [item for item in source.items if item.id in store]
     drawn = _draw(replace(source, items=labelled_ids), {"labels": store.forest}, out / "overlays", config.overlays)
     return StageResult(notes=notes, artefacts=drawn)
-
-
-def _label(
-    explorer: Explorer, source: ImageSet, folder: Path, header: dict[str, str], shard_size: int
-) -> dict[str, str]:
-    """Label every image that the store does not hold yet; returns the images that failed, with the reason."""
-    from sohes.data.images import load_image
-    from sohes.data.labels import LabelWriter
-    from sohes.progress import track
-
-    failed = {}
-    with LabelWriter(folder, header=header, shard_size=shard_size) as writer:
-        left = [item for item in source.items if item.id not in writer.done]
-        for item in track(left, f"explore {folder.name}", total=len(source), done=len(source) - len(left)):
-            try:
-                writer.add(item.id, str(item.path), explorer(load_image(item.path)))
-            except DataError as error:
-                failed[str(item.path)] = str(error)
-    return failed
 
 
 def _draw(source: ImageSet, forests: Mapping[str, Callable[[int], MaskForest]], folder: Path, count: int) -> list[Path]:
@@ -259,20 +241,20 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     """Score labels, phase 2 and phase 3 on the held-out images. Inputs: images, labels, instruct, correct."""
     from sohes.data.coco import read_coco
     from sohes.data.labels import LabelStore
-    from sohes.evaluation.hierarchy import evaluate_hierarchy
-    from sohes.evaluation.mask_recall import evaluate_masks
+    from sohes.evaluation.evaluate import evaluate_predictions
+    from sohes.evaluation.predictions import Problems, from_store, run_segmenter
     from sohes.segmenters.decode import select_forest
     from sohes.segmenters.segmenter import load_model
 
-    truth_file = inputs["images"] / "val.json"
-    truth = read_coco(truth_file)
+    truth = read_coco(inputs["images"] / "val.json")
     data = f"{read_json(inputs['images'] / 'source.json')['name']} (held out)"
     provenance = load_model(inputs["correct"])[1]
-    predictions = {
-        "SOHES labels (phase 1)": LabelStore(inputs["labels"]),
-        "SOHES phase 2": _predict(truth, inputs["instruct"], out / "phase2", "predict phase 2"),
-        "SOHES phase 3": _predict(truth, inputs["correct"], out / "phase3", "predict phase 3"),
-    }
+    predictions = {"SOHES labels (phase 1)": LabelStore(inputs["labels"])}
+    notes = []
+    for phase, folder in (("phase 2", inputs["instruct"]), ("phase 3", inputs["correct"])):
+        store, failed = run_segmenter(folder, truth, out / phase.replace(" ", ""), f"predict {phase}")
+        predictions[f"SOHES {phase}"] = store
+        notes += [f"skipped {file}: {reason}" for file, reason in failed.items()]
 
     def shown(store: LabelStore) -> Callable[[int], MaskForest]:
         return lambda image_id: select_forest(store.forest(image_id), min_score=config.min_score)
@@ -283,31 +265,17 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     seen = replace(truth, items=[item for item in truth.items if all(item.id in s for s in predictions.values())])
     drawn = _draw(seen, rows, out / "pictures", config.pictures)
     if not truth.annotations:
-        return StageResult(notes=["no ground truth for the held-out images: nothing is scored"], artefacts=drawn)
+        notes.append("no ground truth for the held-out images: nothing is scored")
+        return StageResult(notes=notes, artefacts=drawn)
     measurements: list[Measurement] = []
-    for method, forests in predictions.items():
-        found = dict(forests)
-        labels = {"method": method, "backbone": provenance.timm_name, "init": provenance.init, "data": data}
-        measurements += evaluate_masks(truth_file, found).measurements(**labels)
-        measurements += evaluate_hierarchy(truth_file, found).measurements(**labels)
-    return StageResult(measurements=measurements, artefacts=drawn)
-
-
-def _predict(source: ImageSet, folder: Path, out: Path, description: str) -> LabelStore:
-    """All predictions of a segmenter on `source`, kept as a label store, so that an interrupted run goes on."""
-    from sohes.data.images import load_image
-    from sohes.data.labels import LabelStore, LabelWriter
-    from sohes.progress import track
-    from sohes.segmenters import load_segmenter
-
-    segmenter = load_segmenter(folder)
-    with (folder / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with LabelWriter(out, header={"segmenter": digest}, shard_size=16) as writer:
-        left = [item for item in source.items if item.id not in writer.done]
-        for item in track(left, description, total=len(source), done=len(source) - len(left)):
-            writer.add(item.id, str(item.path), segmenter.predict(load_image(item.path)))
-    return LabelStore(out)
+    problems = Problems()
+    for method, store in predictions.items():
+        forests = from_store(store, truth, problems)
+        scores = evaluate_predictions(truth, forests, description=f"evaluate {method}")
+        measurements += scores.measurements(
+            method=method, backbone=provenance.timm_name, init=provenance.init, data=data
+        )
+    return StageResult(measurements=measurements, notes=[*notes, *problems.lines()], artefacts=drawn)
 
 
 @dataclass(frozen=True, kw_only=True)

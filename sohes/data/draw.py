@@ -40,7 +40,7 @@ def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
     panels, captions = [image], ["image"]
     for level, name in enumerate(_LEVELS):
         chosen = np.flatnonzero(depth == level)
-        panels.append(_panel(image, masks[chosen], colours[chosen], masks[depth < level]))
+        panels.append(paint(image, masks[chosen], colours[chosen], masks[depth < level]))
         captions.append(f"{name}: {len(chosen)}")
     return grid(panels, captions, columns=len(panels))
 
@@ -65,12 +65,19 @@ def forest_colours(forest: MaskForest) -> NDArray[np.float32]:
     return np.array(colours, dtype=np.float32).reshape(-1, 3) * 255
 
 
-def _panel(image: ImageArray, masks: BoolArray, colours: NDArray[np.float32], above: BoolArray) -> ImageArray:
-    """One level: its masks tinted and outlined, the levels `above` as faint outlines, all else pale."""
+def paint(image: ImageArray, masks: BoolArray, colours: NDArray[np.float32], outlined: BoolArray) -> ImageArray:
+    """One panel: masks (M, H, W) tinted and outlined, others only outlined, faintly; all else pale.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        masks: larger ones are painted first.
+        colours: (M, 3) RGB 0..255; see `forest_colours`.
+        outlined: (N, H, W).
+    """
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     panel = np.repeat(0.35 * grey + 0.65 * 255, 3, axis=2)
     thickness = max(1, round(max(image.shape[:2]) / 320))
-    for mask in above:
+    for mask in outlined:
         _outline(panel, mask, [150.0] * 3, 1)
     for index in np.argsort(-masks.sum((1, 2)), kind="stable"):
         mask, colour = masks[index], colours[index]

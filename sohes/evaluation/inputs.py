@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,12 @@ def read_truth(ground_truth: Truth) -> ImageSet:
         DataError: a COCO file that cannot be used; see `read_coco`.
     """
     return ground_truth if isinstance(ground_truth, ImageSet) else read_coco(Path(ground_truth))
+
+
+def first_images(truth: ImageSet, count: int | None) -> ImageSet:
+    """The ground truth of the first `count` images; of all for None."""
+    items = truth.items[:count]
+    return replace(truth, items=items, annotations={i.id: truth.annotations.get(i.id, []) for i in items})
 
 
 def checked(truth: ImageSet, predictions: Mapping[int, MaskForest]) -> Iterator[tuple[ImageItem, MaskForest]]:

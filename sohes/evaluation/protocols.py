@@ -42,9 +42,9 @@ MASK_AR1000 = Protocol(
 
 MASK_AR1000_BOOTSTRAP = Protocol(
     id="mask_ar1000_bootstrap_v1",
-    data=MASK_AR1000.data,
-    resize=MASK_AR1000.resize,
-    limit=MASK_AR1000.limit,
+    data="as mask_ar1000_v1",
+    resize="as mask_ar1000_v1",
+    limit="as mask_ar1000_v1",
     averaging="ends of the 95 % percentile interval of AR@1000 over 1,000 resamples of the images, seed 0",
     source="Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13",
 )

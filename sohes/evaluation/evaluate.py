@@ -1,0 +1,57 @@
+"""Predictions against a ground truth, by every metric that applies, in one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sohes.data.coco import ImageSet
+from sohes.evaluation.hierarchy import HierarchyScorer, HierarchyScores
+from sohes.evaluation.inputs import checked
+from sohes.evaluation.mask_recall import MaskRecall, MaskScorer
+from sohes.evaluation.protocols import to_measurements
+from sohes.masks import MaskForest
+from sohes.progress import Reporter
+from sohes.records import Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All numbers of one set of predictions; `hierarchy` where both sides tell wholes from parts."""
+
+    masks: MaskRecall
+    hierarchy: HierarchyScores | None
+
+    def metrics(self) -> dict[str, tuple[float, str]]:
+        """Value in percent (NaN where nothing decides it) and protocol of every metric by name."""
+        return self.masks.metrics() | (self.hierarchy.metrics() if self.hierarchy else {})
+
+    def measurements(self, *, method: str, backbone: str, init: str, data: str) -> list[Measurement]:
+        """The metrics ready for a record; those that are NaN are left out."""
+        labels = {"method": method, "backbone": backbone, "init": init, "data": data}
+        return to_measurements(self.metrics(), n_images=self.masks.n_images, **labels)
+
+
+def evaluate_predictions(
+    truth: ImageSet, predictions: Mapping[int, MaskForest], *, related: bool = True, description: str = "evaluate"
+) -> Evaluation:
+    """Score predictions image by image; see `evaluate_masks` and `evaluate_hierarchy` for the metrics.
+
+    Args:
+        truth: ground truth.
+        predictions: forest by image id.
+        related: whether the forests tell wholes from parts.
+        description: shown beside the progress.
+
+    Raises:
+        DataError: predictions that do not fit; see `checked`.
+    """
+    masks, hierarchy = MaskScorer(truth), HierarchyScorer(truth)
+    related = related and any(row.parent_id for rows in truth.annotations.values() for row in rows)
+    with Reporter(description, len(predictions)) as reporter:
+        for item, forest in checked(truth, predictions):
+            masks.add(item, forest)
+            if related:
+                hierarchy.add(item, forest)
+            reporter.advance()
+    return Evaluation(masks=masks.result(), hierarchy=hierarchy.result() if related else None)

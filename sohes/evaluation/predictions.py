@@ -1,0 +1,279 @@
+"""Predictions of any system as forests by image id, made when asked for; what is broken is named, skipped and counted.
+
+Three sources: a label store, a segmenter folder (which is run, its predictions kept as a label store), and a COCO
+results file of another system, `[{"image_id": 7, "segmentation": {"size": ..., "counts": ...}, "score": 0.9}, ...]`.
+A results file is read entry by entry; of all its masks the compressed RLE stays in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sohes.data.coco import Annotation, ImageItem, ImageSet, check_segmentation
+from sohes.data.labelling import label_images
+from sohes.data.labels import LabelStore
+from sohes.errors import ConfigError, DataError
+from sohes.evaluation.inputs import first_images
+from sohes.masks import MaskForest
+
+NOT_STATED = "not stated"
+_CHUNK = 1 << 20  # characters read at a time
+_LONGEST_ENTRY = 1 << 26
+
+_END = re.compile(r"\s*\]")
+_SEPARATOR = re.compile(r"\s*,?\s*")
+_BAD_SCORE = "score that is not a finite number"
+
+_Mask = tuple[str, float, str]  # counts, score, category
+
+
+class Problems:
+    """Broken predictions by kind, with one example each; when strict, the first is raised."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.counts: dict[str, int] = {}
+        self.examples: dict[str, str] = {}
+        self._seen: set[str] = set()  # a store's forests may be asked for more than once
+
+    def add(self, kind: str, message: str) -> None:
+        """Count one; the same message again does not count.
+
+        Args:
+            kind: in words, the same for all of its kind.
+            message: names file, entry and field.
+
+        Raises:
+            DataError: when strict.
+        """
+        if self.strict:
+            raise DataError(f"{message} (without --strict it would be skipped)")
+        if message in self._seen:
+            return
+        self._seen.add(message)
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        self.examples.setdefault(kind, message)
+
+    def lines(self) -> list[str]:
+        """A sentence for each kind."""
+        return [f"skipped {count} x {kind}, e.g. {self.examples[kind]}" for kind, count in self.counts.items()]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions(Mapping[int, MaskForest]):
+    """Forests by image id.
+
+    Attributes:
+        image_ids: of the images that have predictions.
+        forest: makes the forest of one of them.
+        related: whether the forests tell wholes from parts.
+        backbone: timm name of the ViT that made them, where known.
+        init: where its weights come from, in words, where known.
+    """
+
+    image_ids: Sequence[int]
+    forest: Callable[[int], MaskForest]
+    related: bool = True
+    backbone: str = NOT_STATED
+    init: str = NOT_STATED
+
+    def __getitem__(self, image_id: int) -> MaskForest:
+        return self.forest(image_id)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.image_ids)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+def open_predictions(
+    path: Path, truth: ImageSet, problems: Problems, *, out: Path | None = None, limit: int | None = None
+) -> Predictions:
+    """The predictions at `path` on the images of `truth`, or on the first `limit` of them.
+
+    Args:
+        path: label store, segmenter folder, or COCO results file.
+        truth: the ground truth.
+        problems: counts what is skipped; of a store only once its forests are asked for.
+        out: where a segmenter's predictions are kept, in the folder `predictions`.
+
+    Raises:
+        DataError: nothing of the kind is there, or strict `problems`.
+        ConfigError: a segmenter without `out`.
+    """
+    wanted = first_images(truth, limit)
+    if path.is_file():
+        predictions = read_results(path, truth, problems)
+    elif any(path.glob("labels-*.parquet")):
+        predictions = from_store(LabelStore(path), truth, problems)
+    elif (path / "config.json").is_file():
+        predictions = _from_segmenter(path, truth, wanted, problems, out)
+    else:
+        raise DataError(
+            f"{path}: no predictions here; give a label store (labels-00000.parquet), a segmenter folder "
+            "(config.json), or a COCO results file"
+        )
+    known = set(predictions)
+    return replace(predictions, image_ids=[item.id for item in wanted.items if item.id in known])
+
+
+def _from_segmenter(
+    folder: Path, truth: ImageSet, wanted: ImageSet, problems: Problems, out: Path | None
+) -> Predictions:
+    if out is None:
+        raise ConfigError(f"{folder} is a segmenter: give --out DIR, where its predictions are kept")
+    store, failed = run_segmenter(folder, wanted, out / "predictions", f"predict {short_name(folder)}")
+    if failed and not len(store):
+        raise DataError(
+            f"none of the {len(failed)} images of {truth.source} can be read: {next(iter(failed.values()))}"
+        )
+    for reason in failed.values():
+        problems.add("image that cannot be read", reason)
+    return from_store(store, truth, problems)
+
+
+def run_segmenter(folder: Path, source: ImageSet, out: Path, description: str) -> tuple[LabelStore, dict[str, str]]:
+    """All predictions of the segmenter at `folder` on `source`, kept in the store `out`; and the images that failed."""
+    from sohes.segmenters import load_segmenter
+
+    segmenter = load_segmenter(folder)
+    with (folder / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    header = {
+        "segmenter": digest,
+        "images": short_name(source.source),
+        "backbone": segmenter.provenance.timm_name,
+        "init": segmenter.provenance.init,
+    }
+    failed = label_images(segmenter.predict, source, out, header=header, description=description)
+    return LabelStore(out), failed
+
+
+def short_name(path: Path) -> str:
+    """A path's last two parts: the same on every machine."""
+    return "/".join(path.absolute().parts[-2:])
+
+
+def from_store(store: LabelStore, truth: ImageSet, problems: Problems) -> Predictions:
+    """The forests of a label store on the images of `truth`, less what cannot be scored."""
+    items = {item.id: item for item in truth.items}
+    for image_id in store.image_ids:
+        if image_id not in items:
+            problems.add("unknown image", f"{store.folder}: image {image_id} is not in {truth.source}")
+
+    def forest(image_id: int) -> MaskForest:
+        return _usable(store.forest(image_id), items[image_id], f"{store.folder}: image {image_id}", problems)
+
+    return Predictions(
+        [image_id for image_id in store.image_ids if image_id in items],
+        forest,
+        backbone=store.header.get("backbone", NOT_STATED),
+        init=store.header.get("init", NOT_STATED),
+    )
+
+
+def _usable(forest: MaskForest, item: ImageItem, where: str, problems: Problems) -> MaskForest:
+    if forest.size_hw != item.size_hw:
+        problems.add("image of another size", f"{where}: masks are {forest.size_hw} px, the image {item.size_hw} px")
+        return MaskForest.from_rles([], item.size_hw)
+    finite = np.isfinite(forest.scores)
+    for index in np.flatnonzero(~finite):
+        problems.add(_BAD_SCORE, f"{where}, mask {index}: field 'score' is {forest.scores[index]}")
+    return forest if finite.all() else forest.select(np.flatnonzero(finite))
+
+
+def read_results(path: Path, truth: ImageSet, problems: Problems) -> Predictions:
+    """The masks of a COCO results file; they carry no relations.
+
+    Raises:
+        DataError: not a JSON list, or strict `problems`; the message names file, entry and field.
+    """
+    items = {item.id: item for item in truth.items}
+    masks: dict[int, dict[_Mask, None]] = {}  # by image; a dictionary keeps the order and finds what is there twice
+    ids: set[str] = set()
+    for index, entry in _entries(path):
+        where = f"{path}: [{index}]"
+        try:
+            image_id, mask = _mask(entry, where, items)
+            if "id" in entry and repr(entry["id"]) in ids:
+                raise _Broken("duplicate", f"{where} field 'id' repeats {entry['id']!r}")
+            if mask in masks.get(image_id, ()):
+                raise _Broken("duplicate", f"{where}: an earlier entry has the same image, mask, score and category")
+        except _Broken as broken:
+            problems.add(broken.kind, broken.message)
+            continue
+        masks.setdefault(image_id, {})[mask] = None
+        ids.update([repr(entry["id"])] if "id" in entry else [])
+    return Predictions(list(masks), lambda image_id: _flat_forest(masks[image_id], items[image_id]), related=False)
+
+
+class _Broken(Exception):
+    """One entry that cannot be used."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind, self.message = kind, message
+
+
+def _mask(entry: Any, where: str, items: Mapping[int, ImageItem]) -> tuple[int, _Mask]:
+    """Image id and mask of one entry of a results file."""
+    if not isinstance(entry, dict):
+        raise _Broken("entry that is no object", f"{where} must be an object, not {type(entry).__name__}")
+    image_id, score, shape = (entry.get(key) for key in ("image_id", "score", "segmentation"))
+    if isinstance(image_id, bool) or not isinstance(image_id, int | float) or image_id not in items:
+        raise _Broken("unknown image", f"{where} field 'image_id': the ground truth has no image {image_id!r}")
+    if not shape:
+        what = "a box without a mask" if "bbox" in entry else "missing"
+        raise _Broken("entry without a mask", f"{where} field 'segmentation': {what}; masks are scored, not boxes")
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise _Broken(_BAD_SCORE, f"{where} field 'score' is {score!r}")
+    item = items[int(image_id)]
+    try:
+        check_segmentation(f"{where} field 'segmentation'", shape, item.size_hw)
+    except (DataError, TypeError, ValueError, OverflowError) as error:
+        message = str(error) if isinstance(error, DataError) else f"{where} field 'segmentation': {error}"
+        raise _Broken("segmentation that is no mask of its image", message) from error
+    rle = Annotation(id=0, image_id=item.id, category_id=1, segmentation=shape).rle(item.size_hw)
+    return item.id, (rle["counts"], float(score), repr(entry.get("category_id")))
+
+
+def _flat_forest(masks: Mapping[_Mask, None], item: ImageItem) -> MaskForest:
+    count = len(masks)
+    return MaskForest(
+        size_hw=item.size_hw,
+        rles=[{"size": list(item.size_hw), "counts": counts} for counts, _, _ in masks],
+        scores=np.array([score for _, score, _ in masks], np.float32),
+        ancestor=np.broadcast_to(np.False_, (count, count)),
+        parent=np.full(count, -1, np.int64),
+    )
+
+
+def _entries(path: Path) -> Iterator[tuple[int, Any]]:
+    """Index and value of each element of the JSON list in `path`, one at a time."""
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        text, place, index = file.read(_CHUNK).lstrip(), 1, 0
+        if not text.startswith("["):
+            raise DataError(f"{path}: a COCO results file is a JSON list of masks; this begins with {text[:20]!r}")
+        while not _END.match(text, place):
+            try:
+                value, place = decoder.raw_decode(text, _SEPARATOR.match(text, place).end())  # type: ignore[union-attr]
+            except json.JSONDecodeError as error:
+                more = file.read(_CHUNK)  # the entry may go on there
+                if not more or len(text) - place > _LONGEST_ENTRY:
+                    raise DataError(
+                        f"{path}: [{index}] is not valid JSON ({error.msg}); is the file cut off?"
+                    ) from error
+                text, place = text[place:] + more, 0
+            else:
+                yield index, value
+                index += 1
