@@ -58,7 +58,26 @@ HIERARCHY = Protocol(
     source="this project; no protocol for SOHES's hierarchy is published",
 )
 
-PROTOCOLS = {protocol.id: protocol for protocol in (MASK_AR1000, MASK_AR1000_BOOTSTRAP, HIERARCHY)}
+CLUSTER_HUNGARIAN = Protocol(
+    id="cluster_hungarian_v1",
+    data="every pixel that is not 255; classes that occur in the ground truth",
+    resize="none: label maps are compared at the annotation's size",
+    limit="one cluster a class, matched over the data set for the most agreeing pixels; other clusters have no class",
+    averaging="intersections and unions summed over all images, divided once for each class, then the mean of classes",
+    source="PiCIE (arXiv:2103.17070)",
+)
+
+CLUSTER_MAJORITY = Protocol(
+    id="cluster_majority_v1",
+    data=CLUSTER_HUNGARIAN.data,
+    resize=CLUSTER_HUNGARIAN.resize,
+    limit="every cluster goes to the class it overlaps most over the data set, several to one class",
+    averaging=CLUSTER_HUNGARIAN.averaging,
+    source="Leopart (arXiv:2204.13101), over-clustering",
+)
+
+_ALL = (MASK_AR1000, MASK_AR1000_BOOTSTRAP, HIERARCHY, CLUSTER_HUNGARIAN, CLUSTER_MAJORITY)
+PROTOCOLS = {protocol.id: protocol for protocol in _ALL}
 
 
 def get_protocol(protocol_id: str) -> Protocol:

@@ -4,6 +4,8 @@ import contextlib
 import io
 import json
 import math
+import weakref
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -267,3 +269,95 @@ def test_without_annotations_nothing_is_measured():
     result = evaluate_masks(image_set(images_alone), {1: forest([box(0, 0, 9, 9)])})
     assert (result.n_images, result.n_objects, result.n_predictions) == (1, 0, 1)
     assert result.measurements(method="m", backbone="b", init="i", data="d") == []
+
+
+def test_recall_at_every_count():
+    # one object an image, found by the third of image 1 and the first of image 2
+    ground_truth = coco({1: [box(0, 0, 40, 40)], 2: [box(0, 0, 40, 40)]})
+    miss, hit = box(60, 60, 20, 20), box(0, 0, 40, 40)
+    predictions = {1: forest([miss, miss, hit], [0.9, 0.8, 0.1]), 2: forest([miss, hit], [0.1, 0.9])}
+    result = evaluate_masks(image_set(ground_truth), predictions)
+    assert result.recall_at_count[:4] == (0.5, 0.5, 1.0, 1.0)
+    assert len(result.recall_at_count) == 1000
+    assert result.recall_at_count[-1] == 1.0
+    assert result.mask_ar_1 == 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_each_image_alone(seed):
+    """`by_image` is what an evaluation of that image alone gives; so are the limits on the curve."""
+    ground_truth, predictions = random_case(seed, crowd=True)
+    result = evaluate_masks(image_set(ground_truth), predictions)
+    for image in ground_truth["images"]:
+        own = [row for row in ground_truth["annotations"] if row["image_id"] == image["id"]]
+        alone = {**ground_truth, "images": [image], "annotations": own}
+        expected, _ = reference(alone, {i: f for i, f in predictions.items() if i == image["id"]})
+        assert result.by_image.get(image["id"], math.nan) == pytest.approx(
+            expected["mask_ar_1000"], abs=1e-9, nan_ok=True
+        )
+    for limit in (1, 10, 100, 1000):
+        assert result.recall_at_count[limit - 1] == getattr(result, f"mask_ar_{limit}")
+
+
+def test_interval_equals_resampling_whole_images():
+    ground_truth, predictions = random_case(4, images=5)
+    result = evaluate_masks(image_set(ground_truth), predictions)
+    ids = sorted(image["id"] for image in ground_truth["images"])
+    objects = {i: sum(row["image_id"] == i for row in ground_truth["annotations"]) for i in ids}
+    found = {i: result.by_image.get(i, 0.0) * objects[i] for i in ids}
+    rng, values = np.random.default_rng(0), []
+    for _ in range(1000):
+        drawn = [ids[place] for place in rng.integers(5, size=5)]
+        total = sum(objects[i] for i in drawn)
+        if total:
+            values.append(sum(found[i] for i in drawn) / total)
+    values.sort()
+
+    def percentile(share):
+        place = share * (len(values) - 1)
+        below = int(place)
+        return values[below] + (place - below) * (values[below + 1] - values[below])
+
+    low, high = result.intervals["mask_ar_1000"]
+    assert low == pytest.approx(percentile(0.025))
+    assert high == pytest.approx(percentile(0.975))
+    assert low < result.mask_ar_1000 < high
+    assert repr(evaluate_masks(image_set(ground_truth), predictions)) == repr(result)  # seeded
+
+
+def test_interval_in_a_record():
+    ground_truth = coco({i: [box(0, 0, 10, 10)] for i in (1, 2, 3)})
+    result = evaluate_masks(image_set(ground_truth), {i: forest([box(0, 0, 9, 8)]) for i in (1, 2, 3)})
+    assert result.intervals["mask_ar_1000"] == pytest.approx((0.5, 0.5))  # all images alike
+    assert np.isnan(result.intervals["mask_ar_1000_l"]).all()
+    rows = {row.metric: row for row in result.measurements(method="m", backbone="b", init="i", data="d")}
+    assert rows["mask_ar_1000_s_low"].value == pytest.approx(50.0)
+    assert rows["mask_ar_1000_s_low"].protocol == "mask_ar1000_bootstrap_v1"
+    assert "mask_ar_1000_l_high" not in rows
+    assert rows["mask_ar_1000"].protocol == "mask_ar1000_v1"
+
+
+class OneAtATime(Mapping):
+    """Makes each forest when it is asked for, and checks that the ones before are gone."""
+
+    def __init__(self, ids):
+        self.ids, self.made, self.most = ids, [], 0
+
+    def __iter__(self):
+        return iter(self.ids)
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, image_id):
+        made = forest([box(0, 0, 9, 8)])
+        self.made.append(weakref.ref(made))
+        self.most = max(self.most, sum(reference() is not None for reference in self.made))
+        return made
+
+
+def test_forests_are_not_kept():
+    predictions = OneAtATime(range(1, 21))
+    result = evaluate_masks(image_set(coco({i: [box(0, 0, 10, 10)] for i in range(1, 21)})), predictions)
+    assert result.mask_ar_1000 == pytest.approx(0.5)
+    assert predictions.most <= 2
