@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from results.summary import summary
 from results.table import Table
 from results.transfer import transfer, transfer_pairs
 from results.zero_shot import zero_shot
-from sohes.errors import SohesError
+from sohes.errors import ConfigError, SohesError, unknown_name
 from sohes.files import write_text
 
 
@@ -32,34 +32,44 @@ class Written:
     verdicts: tuple[str, ...]
 
 
-def build_tables(runs: Sequence[Run], published: Sequence[Row]) -> list[Table]:
-    """All tables of one or more runs; a table without a number says so in its verdict."""
-    return [ladder(runs), zero_shot(runs, published), hierarchy(runs), transfer(runs, published)]
+TABLES: dict[str, Callable[[Sequence[Run], Sequence[Row]], Table]] = {
+    "ladder": lambda runs, published: ladder(runs),
+    "zero_shot": zero_shot,
+    "hierarchy": lambda runs, published: hierarchy(runs),
+    "transfer": transfer,
+}
 
 
-def aggregate(folders: Sequence[Path], out: Path) -> Written:
+def aggregate(folders: Sequence[Path], out: Path, *, tables: Sequence[str] = tuple(TABLES)) -> Written:
     """Read run folders and write tables, plots and the summary below `out`.
+
+    Args:
+        tables: names of the tables wanted; one without a number says so in its verdict.
 
     Raises:
         DataError: a folder without records, or a record that cannot be read or breaks the schema.
+        ConfigError: an unknown table.
     """
+    if unknown := [name for name in tables if name not in TABLES]:
+        raise ConfigError(unknown_name("table", unknown[0], TABLES))
     runs = [load_run(folder) for folder in folders]
     published = published_rows()
-    tables = build_tables(runs, published)
+    built = [TABLES[name](runs, published) for name in tables]
     measured = [row for run in runs for row in run.rows]
     plots = write_plots(measured, transfer_pairs(runs), published, out / "plots")
     files = {
-        out / "summary.md": summary(runs, tables, plots, out),
+        out / "summary.md": summary(runs, built, plots, out),
         out / "tables" / "measured.csv": to_csv(measured),  # every measured number, also those no table shows
     }
-    for table in tables:
+    for table in built:
         files[out / "tables" / f"{table.name}.csv"] = to_csv(table.rows)
         files[out / "tables" / f"{table.name}.md"] = to_markdown(table)
         files[out / "tables" / f"{table.name}.tex"] = to_latex(table)
     for path, text in files.items():
         write_text(path, text)
-    verdicts = tuple(verdict for table in tables for verdict in table.verdicts)
-    return Written(out / "summary.md", (*files, *plots), verdicts)
+    verdicts = [verdict for table in built for verdict in table.verdicts]
+    verdicts += [f"{stage} did not finish: {why}" for run in runs for stage, why in run.unfinished.items()]
+    return Written(out / "summary.md", (*files, *plots), tuple(verdicts))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ A measured row carries a dagger and its scale on the method ("SOHES phase 3 †d
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from functools import cache
@@ -14,6 +15,7 @@ from importlib import resources
 from pathlib import Path
 
 from sohes.errors import DataError
+from sohes.files import read_json
 from sohes.records import RECORD_FILE, Record, read_records
 
 DAGGER = "†"
@@ -161,11 +163,16 @@ def record_rows(record: Record, run: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder with its records, in order of their start, and the rows measured in it."""
+    """A run folder with its records, in order of their start, and the rows measured in it.
+
+    Attributes:
+        unfinished: the stages that were started and did not finish, with the reason.
+    """
 
     folder: Path
     records: tuple[Record, ...]
     rows: tuple[Row, ...]
+    unfinished: Mapping[str, str]
 
 
 def load_run(folder: Path) -> Run:
@@ -177,7 +184,20 @@ def load_run(folder: Path) -> Run:
     records = tuple(record for record in read_records(folder) if record.stage != TABLES_STAGE)
     if not records:
         raise DataError(f"{folder}: no */{RECORD_FILE} in it; give the folder of a run, such as runs/demo")
-    return Run(Path(folder), records, tuple(row for record in records for row in record_rows(record, folder)))
+    rows = tuple(row for record in records for row in record_rows(record, folder))
+    return Run(Path(folder), records, rows, unfinished_stages(folder))
+
+
+def unfinished_stages(folder: Path) -> dict[str, str]:
+    """Stages of a run folder that left a `status.json` but no record, with the message of their `error.json`."""
+    stages = [path.parent for path in sorted(Path(folder).glob("*/status.json"))]
+    stages = [stage for stage in stages if stage.name != TABLES_STAGE and not (stage / RECORD_FILE).exists()]
+    return {stage.name: _reason(stage) for stage in stages}
+
+
+def _reason(stage: Path) -> str:
+    error = stage / "error.json"
+    return str(read_json(error)["message"]) if error.exists() else "it still runs, or was interrupted or killed"
 
 
 @cache

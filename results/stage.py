@@ -10,18 +10,21 @@ from sohes.records import StageResult
 
 @dataclass(frozen=True, kw_only=True)
 class TablesConfig:
-    """Nothing to set: what is in the tables follows from the run's records."""
+    """Which tables; what is in them follows from the run's records."""
+
+    tables: tuple[str, ...] = ("ladder", "zero_shot", "hierarchy", "transfer")
 
 
 def tables(config: TablesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Write tables, plots and summary.md below `out` from the records of the run folder `inputs["run"]`.
 
-    The notes are the verdict sentences: whether the ladder climbs, what the transfer heads gained.
+    The notes are the verdict sentences: whether the ladder climbs, what the transfer heads gained, what is missing.
 
     Raises:
         DataError: no record in the run folder, or one that cannot be read.
+        ConfigError: an unknown table.
     """
     from results.aggregate import aggregate  # here: a launcher that reads the configuration needs no plots
 
-    written = aggregate([inputs["run"]], out)
+    written = aggregate([inputs["run"]], out, tables=config.tables)
     return StageResult(notes=written.verdicts, artefacts=written.files)

@@ -36,7 +36,7 @@ def _origin(runs: Sequence[Run]) -> str:
 
 def _run_part(run: Run, out: Path) -> str:
     first = run.records[0]
-    parts = [f"## Run {first.run}", _provenance(run), _notes(run), _pictures(run, out)]
+    parts = [f"## Run {first.run}", _unfinished(run), _provenance(run), _notes(run), _pictures(run, out)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -58,6 +58,11 @@ def _provenance(run: Run) -> str:
     total = sum(record.seconds for record in run.records)
     table.append(f"| **sum of the stages** | **{wall_time(total)}** | | | | |")
     return "### Provenance\n\n" + "\n".join(f"- {line}" for line in lines) + "\n\n" + "\n".join(table)
+
+
+def _unfinished(run: Run) -> str:
+    lines = [f"- {stage}: {why}" for stage, why in run.unfinished.items()]
+    return "\n".join(["### Stages that did not finish", "", *lines]) if lines else ""
 
 
 def _notes(run: Run) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from results.schema import Row, Run
-from results.table import DASH, Block, Table, by_key, separation_notes, show
+from results.schema import MEASURED, Row, Run
+from results.table import DASH, Block, Table, by_key, find, one_decimal, separation_notes, show
 
 DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
 CITED_METHODS = ("SAM", "FreeSOLO", "CutLER", "HASSOD", "SOHES", "UnSAM")
@@ -65,13 +65,23 @@ def _cited_block(groups: Sequence[Sequence[Row]]) -> Block:
 
 
 def _own_block(rows: Sequence[Row]) -> Block:
+    """A line for each method, a column for each data set; the mean where a method has all of them."""
+    columns = list(by_key(rows, "data", "n_images"))
+    lines = []
+    for (method, backbone, init, run), own in by_key(rows, "method", "backbone", "init", "run").items():
+        found = [find(by_key(own, "data", "n_images").get(column, ()), "mask_ar_1000") for column in columns]
+        numbers = [row.number for row in found if row is not None]
+        mean = str(one_decimal(sum(numbers) / len(numbers))) if len(numbers) == len(columns) else DASH
+        means = [mean] if len(columns) > 1 else []
+        commits = ", ".join(dict.fromkeys(row.commit for row in own))
+        lines.append((method, backbone, init, *map(show, found), *means, f"{MEASURED}: run {run} @{commits}"))
+    named = [f"{data} ({n_images} images)" for data, n_images in columns]
+    means = ["mean"] if len(columns) > 1 else []
     return Block(
         measured=True,
         heading="Measured by this project · not published numbers",
-        header=("Method", "Backbone", "Start weights", "Data", "Images", "AR@1000", "Source"),
-        lines=tuple(
-            (row.method, row.backbone, row.init, row.data, row.n_images, show(row), row.source) for row in rows
-        ),
+        header=("Method", "Backbone", "Start weights", *named, *means, "Source"),
+        lines=tuple(lines),
         notes=separation_notes(rows),
     )
 

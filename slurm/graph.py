@@ -5,14 +5,17 @@ stages:
     run: sohes.pipeline:explore                  # module:function
     inputs: {images: images, labels: a/train}    # name: path in the run folder; "." is the run folder itself
     after: [evaluate]                            # stages to wait for beyond those named by the inputs
+    after_any: [score]                           # the same, but these may also have failed
+    matrix: suite.yaml                           # one stage for each combination; see `_cells`
     config: {theta_small: 100}                   # fields of the function's configuration class
     resources: {gpus: 1, hours: 4}
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,17 +48,25 @@ class Stage:
     """One stage of a graph with everything resolved.
 
     Attributes:
+        group: its name in the recipe, which all cells of a matrix share.
         inputs: input name to path, relative to the run folder.
-        parents: the stages that must have finished before, from the inputs and from `after`.
+        parents: the stages that come before, from the inputs, `after` and `after_any`.
+        may_fail: those of the parents that need not have finished, only ended.
         config: instance of the configuration class of the stage's function.
     """
 
     name: str
+    group: str
     run: str
     inputs: Mapping[str, str]
     parents: tuple[str, ...]
+    may_fail: tuple[str, ...]
     config: Any
     resources: Resources
+
+    def is_lost_with(self, others: Container[str]) -> bool:
+        """Whether it cannot run when those stages do not finish."""
+        return any(parent in others and parent not in self.may_fail for parent in self.parents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +90,13 @@ class Graph:
         """Stages that `name` depends on, directly or not, in running order."""
         return [other for other in self.stages if name in self.descendants(other)]
 
-    def check_stage(self, name: str, origin: str) -> None:
-        """Refuse a name that is not a stage of this graph."""
-        if name not in self.stages:
-            raise ConfigError(f"{origin}: {unknown_name('stage', name, self.stages)}")
+    def members(self, name: str, origin: str) -> list[str]:
+        """The stage of that name, or all cells of the matrix of that name; anything else is refused."""
+        found = [stage.name for stage in self.stages.values() if name in (stage.name, stage.group)]
+        if not found:
+            known = {*self.stages, *(stage.group for stage in self.stages.values())}
+            raise ConfigError(f"{origin}: {unknown_name('stage', name, known)}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -95,25 +109,28 @@ class _Draft:
     """A stage while its settings are still being collected."""
 
     name: str
+    group: str
     run: str
     inputs: dict[str, str]
     after: list[str]
+    after_any: list[str]
     config: Settings
     resources: Settings
     parents: tuple[str, ...] = field(default=())
+    may_fail: tuple[str, ...] = field(default=())
 
 
-def find_file(name: str, folder: str) -> Path:
-    """The YAML file of a recipe or scale: a path that ends in .yaml, or a name in `slurm/recipes` or `slurm/scales`.
+def find_file(name: str, kind: str, folder: Path) -> Path:
+    """The YAML file of a recipe or scale: a path that ends in .yaml, or a name in `folder`.
 
     Raises:
         ConfigError: there is none; the message names the nearest.
     """
     if name.endswith((".yaml", ".yml")):
         return Path(name).expanduser()
-    known = {path.stem: path for path in (_HERE / folder).glob("*.yaml")}
+    known = {path.stem: path for path in folder.glob("*.yaml")}
     if name not in known:
-        raise ConfigError(unknown_name(folder.rstrip("s"), name, known))
+        raise ConfigError(unknown_name(kind, name, known))
     return known[name]
 
 
@@ -129,20 +146,26 @@ def load_graph(
         recipe: name or YAML file.
         scale: name or YAML file.
         flags: values for `FLAGS`, absent ones left out.
-        overrides: "stage.field=value", "stage.resources.field=value" or "seed=value".
+        overrides: "stage.field=value", "stage.resources.field=value", "stage.matrix=FILE" or "seed=value". A stage
+            with a matrix stands for its cells, of which those change that have the field.
 
     Raises:
         ConfigError: anything unknown, of the wrong type, or circular.
     """
-    recipe_file, scale_file = find_file(recipe, "recipes"), find_file(scale, "scales")
+    recipe_file = find_file(recipe, "recipe", _HERE / "recipes")
+    own_scales = _HERE / "scales" / recipe_file.stem
+    scale_file = find_file(scale, "scale", own_scales if own_scales.is_dir() else _HERE / "scales")
     content = read_yaml(recipe_file)
     check_keys(content, ("description", "seed", "stages"), str(recipe_file))
     stages = mapping(content.get("stages"), f"{recipe_file}, stages")
-    drafts = {name: _draft(name, value, recipe_file) for name, value in stages.items()}
-    for draft in drafts.values():
-        draft.parents = _parents(draft, drafts, str(recipe_file))
-
     overrides = list(overrides)
+    matrices = {f"{name}.matrix" for name, value in stages.items() if isinstance(value, dict) and "matrix" in value}
+    drafts: dict[str, _Draft] = {}
+    for name, value in stages.items():
+        drafts |= _drafts(name, value, recipe_file, overrides)
+    for draft in drafts.values():
+        _set_parents(draft, drafts, str(recipe_file))
+
     seed = _seed(content.get("seed", 0), overrides, str(recipe_file))
     for draft in drafts.values():
         if "seed" in draft.config.types:
@@ -154,38 +177,92 @@ def load_graph(
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"'{override}' is not an override; write it as stage.key=value")
-        if key != "seed":
+        if key not in ("seed", *matrices):
             _override(drafts, key, value, override)
     ordered = {name: _finish(drafts[name]) for name in _topological(drafts, str(recipe_file))}
     return Graph(name=recipe_file.stem, scale=scale_file.stem, seed=seed, stages=ordered)
 
 
-def _draft(name: str, content: Any, file: Path) -> _Draft:
+def _drafts(name: str, content: Any, file: Path, overrides: Iterable[str]) -> dict[str, _Draft]:
+    """The stage as the recipe describes it, or the cells of its matrix."""
     origin = f"{file}, stage {name}"
-    value = mapping(content, origin)
+    value = dict(mapping(content, origin))
+    _check_name(name, origin)
+    matrix = value.pop("matrix", None)
+    if matrix is None:
+        return {name: _draft(name, name, value, origin)}
+    path = file.parent / str(matrix)
+    for override in overrides:
+        if override.startswith(f"{name}.matrix="):
+            path = Path(override.partition("=")[2]).expanduser()
+    return {cell: _draft(cell, name, merged, where) for cell, (merged, where) in _cells(name, value, path).items()}
+
+
+def _cells(name: str, stage: Mapping[str, Any], file: Path) -> dict[str, tuple[dict[str, Any], str]]:
+    """Name, content and origin of the stage for each combination of the entries of all axes of a matrix.
+
+    model:                                # an axis is a field of the configuration; the entry's name becomes its value
+      sam: {run: a.b:sam, points: 32}     # further settings of the entry, `run` and `resources` as in the recipe
+      dino: {run: a.b:dino}
+    dataset: {coco: {}, lvis: {resources: {hours: 12}}}
+    """
+    axes = {axis: mapping(entries, f"{file}, {axis}") for axis, entries in read_yaml(file).items()}
+    if not axes or not all(axes.values()):
+        raise ConfigError(f"{file}: a matrix needs at least one axis, and every axis at least one entry")
+    cells = {}
+    for entries in itertools.product(*axes.values()):
+        value = {key: dict(part) if isinstance(part, dict) else part for key, part in stage.items()}
+        config, resources = value.setdefault("config", {}), value.setdefault("resources", {})
+        for axis, entry in zip(axes, entries, strict=True):
+            where = f"{file}, {axis}.{entry}"
+            _check_name(entry, where)
+            settings = dict(mapping(axes[axis][entry], where))
+            value["run"] = settings.pop("run", value.get("run"))
+            resources.update(mapping(settings.pop("resources", None), where))
+            config.update(settings | {axis: entry})
+        cells["-".join([name, *entries])] = value, f"{file}, {'-'.join(entries)}"
+    return cells
+
+
+def _check_name(name: str, origin: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ConfigError(f"{origin}: a stage is named by small letters, digits and _, since it names a folder")
-    check_keys(value, ("run", "inputs", "after", "config", "resources"), origin)
+
+
+def _draft(name: str, group: str, value: Mapping[str, Any], origin: str) -> _Draft:
+    check_keys(value, ("run", "inputs", "after", "after_any", "matrix", "config", "resources"), origin)
     run = value.get("run")
     if not isinstance(run, str) or not re.fullmatch(r"[\w.]+:\w+", run):
         raise ConfigError(f"{origin}: 'run' must be module:function, given {run!r}")
-    inputs, after = mapping(value.get("inputs"), f"{origin}, inputs"), value.get("after") or []
-    if not all(isinstance(path, str) for path in [*inputs.values(), *after]) or not isinstance(after, list):
-        raise ConfigError(f"{origin}: 'inputs' holds paths and 'after' a list of stages")
+    inputs = mapping(value.get("inputs"), f"{origin}, inputs")
+    after, after_any = value.get("after") or [], value.get("after_any") or []
+    lists = isinstance(after, list) and isinstance(after_any, list)
+    if not lists or not all(isinstance(path, str) for path in [*inputs.values(), *after, *after_any]):
+        raise ConfigError(f"{origin}: 'inputs' holds paths, 'after' and 'after_any' are lists of stages")
     config = Settings(config_class(load_function(run, name), name), name)
     config.update(mapping(value.get("config"), f"{origin}, config"), origin)
     resources = Settings(Resources, f"{name}.resources")
     resources.update(mapping(value.get("resources"), f"{origin}, resources"), origin)
-    return _Draft(name, run, inputs, after, config, resources)
+    return _Draft(name, group, run, inputs, after, after_any, config, resources)
 
 
-def _parents(draft: _Draft, drafts: Mapping[str, _Draft], origin: str) -> tuple[str, ...]:
-    named = [path.split("/")[0] for path in draft.inputs.values() if path != RUN_FOLDER]
-    parents = tuple(dict.fromkeys([*named, *draft.after]))
-    for parent in parents:
-        if parent not in drafts:
-            raise ConfigError(f"{origin}, stage {draft.name}: {unknown_name('stage', parent, drafts)}")
-    return parents
+def _set_parents(draft: _Draft, drafts: Mapping[str, _Draft], origin: str) -> None:
+    def stages(names: Iterable[str]) -> list[str]:
+        return [member.name for name in names for member in _members(drafts, name, f"{origin}, stage {draft.name}")]
+
+    read = stages(path.split("/")[0] for path in draft.inputs.values() if path != RUN_FOLDER)
+    needed, ended = stages(draft.after), stages(draft.after_any)
+    draft.parents = tuple(dict.fromkeys([*read, *needed, *ended]))
+    draft.may_fail = tuple(name for name in dict.fromkeys(ended) if name not in (*read, *needed))
+
+
+def _members(drafts: Mapping[str, _Draft], name: str, origin: str) -> list[_Draft]:
+    """The stage of that name, or all cells of the matrix of that name."""
+    found = [draft for draft in drafts.values() if name in (draft.name, draft.group)]
+    if not found:
+        known = {*drafts, *(draft.group for draft in drafts.values())}
+        raise ConfigError(f"{origin}: {unknown_name('stage', name, known)}")
+    return found
 
 
 def _topological(drafts: Mapping[str, _Draft], origin: str) -> list[str]:
@@ -210,13 +287,15 @@ def _seed(value: Any, overrides: list[str], origin: str) -> int:
 
 
 def _apply_scale(drafts: Mapping[str, _Draft], file: Path) -> None:
-    content = read_yaml(file)
-    check_keys(content, drafts, str(file), "stage")
-    for name, value in content.items():
+    for name, value in read_yaml(file).items():
         values = dict(mapping(value, f"{file}, {name}"))
         resources = mapping(values.pop("resources", None), f"{file}, {name}.resources")
-        drafts[name].config.update(values, str(file))
-        drafts[name].resources.update(resources, str(file))
+        members = _members(drafts, name, str(file))
+        for key, content in values.items():
+            for settings in _with_key([member.config for member in members], key):
+                settings.update({key: content}, str(file))
+        for member in members:
+            member.resources.update(resources, str(file))
 
 
 def _override(drafts: Mapping[str, _Draft], key: str, text: str, origin: str) -> None:
@@ -224,20 +303,29 @@ def _override(drafts: Mapping[str, _Draft], key: str, text: str, origin: str) ->
     if not field_name:
         known = [f"{draft.name}.{name}" for draft in drafts.values() for name in draft.config.types]
         raise ConfigError(f"{origin}: {unknown_name('key', key, [*known, 'seed'])}")
-    if stage not in drafts:
-        raise ConfigError(f"{origin}: {unknown_name('stage', stage, drafts)}")
-    settings = drafts[stage].config
+    members = _members(drafts, stage, origin)
     if field_name.startswith("resources."):
-        settings, field_name = drafts[stage].resources, field_name.removeprefix("resources.")
-    settings.update_text(field_name, text, origin)
+        field_name = field_name.removeprefix("resources.")
+        chosen = [member.resources for member in members]
+    else:
+        chosen = _with_key([member.config for member in members], field_name)
+    for settings in chosen:
+        settings.update_text(field_name, text, origin)
+
+
+def _with_key(settings: list[Settings], key: str) -> list[Settings]:
+    """Those that have the key; where none has, the first, which will refuse it."""
+    return [one for one in settings if key in one.types] or settings[:1]
 
 
 def _finish(draft: _Draft) -> Stage:
     return Stage(
         name=draft.name,
+        group=draft.group,
         run=draft.run,
         inputs=draft.inputs,
         parents=draft.parents,
+        may_fail=draft.may_fail,
         config=draft.config.build(),
         resources=draft.resources.build(),
     )

@@ -65,6 +65,7 @@ class Job:
     run: str
     inputs: Mapping[str, str]
     parents: tuple[str, ...]
+    may_fail: tuple[str, ...]
     config: Mapping[str, Any]
     fingerprint: str
     identity: Mapping[str, Any]
@@ -118,7 +119,7 @@ class Job:
         """What the stage's folder records when it starts now."""
         stamps = {parent: StageFolder(self.run_dir, parent).stamp() for parent in self.parents}
         for parent, stamp in stamps.items():
-            if stamp is None:
+            if stamp is None and parent not in self.may_fail:
                 raise DataError(f"stage {self.stage} reads from {parent}, which has not finished; run {parent} first")
         return {"fingerprint": self.fingerprint, "stamps": stamps, **self.identity}
 
@@ -184,6 +185,7 @@ def make_job(
         run=stage.run,
         inputs=dict(stage.inputs),
         parents=stage.parents,
+        may_fail=stage.may_fail,
         config=dataclasses.asdict(stage.config),
         fingerprint=planned.fingerprint,
         identity=dict(planned.identity),
@@ -229,7 +231,7 @@ class _Attempt:
                     state=state,
                     pid=os.getpid(),
                     host=os.uname().nodename,
-                    job_id=os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", ""),
+                    job_id=_job_id(),
                     attempt=self.number,
                     started=self.started,
                     seconds=round(self.seconds(), 3),
@@ -247,6 +249,14 @@ class _Attempt:
                     self._write("running")
                 except (OSError, SohesError):
                     continue  # a full disk is the stage's to report
+
+
+def _job_id() -> str:
+    """Id of this job as submitit gives it to the launcher."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    if array and task:  # in an array SLURM_JOB_ID is another number
+        return f"{array}_{task}"
+    return os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")
 
 
 _attempt: _Attempt | None = None  # of this process; submitit's signal handler reaches it through Job.checkpoint

@@ -37,6 +37,16 @@ except ModuleNotFoundError as error:
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
 
 
+class StageFailed(SohesError):
+    """Stages failed; the message holds what each said, where its log is, and how to go on."""
+
+    def __init__(self, failed: Mapping[str, str]) -> None:
+        first, *others = failed
+        more = f" and {len(others)} more" if others else ""
+        how = f"What was finished is kept: mend this and run the same command again, it goes on from {first}{more}."
+        super().__init__("\n\n".join(failed.values()) + f"\n{how}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns its exit status: 0, 1 after an error that the user can mend, 130 when interrupted."""
     console = make_console()
@@ -61,7 +71,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="launch.py",
         description="Run every stage of a recipe that is not up to date.",
-        epilog="key: STAGE.FIELD, STAGE.resources.FIELD or seed, for example instruct.iterations=50.",
+        epilog="key: STAGE.FIELD, STAGE.resources.FIELD, STAGE.matrix or seed, for example instruct.iterations=50.",
     )
     parser.add_argument("recipe", help="name of a recipe in slurm/recipes, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe's")
@@ -123,7 +133,7 @@ def _execute(
             return 0
         try:
             with Board(console, plan) as board:
-                run_slurm.wait(ids, run_dir, board)
+                failed = run_slurm.wait(plan, ids, run_dir, board)
         except KeyboardInterrupt:
             numbers = " ".join(ids.values())
             console.print(f"\nThe jobs go on; the same command shows them again. To stop them: scancel {numbers}")
@@ -134,10 +144,13 @@ def _execute(
             logging.basicConfig(level=logging.INFO)
             for job in jobs.values():
                 job()
+            failed = {}
         else:
             with Board(console, plan) as board:
-                run_local.run_local(plan, jobs, run_dir, board)
-    show_summary(console, plan, run_dir)
+                failed = run_local.run_local(plan, jobs, run_dir, board)
+    show_summary(console, plan, run_dir, failed)
+    if failed:
+        raise StageFailed(failed)
     return 0
 
 

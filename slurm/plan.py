@@ -54,16 +54,16 @@ def make_plan(graph: Graph, run_dir: Path, *, only: Sequence[str] = (), start: s
     """Decide about every stage, in running order.
 
     Args:
-        only: run no other stages than these; empty for all.
-        start: run this stage and everything after it even if up to date.
+        only: run no other stages than these; empty for all. A matrix stands for its cells.
+        start: run this stage (or these cells) and everything after it even if up to date.
 
     Raises:
         ConfigError: an unknown stage, or `only` leaves out a stage that has to run first.
         DataError: a file or folder that a configuration names does not exist, or a stage's folder is not ours.
     """
-    for name in [*only, *([start] if start else [])]:
-        graph.check_stage(name, "--only" if name in only else "--from")
-    forced = {start, *graph.descendants(start)} if start else set()
+    chosen = {member for name in only for member in graph.members(name, "--only")}
+    forced = set(graph.members(start, "--from")) if start else set()
+    forced |= {name for member in forced for name in graph.descendants(member)}
     plan: dict[str, Planned] = {}
     runs: set[str] = set()  # would run if nothing were left out
     for stage in graph.stages.values():
@@ -72,7 +72,7 @@ def make_plan(graph: Graph, run_dir: Path, *, only: Sequence[str] = (), start: s
         why = f"--from {start}" if stage.name in forced else _why(stage, identity, fingerprint, run_dir, runs)
         if why:
             runs.add(stage.name)
-        selected = not only or stage.name in only
+        selected = not only or stage.name in chosen
         plan[stage.name] = Planned(
             stage=stage,
             identity=identity,
@@ -82,8 +82,8 @@ def make_plan(graph: Graph, run_dir: Path, *, only: Sequence[str] = (), start: s
             forced=stage.name in forced and selected,
             why=(why or "up to date") if selected else f"not in --only{f' ({why})' if why else ''}",
         )
-    for name in only:
-        _check_ready(graph, name, runs - set(only))
+    for name in chosen:
+        _check_ready(graph, name, runs - chosen)
     return plan
 
 
@@ -136,10 +136,10 @@ def _why(stage: Stage, identity: Mapping[str, Any], fingerprint: str, run_dir: P
     if changes:
         return "; ".join(changes)
     if inputs := [parent for parent in stage.parents if parent in running]:
-        return f"input {', '.join(inputs)} will run"
+        return f"input {_some(inputs)} will run"
     stamps = {parent: StageFolder(run_dir, parent).stamp() for parent in stage.parents}
     if again := [parent for parent in stage.parents if before["stamps"].get(parent) != stamps[parent]]:
-        return f"input {', '.join(again)} ran again"
+        return f"input {_some(again)} ran again"
     done = folder.done()
     if done is None or done["fingerprint"] != fingerprint:
         status = folder.status()
@@ -155,11 +155,10 @@ def _changes(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> l
         f"{stage}.{key} {_show(old, key)} → {_show(new, key)}" for key in {**old, **new} if _differ(old, new, key)
     ]
     if config:
-        more = f" and {len(config) - _CHANGES_SHOWN} more" if len(config) > _CHANGES_SHOWN else ""
-        changes.append(f"config changed: {', '.join(config[:_CHANGES_SHOWN])}{more}")
+        changes.append(f"config changed: {_some(config)}")
     old, new = before["outside"], now["outside"]
     if outside := [path for path in {**old, **new} if _differ(old, new, path)]:
-        changes.append(f"outside input changed: {', '.join(outside[:_CHANGES_SHOWN])}")
+        changes.append(f"outside input changed: {_some(outside)}")
     if before["version"] != now["version"]:
         changes.append(f"version changed: {before['version']} → {now['version']}")
     if (
@@ -171,6 +170,11 @@ def _changes(stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> l
     return changes
 
 
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _CHANGES_SHOWN} more" if len(items) > _CHANGES_SHOWN else ""
+    return ", ".join(items[:_CHANGES_SHOWN]) + more
+
+
 def _differ(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> bool:
     return key not in old or key not in new or old[key] != new[key]
 
@@ -180,6 +184,7 @@ def _show(values: Mapping[str, Any], key: str) -> str:
 
 
 def _check_ready(graph: Graph, name: str, missing: set[str]) -> None:
+    missing = missing - set(graph.stages[name].may_fail)
     if needed := [other for other in graph.ancestors(name) if other in missing]:
         raise ConfigError(
             f"--only {name}: it reads from stages that are not up to date: {', '.join(needed)}. "

@@ -16,7 +16,6 @@ from slurm.job import Job
 from slurm.plan import Planned
 from slurm.state import StageFolder, Status, no_space_message
 from slurm.view import Board
-from sohes.errors import SohesError
 
 _POLL_S = 0.2
 _GRACE_S = 8.0  # from the interrupt to the kill
@@ -25,34 +24,47 @@ _FULL_BELOW_BYTES = 1 << 20
 _LOG_LINES = 20
 
 
-class StageFailed(SohesError):
-    """A stage failed; the message holds what it said, where its log is, and how to go on."""
+def run_local(plan: Mapping[str, Planned], jobs: Mapping[str, Job], run_dir: Path, board: Board) -> dict[str, str]:
+    """Run the planned stages in order; a stage that fails takes along only those that need it.
 
-
-def run_local(plan: Mapping[str, Planned], jobs: Mapping[str, Job], run_dir: Path, board: Board) -> None:
-    """Run the planned stages in order; stop at the first that fails.
+    Returns:
+        A message about each stage that failed or whose process died.
 
     Raises:
-        StageFailed: a stage failed or its process died.
         KeyboardInterrupt: interrupted; the running stage's processes have ended.
     """
+    failed: dict[str, str] = {}
+    lost: set[str] = set()  # failed, or cancelled because of that
     for name, job in jobs.items():
-        board.set(name, "running")
-        begin = time.monotonic()
-        process = _start(job, plan[name].stage.resources.cpus, run_dir / ".submitit")
-        try:
-            while not process.done():
-                board.progress(name, StageFolder(run_dir, name).progress(), time.monotonic() - begin)
-                time.sleep(_POLL_S)
-        except BaseException:  # a stage must never go on without its launcher
-            board.set(name, "interrupted")
-            _stop(process, StageFolder(run_dir, name))
-            raise
-        _judge(name, process, run_dir, board)
+        if plan[name].stage.is_lost_with(lost):
+            board.set(name, "cancelled")
+            lost.add(name)
+            continue
+        message = _run(name, job, plan[name].stage.resources.cpus, run_dir, board)
+        if message:
+            failed[name] = message
+            lost.add(name)
+    return failed
+
+
+def _run(name: str, job: Job, cpus: int, run_dir: Path, board: Board) -> str:
+    """Run one stage to its end; returns what to tell if it failed, else ""."""
+    board.set(name, "running")
+    begin = time.monotonic()
+    process = _start(job, cpus, run_dir / ".submitit")
+    try:
+        while not process.done():
+            board.progress(name, StageFolder(run_dir, name).progress(), time.monotonic() - begin)
+            time.sleep(_POLL_S)
+    except BaseException:  # a stage must never go on without its launcher
+        board.set(name, "interrupted")
+        _stop(process, StageFolder(run_dir, name))
+        raise
+    return _judge(name, process, run_dir, board)
 
 
 def failure_message(name: str, run_dir: Path, status: Status | None, said: Sequence[str] = ()) -> str:
-    """What to tell about a failed stage: its own message, or the end of its log, and how to go on.
+    """What to tell about a failed stage: its own message, or the end of its log.
 
     Args:
         said: last lines of the process's own output, for a process that died before it had a log.
@@ -73,7 +85,6 @@ def failure_message(name: str, run_dir: Path, status: Status | None, said: Seque
             *(folder.log_tail(_LOG_LINES) if status is not None else said),
         ]
     lines.append(f"log: {folder.log}")
-    lines.append(f"What was finished is kept: mend this and run the same command again, it goes on from {name}.")
     return "\n".join(lines)
 
 
@@ -134,11 +145,10 @@ def _signal(pid: int, number: signal.Signals) -> None:
         return
 
 
-def _judge(name: str, process: submitit.LocalJob[None], run_dir: Path, board: Board) -> None:
-    folder = StageFolder(run_dir, name)
-    status = _own_status(process, folder)
+def _judge(name: str, process: submitit.LocalJob[None], run_dir: Path, board: Board) -> str:
+    status = _own_status(process, StageFolder(run_dir, name))
     if status is not None and status.state == "finished":
-        return board.set(name, "finished", seconds=status.seconds)
+        board.set(name, "finished", seconds=status.seconds)
+        return ""
     board.set(name, "failed", seconds=status.seconds if status else None)
-    said = (process.stderr() or "").splitlines()[-_LOG_LINES:]
-    raise StageFailed(failure_message(name, run_dir, status, said))
+    return failure_message(name, run_dir, status, (process.stderr() or "").splitlines()[-_LOG_LINES:])

@@ -1,4 +1,4 @@
-"""Stages on a cluster: all submitted at once with dependencies, then watched until they end.
+"""Stages on a cluster: all submitted at once with dependencies (a matrix as a job array), then watched until they end.
 
 submitit alone cannot be waited for: without accounting it never learns of a job that was killed. So the end of a job is
 read from the status file that its stage writes, and a job that `squeue` no longer lists without having written one is
@@ -11,17 +11,17 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from slurm.graph import Resources
+from slurm.graph import Resources, Stage
 from slurm.job import Job
 from slurm.plan import Planned
-from slurm.run_local import StageFailed, failure_message
+from slurm.run_local import failure_message
 from slurm.settings import check_keys, read_yaml
 from slurm.state import StageFolder, Status
 from slurm.view import Board
@@ -32,6 +32,7 @@ _JOBS_FILE = "jobs.json"
 _ASK_S = 20.0
 _STATUS_EVERY_S, _QUEUE_EVERY_S = 1.0, 5.0
 _LOST_AFTER_S = 60.0  # a network file system may show a status file that late
+_ARRAY_PARALLELISM = 16  # cells of an array at once, unless the cluster's file says otherwise
 _REQUEUES = 20  # time-outs and preemptions before a job counts as failed
 _OWN_KEYS = {"job_name", "dependency", "time", "nodes", "ntasks_per_node", "map_count", "use_srun"}
 _NOT_FLAGS = ("setup", "teardown", "srun_args", "signal_delay_s", "stderr_to_stdout", "array_parallelism")
@@ -57,12 +58,14 @@ def read_cluster(file: Path | None) -> dict[str, Any]:
 
 
 def parameters(
-    stage: str, run: str, resources: Resources, cluster: Mapping[str, Any], after: Sequence[str]
+    name: str, resources: Resources, cluster: Mapping[str, Any], *, after: Sequence[str] = (), ended: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What is asked of SLURM for one stage; `cluster` wins over `resources` where both name something.
+    """What is asked of SLURM for a stage or an array; `cluster` wins over `resources` where both name something.
 
     Args:
+        name: of the job.
         after: ids of the jobs that must succeed before.
+        ended: ids of the jobs that must have ended before, however they did.
     """
     asked: dict[str, Any] = {"time": max(1, round(resources.hours * 60)), "nodes": 1, "ntasks_per_node": 1}
     if resources.gpus:  # a cluster without gres refuses even a request for none
@@ -73,28 +76,53 @@ def parameters(
     if resources.cpus:
         asked["cpus_per_task"] = resources.cpus
         setup.append(f"export OMP_NUM_THREADS={resources.cpus}")
+    asked["array_parallelism"] = _ARRAY_PARALLELISM
     asked |= cluster
-    asked["job_name"] = f"{run}.{stage}"
+    asked["job_name"] = name
     if setup:
         asked["setup"] = setup
-    if after:
+    conditions = [":".join([kind, *ids]) for kind, ids in (("afterok", after), ("afterany", ended)) if ids]
+    if conditions:
         # without the second, the children of a failed job would wait for ever
-        depends = {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
+        depends = {"dependency": ",".join(conditions), "kill-on-invalid-dep": "yes"}
         asked["additional_parameters"] = {**cluster.get("additional_parameters", {}), **depends}
     return asked
 
 
 def describe_submission(plan: Mapping[str, Planned], run_dir: Path, cluster: Mapping[str, Any]) -> list[str]:
-    """One line for each job that would be submitted."""
+    """One line for each job or array that would be submitted."""
     lines = []
-    for name, planned in plan.items():
-        if planned.runs:
-            after = [f"<{parent}>" for parent in planned.stage.parents if plan[parent].runs]
-            asked = parameters(name, run_dir.name, planned.stage.resources, cluster, after)
-            asked |= asked.pop("additional_parameters", {})
-            flags = [f"--{key.replace('_', '-')}={asked[key]}" for key in sorted(asked) if key not in _NOT_FLAGS]
-            lines.append(" ".join(["sbatch", *flags]))
+    running = {name: f"<{name}>" for name, planned in plan.items() if planned.runs}
+    for array in _arrays(plan, running):
+        asked = _asked(array, run_dir, cluster, running)
+        if len(array) > 1:
+            asked["array"] = f"0-{len(array) - 1}%{min(len(array), asked['array_parallelism'])}"
+        asked |= asked.pop("additional_parameters", {})
+        flags = [f"--{key.replace('_', '-')}={asked[key]}" for key in sorted(asked) if key not in _NOT_FLAGS]
+        lines.append(" ".join(["sbatch", *flags]))
     return lines
+
+
+def _arrays(plan: Mapping[str, Planned], names: Iterable[str]) -> list[list[Stage]]:
+    """The stages in order; cells of one matrix that ask for the same come together, as one array."""
+    arrays: dict[Any, list[Stage]] = {}
+    for name in names:
+        stage = plan[name].stage
+        arrays.setdefault((stage.group, stage.resources, stage.parents), []).append(stage)
+    return list(arrays.values())
+
+
+def _asked(array: Sequence[Stage], run_dir: Path, cluster: Mapping[str, Any], ids: Mapping[str, str]) -> dict[str, Any]:
+    """Parameters of an array, or of the one stage in it; `ids` has the jobs that it may have to wait for."""
+    stage = array[0]
+    waits = [parent for parent in stage.parents if parent in ids]
+    return parameters(
+        f"{run_dir.name}.{stage.group if len(array) > 1 else stage.name}",
+        stage.resources,
+        cluster,
+        after=[ids[parent] for parent in waits if parent not in stage.may_fail],
+        ended=[ids[parent] for parent in waits if parent in stage.may_fail],
+    )
 
 
 def active_jobs(run_dir: Path) -> dict[str, dict[str, str]]:
@@ -141,44 +169,45 @@ def submit(
     known = active_jobs(run_dir)
     new: list[str] = []
     ids = {name: known[name]["job_id"] for name in jobs if name in known}
-    for name, job in jobs.items():
-        if name in ids:
-            continue
+    for array in _arrays(plan, [name for name in jobs if name not in ids]):
         executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
-        after = [ids[parent] for parent in plan[name].stage.parents if parent in ids]
-        executor.update_parameters(**parameters(name, run_dir.name, plan[name].stage.resources, cluster, after))
+        executor.update_parameters(**_asked(array, run_dir, cluster, ids))
         try:
-            ids[name] = executor.submit(job).job_id
+            with executor.batch():
+                submitted = [executor.submit(jobs[stage.name]) for stage in array]
         except (FailedJobError, FailedSubmissionError, OSError) as error:
             _ask("scancel", *new)
-            raise SohesError(f"SLURM refused stage {name}: {error}. Check {name}.resources and --cluster.") from error
-        new.append(ids[name])
-        known[name] = {"job_id": ids[name], "fingerprint": plan[name].fingerprint}
+            group = array[0].group
+            raise SohesError(f"SLURM refused stage {group}: {error}. Check {group}.resources and --cluster.") from error
+        for stage, job in zip(array, submitted, strict=True):
+            ids[stage.name] = job.job_id
+            new.append(job.job_id)
+            known[stage.name] = {"job_id": job.job_id, "fingerprint": plan[stage.name].fingerprint}
         write_json(folder / _JOBS_FILE, known)
     return ids
 
 
-def wait(ids: Mapping[str, str], run_dir: Path, board: Board) -> None:
+def wait(plan: Mapping[str, Planned], ids: Mapping[str, str], run_dir: Path, board: Board) -> dict[str, str]:
     """Show the jobs until all have ended.
 
-    Raises:
-        StageFailed: at least one failed or was lost; the message is about the first.
+    Returns:
+        A message about each that failed or was lost.
     """
-    watch = _Watch(ids, run_dir, board)
+    watch = _Watch(plan, ids, run_dir, board)
     while watch.open:
         watch.look()
         time.sleep(_STATUS_EVERY_S)
-    if watch.failed:
-        raise StageFailed("\n\n".join(watch.failed.values()))
+    return watch.failed
 
 
 class _Watch:
     """The jobs of one launch as their status files and `squeue` tell of them."""
 
-    def __init__(self, ids: Mapping[str, str], run_dir: Path, board: Board) -> None:
+    def __init__(self, plan: Mapping[str, Planned], ids: Mapping[str, str], run_dir: Path, board: Board) -> None:
         self.open = dict(ids)
         self.failed: dict[str, str] = {}
-        self._run_dir, self._board = run_dir, board
+        self._lost: set[str] = set()  # failed, or cancelled because of that
+        self._plan, self._run_dir, self._board = plan, run_dir, board
         self._queue: dict[str, tuple[str, str]] | None = None
         self._asked = -_QUEUE_EVERY_S
         self._missing_since: dict[str, float] = {}
@@ -209,7 +238,8 @@ class _Watch:
     def _gone(self, stage: str, job_id: str, status: Status | None) -> None:
         """The queue no longer lists a job that has not said how it ended."""
         since = self._missing_since.setdefault(stage, time.monotonic())
-        if status is None and self.failed:  # SLURM drops the children of a failed job
+        if status is None and self._plan[stage].stage.is_lost_with(self._lost):  # SLURM drops these
+            self._lost.add(stage)
             return self._close(stage, "cancelled", None)
         if time.monotonic() - since > _LOST_AFTER_S:
             self._fail(stage, status, _accounting(job_id))
@@ -218,6 +248,7 @@ class _Watch:
         said = StageOutput(self._run_dir / ".submitit", self.open[stage]).tail()
         message = failure_message(stage, self._run_dir, status, said)
         self.failed[stage] = f"{message}\n{accounting}".strip()
+        self._lost.add(stage)
         self._close(stage, "failed", status)
 
     def _close(self, stage: str, state: str, status: Status | None) -> None:
@@ -238,7 +269,8 @@ class StageOutput:
 
 def _queue() -> dict[str, tuple[str, str]] | None:
     """State and reason of this user's waiting and running jobs by id; None when SLURM does not answer."""
-    output = _ask("squeue", "-h", "-u", str(os.getuid()), "-o", "%A|%T|%r")
+    # %i and -r: each cell of an array on a line of its own, under the id that submitit uses
+    output = _ask("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%T|%r")
     if output is None:
         return None
     rows = [line.split("|") for line in output.splitlines() if line.count("|") == 2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def show_plan(console: Console, plan: Mapping[str, Planned]) -> None:
         table.add_column(column, overflow="fold")
     for name, planned in plan.items():
         action = "[cyan]run[/]" if planned.runs else "[dim]skip[/]"
-        row = [", ".join(planned.stage.parents) or "-", action, escape(planned.why), words(planned.stage.resources)]
+        after = dict.fromkeys(plan[parent].stage.group for parent in planned.stage.parents)
+        row = [", ".join(after) or "-", action, escape(planned.why), words(planned.stage.resources)]
         table.add_row(name, *row)
     console.print(table)
 
@@ -149,14 +150,14 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def show_summary(console: Console, plan: Mapping[str, Planned], run_dir: Path) -> None:
+def show_summary(console: Console, plan: Mapping[str, Planned], run_dir: Path, failed: Container[str] = ()) -> None:
     """Print what each stage took, what was measured, every stage's notes, and the files worth opening."""
     records = {
         name: read_record(run_dir / name / RECORD_FILE)
         for name in plan
         if StageFolder(run_dir, name).done() is not None
     }
-    console.print(Group(_stage_table(plan, records), *_measurements(records.values())))
+    console.print(Group(_stage_table(plan, records, failed), *_measurements(records.values())))
     for name, record in records.items():
         for note in record.notes:
             console.print(f"[bold]{name}[/]: {escape(note)}", soft_wrap=True)
@@ -177,13 +178,15 @@ def short(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _stage_table(plan: Mapping[str, Planned], records: Mapping[str, Record]) -> Table:
+def _stage_table(plan: Mapping[str, Planned], records: Mapping[str, Record], failed: Container[str]) -> Table:
     table = Table(title="Stages", title_justify="left", title_style="bold")
     table.add_column("stage")
     table.add_column("state")
     table.add_column("time", justify="right")
     for name, planned in plan.items():
-        state = "not run" if name not in records else "finished" if planned.runs else "kept from before"
+        state = "finished" if planned.runs else "kept from before"
+        if name not in records:
+            state = "failed" if name in failed else "not run"
         if not planned.runs and planned.why != "up to date":
             state = planned.why
         table.add_row(name, escape(state), clock(records[name].seconds) if name in records else "")

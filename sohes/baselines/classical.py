@@ -1,0 +1,109 @@
+"""The classical floor: what colour alone tells about entities, without any learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from skimage.color import rgb2lab
+from skimage.graph import merge_hierarchical, rag_mean_color
+from skimage.segmentation import felzenszwalb, slic
+
+from sohes.baselines.regions import label_rles, ranked_forest
+from sohes.baselines.settings import FelzenszwalbSettings, SlicMergeSettings
+from sohes.data.images import ImageArray
+from sohes.masks import MaskForest, pairwise_iou, rle_areas
+
+_BACKBONE, _INIT = "none", "none (colours)"
+_FOUND_AGAIN_IOU = 0.7  # between the regions of two scales
+
+
+class Felzenszwalb:
+    """Regions of every scale.
+
+    A mask's score is the share of scales at which it is found (IoU 0.7), times the root of its share of the image, for
+    specks are found at every scale.
+    """
+
+    backbone, init = _BACKBONE, _INIT
+
+    def __init__(self, settings: FelzenszwalbSettings | None = None) -> None:
+        self.settings = settings or FelzenszwalbSettings()
+
+    def __call__(self, image: ImageArray) -> MaskForest:
+        """Masks of image (H, W, 3) uint8 RGB."""
+        settings = self.settings
+        by_scale = [
+            label_rles(felzenszwalb(image, scale=scale, sigma=settings.sigma, min_size=settings.min_size))
+            for scale in settings.scales
+        ]
+        rles = [rle for found in by_scale for rle in found]
+        again = pairwise_iou(rles) >= _FOUND_AGAIN_IOU
+        borders = np.cumsum([len(found) for found in by_scale])[:-1]
+        share = np.mean([part.any(axis=1) for part in np.split(again, borders, axis=1)], axis=0)
+        height, width = image.shape[:2]
+        return ranked_forest(rles, share * np.sqrt(rle_areas(rles) / (height * width)), (height, width))
+
+
+class SlicMerge:
+    """The two neighbours whose union costs least by Ward's criterion on Lab colours merge first, down to one region.
+
+    A mask's score is its persistence: the cost at which it is merged away less the cost at which it came into being,
+    over the largest cost.
+    """
+
+    backbone, init = _BACKBONE, _INIT
+
+    def __init__(self, settings: SlicMergeSettings | None = None) -> None:
+        self.settings = settings or SlicMergeSettings()
+
+    def __call__(self, image: ImageArray) -> MaskForest:
+        """Masks of image (H, W, 3) uint8 RGB."""
+        labels = slic(image, n_segments=self.settings.superpixels, compactness=self.settings.compactness, start_label=0)
+        labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # the graph wants numbers without gaps
+        if labels.max() == 0:
+            return ranked_forest([], np.zeros(0), (image.shape[0], image.shape[1]))
+        graph = rag_mean_color(rgb2lab(image), labels)
+        for node, neighbour in graph.edges:
+            graph[node][neighbour].update(_cost(graph, -1, node, neighbour))
+        tree = _MergeTree(label_rles(labels))
+        merge_hierarchical(
+            labels, graph, thresh=np.inf, rag_copy=False, in_place_merge=True, merge_func=tree.merge, weight_func=_cost
+        )
+        highest = max(*tree.born, 1e-12)
+        scores = np.maximum(np.minimum(tree.died, highest) - tree.born, 0) / highest
+        return ranked_forest(tree.rles, scores, (image.shape[0], image.shape[1]))
+
+
+class _MergeTree:
+    """Regions in order of creation, with the costs at which each came into being and was merged away."""
+
+    def __init__(self, leaves: list[dict[str, Any]]) -> None:
+        self.rles = list(leaves)
+        self.born = [0.0] * len(leaves)
+        self.died = [np.inf] * len(leaves)
+        self._region = list(range(len(leaves)))  # of each node of the graph, which keeps its number when it grows
+
+    def merge(self, graph: Any, source: int, target: int) -> None:
+        """Called before node `source` goes into `target`."""
+        cost = graph[source][target]["weight"]
+        parts = [self._region[source], self._region[target]]
+        for part in parts:
+            self.died[part] = cost
+        self._region[target] = len(self.rles)
+        joined = coco_mask.merge([self.rles[part] for part in parts])
+        self.rles.append({"size": joined["size"], "counts": joined["counts"].decode("ascii")})
+        self.born.append(cost)
+        self.died.append(np.inf)
+        grown, gone = graph.nodes[target], graph.nodes[source]
+        grown["total color"] += gone["total color"]
+        grown["pixel count"] += gone["pixel count"]
+        grown["mean color"] = grown["total color"] / grown["pixel count"]
+
+
+def _cost(graph: Any, source: int, node: int, neighbour: int) -> dict[str, float]:
+    """Ward's cost of an edge: distance of the mean colours, times the root of n·m / (n + m) for n and m pixels."""
+    one, other = graph.nodes[node], graph.nodes[neighbour]
+    pixels = one["pixel count"] * other["pixel count"] / (one["pixel count"] + other["pixel count"])
+    return {"weight": float(np.sqrt(pixels) * np.linalg.norm(one["mean color"] - other["mean color"]))}

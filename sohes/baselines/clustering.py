@@ -1,0 +1,41 @@
+"""Clustering of the start backbone's features: phase 1 as it is, and its single-threshold core, called "DINO"."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sohes.backbones.precision import default_device
+from sohes.backbones.timm_folder import BackboneFolder
+from sohes.backbones.timm_vit import DenseViT
+from sohes.backbones.weights import resolve_weights
+from sohes.baselines.settings import DinoSettings, SohesSettings
+from sohes.data.images import ImageArray
+from sohes.explore import Explorer
+from sohes.masks import MaskForest
+
+
+class Sohes:
+    """Masks of phase 1; a mask's score is its cohesion, the mean cosine of its features to their sum.
+
+    Raises:
+        WeightsError: the backbone's weights cannot be found or used.
+    """
+
+    def __init__(self, settings: SohesSettings | None = None) -> None:
+        settings = settings or SohesSettings()
+        model, provenance = resolve_weights(settings.backbone, architecture=settings.architecture)
+        vit = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
+        self._explorer = Explorer(vit, settings)
+        self.backbone, self.init = provenance.timm_name, provenance.label
+
+    def __call__(self, image: ImageArray) -> MaskForest:
+        """Masks of image (H, W, 3) uint8 RGB."""
+        forest = self._explorer(image)
+        return replace(forest, scores=forest.attributes["cohesion"])
+
+
+class Dino(Sohes):
+    """Single-threshold clustering."""
+
+    def __init__(self, settings: DinoSettings | None = None) -> None:
+        super().__init__(settings or DinoSettings())

@@ -1,0 +1,163 @@
+"""Stages of a benchmark suite: one model on one data set, segmented, kept, scored by the published protocol.
+
+A stage goes on where it was interrupted: its predictions lie in a label store in its folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from sohes.baselines import make_baseline
+from sohes.baselines.settings import DinoSettings, FelzenszwalbSettings, SamSettings, SlicMergeSettings, SohesSettings
+from sohes.data.prepare import resolve_ground_truth
+from sohes.errors import DataError
+from sohes.records import Measurement, StageResult, config_hash
+
+if TYPE_CHECKING:
+    from sohes.data.coco import ImageSet
+    from sohes.evaluation.predictions import Predictions
+
+# A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig:
+    """One cell of a suite's table."""
+
+    SOURCE: ClassVar[str] = ""  # the field that names weights or predictions
+
+    model: str  # the row; the method's name in tables
+    dataset: str  # the column
+    ground_truth: str | None = None  # COCO file or name of a prepared data set, where it is not `dataset` itself
+    max_images: int | None = None  # the first ones of the data set; None for all
+
+    def truth_file(self) -> Path:
+        """The COCO file of the data set; DataError when it is not there."""
+        return resolve_ground_truth(self.ground_truth or self.dataset)
+
+    def outside_inputs(self) -> list[Path]:
+        """Files whose change makes the stage run again; one that is missing is the stage's to report."""
+        try:
+            paths = [self.truth_file()]
+        except DataError:
+            paths = []
+        source = Path(getattr(self, self.SOURCE)).expanduser() if self.SOURCE else None
+        return [*paths, source] if source is not None and source.exists() else paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamConfig(CellConfig, SamSettings):
+    """SAM's automatic masks."""
+
+    SOURCE: ClassVar[str] = "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoConfig(CellConfig, DinoSettings):
+    """Single-threshold clustering."""
+
+    SOURCE: ClassVar[str] = "backbone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SohesConfig(CellConfig, SohesSettings):
+    """Phase 1."""
+
+    SOURCE: ClassVar[str] = "backbone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FelzenszwalbConfig(CellConfig, FelzenszwalbSettings):
+    """Graph-based segmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlicMergeConfig(CellConfig, SlicMergeSettings):
+    """Merged superpixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionsConfig(CellConfig):
+    """A trained segmenter, a label store, or another system's COCO results; `{dataset}` in the path is filled in."""
+
+    SOURCE: ClassVar[str] = "predictions"
+
+    predictions: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "predictions", self.predictions.replace("{dataset}", self.dataset))
+
+
+def sam(config: SamConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """SAM's automatic masks on one data set."""
+    return _baseline("sam", config, out)
+
+
+def dino(config: DinoConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Single-threshold clustering on one data set."""
+    return _baseline("dino", config, out)
+
+
+def sohes(config: SohesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Phase 1 on one data set."""
+    return _baseline("sohes", config, out)
+
+
+def felzenszwalb(config: FelzenszwalbConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Felzenszwalb's regions on one data set."""
+    return _baseline("felzenszwalb", config, out)
+
+
+def slic_merge(config: SlicMergeConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Merged superpixels on one data set."""
+    return _baseline("slic_merge", config, out)
+
+
+def predictions(config: PredictionsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Predictions that exist, or those of a trained segmenter, on one data set."""
+    from sohes.data.coco import read_coco
+    from sohes.evaluation.predictions import Problems, open_predictions
+
+    truth, problems = read_coco(config.truth_file()), Problems()
+    found = open_predictions(Path(config.predictions).expanduser(), truth, problems, out=out, limit=config.max_images)
+    measurements = _score(config, truth, found)
+    return StageResult(measurements=measurements, notes=problems.lines())  # what is broken may show while it is scored
+
+
+def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
+    """Segment with a baseline, and score. The data are looked at first: weights may take long to load or to miss."""
+    from sohes.data.coco import read_coco
+    from sohes.data.labelling import label_images
+    from sohes.data.labels import LabelStore
+    from sohes.evaluation.inputs import first_images
+    from sohes.evaluation.predictions import Predictions
+
+    truth = read_coco(config.truth_file())
+    baseline = make_baseline(name, config)
+    failed = label_images(
+        baseline,
+        first_images(truth, config.max_images),
+        out / "predictions",
+        header={"model": config.model, "settings": config_hash(config)},
+        description=f"{config.model} on {config.dataset}",
+    )
+    store = LabelStore(out / "predictions")
+    found = Predictions(store.image_ids, store.forest, backbone=baseline.backbone, init=baseline.init)
+    return StageResult(
+        measurements=_score(config, truth, found),
+        notes=[f"skipped, so all its objects count as missed: {reason}" for reason in failed.values()],
+    )
+
+
+def _score(config: CellConfig, truth: ImageSet, found: Predictions) -> list[Measurement]:
+    from sohes.evaluation.evaluate import evaluate_predictions
+    from sohes.evaluation.inputs import first_images
+
+    wanted = first_images(truth, config.max_images)
+    limited = f" (first {len(wanted)} of {len(truth)} images)" if len(wanted) < len(truth) else ""
+    scores = evaluate_predictions(wanted, found, related=found.related)
+    return scores.measurements(
+        method=config.model, backbone=found.backbone, init=found.init, data=f"{config.dataset}{limited}"
+    )

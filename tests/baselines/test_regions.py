@@ -1,0 +1,41 @@
+"""Label maps to masks, and masks to a ranked forest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sohes.baselines.regions import MAX_MASKS, label_rles, ranked_forest
+from sohes.masks import decode_masks, encode_masks
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 7), (9, 1), (23, 31)])
+def test_every_region_of_a_label_map(size_hw: tuple[int, int]) -> None:
+    labels = np.random.default_rng(0).integers(-2, 4, size_hw)  # scattered pixels, labels with gaps
+    expected = [labels == label for label in np.unique(labels)]
+    assert np.array_equal(decode_masks(label_rles(labels), size_hw), np.stack(expected))
+
+
+def test_forest_is_ranked_distinct_and_without_the_whole_image() -> None:
+    masks = np.zeros((5, 20, 20), dtype=bool)
+    masks[0] = True  # the image
+    masks[1, :10, :10] = True
+    masks[2, :10, :10] = True  # the same again, better
+    masks[3, :5, :5] = True
+    masks[4, 10:, 10:] = True  # as good as the third, and larger
+    forest = ranked_forest(encode_masks(masks), np.array([0.9, 0.2, 0.7, 0.5, 0.5]), (20, 20))
+    assert np.array_equal(forest.masks, masks[[2, 4, 3]])
+    assert forest.scores.tolist() == pytest.approx([0.7, 0.5, 0.5])
+    assert forest.parent.tolist() == [-1, -1, 0]
+
+
+def test_at_most_as_many_as_the_protocol_counts() -> None:
+    labels = np.arange(40 * 30).reshape(40, 30)
+    scores = np.linspace(0, 1, labels.size)
+    forest = ranked_forest(label_rles(labels), scores, (40, 30))
+    assert len(forest) == MAX_MASKS
+    assert forest.scores[-1] == pytest.approx(scores[-MAX_MASKS])
+
+
+def test_no_region() -> None:
+    assert len(ranked_forest([], np.zeros(0), (4, 4))) == 0
