@@ -155,7 +155,7 @@ def run_segmenter(folder: Path, source: ImageSet, out: Path, description: str) -
         "backbone": segmenter.provenance.timm_name,
         "init": segmenter.provenance.init,
     }
-    failed = label_images(segmenter.predict, source, out, header=header, description=description, shard_size=SHARD_SIZE)
+    failed = label_images(segmenter.predict, source, out, header=header, description=description)
     return LabelStore(out), failed
 
 
