@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from sohes.errors import ConfigError
 
-REFINERS = ("guided", "none")
+REFINERS = ("guided", "local_crf", "cascadepsp", "none")
+HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks drawn by people
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class ExploreSettings:
     min_side_px: int = 64  # of a crop, at image size [ours]
     min_patches: int = 4  # of a region [UnSAM]
     max_crops: int = 64  # of an image; 0 switches the local step off [ours]
-    refiner: str = "guided"  # or "none" [ours; the published setting needs human-trained weights]
+    refiner: str = "guided"  # or another of REFINERS [ours; the published one, cascadepsp, is human-trained]
     refine_iou: float = 0.5  # a refined mask must keep this much of itself [HASSOD]
     min_area_px: int = 100  # [HASSOD]
     max_area_frac: float = 0.9  # [UnSAM]

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from sohes.errors import ConfigError
-from sohes.explore.refine import GuidedFilter, clean_mask, make_refiner
+from sohes.explore.guided import GuidedFilter
+from sohes.explore.refine import _REFINERS, clean_mask, make_refiner
 from sohes.masks import BoolArray
+from sohes.settings import REFINERS
 from tests.explore.reference import guided_filter_by_loops
 
 
@@ -75,6 +77,10 @@ def test_nothing_stays_nothing() -> None:
     empty = np.zeros((10, 12), np.float32)
     assert not make_refiner("guided", noise(0, 10, 12), 2.0)(empty, (0, 0)).any()
     assert not clean_mask(np.zeros((10, 12), dtype=bool)).any()
+
+
+def test_refiners_are_those_of_the_settings() -> None:
+    assert set(_REFINERS) == set(REFINERS)
 
 
 def test_unknown_refiner() -> None:
