@@ -112,8 +112,14 @@ def test_nothing_found(weights: Path) -> None:
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for missing in (str(tmp_path), "facebook/no-such-sam"):
+    def unreachable(source: str, **given: object) -> None:
+        raise OSError(f"no connection for {source}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SamModel, "from_pretrained", unreachable)
+        with pytest.raises(WeightsError, match="no connection for facebook/sam-vit-base"):
+            make_baseline("sam")
+    for missing in (str(tmp_path), str(tmp_path / "gone")):
         with pytest.raises(WeightsError, match=r"hf download facebook/sam-vit-base .*weights: DIR") as caught:
             make_baseline("sam", SamSettings(weights=missing))
         assert missing in str(caught.value)

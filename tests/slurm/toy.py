@@ -87,3 +87,23 @@ def report(config: ReportConfig, inputs: dict[str, Path], out: Path) -> StageRes
     table = out / "tables" / "summary.md"
     table.write_text(f"# {config.title}\n{names}\n")
     return StageResult(artefacts=[table], notes=[os.environ.get("CUDA_VISIBLE_DEVICES", "devices not set")])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellConfig(WorkConfig):
+    model: str
+    dataset: str
+
+
+def cell(config: CellConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    return work(config, inputs, out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickConfig:
+    model: str
+    dataset: str
+
+
+def quick(config: QuickConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    return StageResult(notes=[f"{config.model} on {config.dataset}, job {os.environ.get('SUBMITIT_LOCAL_JOB_ID')}"])
