@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import json
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +14,8 @@ import results
 from results.aggregate import aggregate, main
 from results.render import escape_latex
 from results.stage import TablesConfig, tables
-from tests.results.conftest import LADDER, ladder_measurements
+from sohes.errors import ConfigError
+from tests.results.conftest import LADDER, ladder_measurements, measurement
 
 TABLES = ("ladder", "zero_shot", "hierarchy", "transfer")
 
@@ -165,3 +167,28 @@ def test_results_imports_records_files_and_errors_only():
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             ours = {name for name in names if name.split(".")[0] in {"sohes", "transfer", "benchmarks", "slurm"}}
             assert ours <= allowed, path
+
+
+def test_stages_that_did_not_finish_are_listed_with_the_reason(make_run, tmp_path):
+    run = make_run("suite", {"score-a-x": [measurement("a", "mask_ar_1000", 10.0)]})
+    for stage, error in (
+        ("score-b-x", {"message": "b's weights are not there"}),
+        ("score-c-x", None),
+        ("tables", None),
+    ):
+        (run / stage).mkdir()
+        (run / stage / "status.json").write_text("{}")
+        if error:
+            (run / stage / "error.json").write_text(json.dumps(error))
+    written = aggregate([run], tmp_path / "out", tables=["zero_shot"])
+    expected = ["score-b-x did not finish: b's weights are not there"]
+    expected += ["score-c-x did not finish: it still runs, or was interrupted or killed"]
+    assert list(written.verdicts) == expected
+    page = written.summary.read_text()
+    assert "### Stages that did not finish\n\n- score-b-x: b's weights are not there\n- score-c-x: it still" in page
+    assert sorted(path.name for path in (tmp_path / "out" / "tables").glob("*.md")) == ["zero_shot.md"]
+
+
+def test_an_unknown_table(make_run, tmp_path):
+    with pytest.raises(ConfigError, match="unknown table 'zeroshot'; did you mean 'zero_shot'"):
+        aggregate([make_run("run", {"images": []})], tmp_path, tables=["zeroshot"])

@@ -8,7 +8,7 @@ from results.table import Block, find, one_decimal
 from results.transfer import transfer
 from results.zero_shot import zero_shot
 from sohes.errors import DataError
-from tests.results.conftest import HEAD_STAGES, LADDER, head_measurements, ladder_measurements, measurement
+from tests.results.conftest import BACKBONE, HEAD_STAGES, LADDER, head_measurements, ladder_measurements, measurement
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,30 @@ def test_hierarchy_table(make_run):
     line = dict(zip(table.blocks[0].header, table.blocks[0].lines[0], strict=True))
     assert (line["relation F1"], line["coverage rule: F1"], line["parent accuracy"]) == ("61.0", "64.0", "50.0")
     assert line["relation recall"] == "\N{EN DASH}"
+
+
+def suite_cell(method, dataset, value, n_images=10):
+    return [measurement(method, "mask_ar_1000", value, data=dataset, n_images=n_images, init=f"{method} weights")]
+
+
+def test_zero_shot_of_a_suite_has_a_column_for_each_data_set(make_run):
+    """The mean only where a method has every data set, and with the same number of images."""
+    cells = {
+        "score-a-x": suite_cell("a", "x", 10.0),
+        "score-a-y": suite_cell("a", "y", 20.5),
+        "score-b-x": suite_cell("b", "x", 30.0),
+        "score-c-x": suite_cell("c", "x", 5.0),
+        "score-c-y": suite_cell("c", "y", 7.0, n_images=9),
+    }
+    own = zero_shot([load_run(make_run("suite", cells, scale="paper"))], published_rows()).blocks[1]
+    assert own.header[3:] == ("ours · x (10 images)", "ours · y (10 images)", "ours · y (9 images)", "mean", "Source")
+    dash = "\N{EN DASH}"
+    assert [line[:7] for line in own.lines] == [
+        ("a †ours", BACKBONE, "a weights", "10.0", "20.5", dash, dash),
+        ("b †ours", BACKBONE, "b weights", "30.0", dash, dash, dash),
+        ("c †ours", BACKBONE, "c weights", "5.0", dash, "7.0", dash),
+    ]
+    del cells["score-c-y"]
+    own = zero_shot([load_run(make_run("whole", cells, scale="paper"))], published_rows()).blocks[1]
+    assert [line[-2] for line in own.lines] == ["15.3", dash, dash]  # 15.25
+    assert own.lines[0][-1] == "measured: run whole @abc123def456"
