@@ -10,7 +10,7 @@ from skimage.color import rgb2lab
 from skimage.graph import merge_hierarchical, rag_mean_color
 from skimage.segmentation import felzenszwalb, slic
 
-from sohes.baselines.regions import label_rles, ranked_forest
+from sohes.baselines.regions import enlarged, label_rles, ranked_forest, shrunk
 from sohes.baselines.settings import FelzenszwalbSettings, SlicMergeSettings
 from sohes.data.images import ImageArray
 from sohes.masks import MaskForest, pairwise_iou, rle_areas
@@ -33,17 +33,19 @@ class Felzenszwalb:
 
     def __call__(self, image: ImageArray) -> MaskForest:
         """Masks of image (H, W, 3) uint8 RGB."""
-        settings = self.settings
-        by_scale = [
-            label_rles(felzenszwalb(image, scale=scale, sigma=settings.sigma, min_size=settings.min_size))
-            for scale in settings.scales
-        ]
+        settings, size_hw = self.settings, (image.shape[0], image.shape[1])
+        small = shrunk(image, settings.long_px)
+        by_scale = []
+        for scale in settings.scales:
+            labels = felzenszwalb(small, scale=scale, sigma=settings.sigma, min_size=settings.min_size)
+            by_scale.append(label_rles(enlarged(labels, size_hw)))
         rles = [rle for found in by_scale for rle in found]
-        again = pairwise_iou(rles) >= _FOUND_AGAIN_IOU
+        iou = pairwise_iou(rles)
+        again = iou >= _FOUND_AGAIN_IOU
         borders = np.cumsum([len(found) for found in by_scale])[:-1]
         share = np.mean([part.any(axis=1) for part in np.split(again, borders, axis=1)], axis=0)
-        height, width = image.shape[:2]
-        return ranked_forest(rles, share * np.sqrt(rle_areas(rles) / (height * width)), (height, width))
+        side = np.sqrt(rle_areas(rles) / (size_hw[0] * size_hw[1]))
+        return ranked_forest(rles, iou, share * side, size_hw)
 
 
 class SlicMerge:
@@ -60,20 +62,22 @@ class SlicMerge:
 
     def __call__(self, image: ImageArray) -> MaskForest:
         """Masks of image (H, W, 3) uint8 RGB."""
-        labels = slic(image, n_segments=self.settings.superpixels, compactness=self.settings.compactness, start_label=0)
+        settings, size_hw = self.settings, (image.shape[0], image.shape[1])
+        small = shrunk(image, settings.long_px)
+        labels = slic(small, n_segments=settings.superpixels, compactness=settings.compactness, start_label=0)
         labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # the graph wants numbers without gaps
         if labels.max() == 0:
-            return ranked_forest([], np.zeros(0), (image.shape[0], image.shape[1]))
-        graph = rag_mean_color(rgb2lab(image), labels)
+            return MaskForest.from_rles([], size_hw)
+        graph = rag_mean_color(rgb2lab(small), labels)
         for node, neighbour in graph.edges:
             graph[node][neighbour].update(_cost(graph, -1, node, neighbour))
-        tree = _MergeTree(label_rles(labels))
+        tree = _MergeTree(label_rles(enlarged(labels, size_hw)))
         merge_hierarchical(
             labels, graph, thresh=np.inf, rag_copy=False, in_place_merge=True, merge_func=tree.merge, weight_func=_cost
         )
         highest = max(*tree.born, 1e-12)
         scores = np.maximum(np.minimum(tree.died, highest) - tree.born, 0) / highest
-        return ranked_forest(tree.rles, scores, (image.shape[0], image.shape[1]))
+        return ranked_forest(tree.rles, pairwise_iou(tree.rles), scores, size_hw)
 
 
 class _MergeTree:

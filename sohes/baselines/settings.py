@@ -58,6 +58,7 @@ class FelzenszwalbSettings:
     scales: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0)
     sigma: float = 0.8  # px, blur before; the original paper's
     min_size: int = 20  # px, the original paper's
+    long_px: int = 512  # a larger image is segmented at this size, or its regions would be tens of thousands [ours]
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -70,6 +71,7 @@ class SlicMergeSettings:
 
     superpixels: int = 500  # n superpixels give a tree of 2n - 1 regions: the protocol's 1,000 masks
     compactness: float = 10.0  # the original paper's, in Lab
+    long_px: int = 512  # a larger image is segmented at this size [ours]
 
     def __post_init__(self) -> None:
         if self.superpixels < 1:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes.baselines.regions import MAX_MASKS, label_rles, ranked_forest
-from sohes.masks import decode_masks, encode_masks
+from sohes.baselines.regions import MAX_MASKS, enlarged, label_rles, ranked_forest, shrunk
+from sohes.masks import decode_masks, encode_masks, pairwise_iou
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 7), (9, 1), (23, 31)])
@@ -23,7 +23,8 @@ def test_forest_is_ranked_distinct_and_without_the_whole_image() -> None:
     masks[2, :10, :10] = True  # the same again, better
     masks[3, :5, :5] = True
     masks[4, 10:, 10:] = True  # as good as the third, and larger
-    forest = ranked_forest(encode_masks(masks), np.array([0.9, 0.2, 0.7, 0.5, 0.5]), (20, 20))
+    rles = encode_masks(masks)
+    forest = ranked_forest(rles, pairwise_iou(rles), np.array([0.9, 0.2, 0.7, 0.5, 0.5]), (20, 20))
     assert np.array_equal(forest.masks, masks[[2, 4, 3]])
     assert forest.scores.tolist() == pytest.approx([0.7, 0.5, 0.5])
     assert forest.parent.tolist() == [-1, -1, 0]
@@ -32,10 +33,16 @@ def test_forest_is_ranked_distinct_and_without_the_whole_image() -> None:
 def test_at_most_as_many_as_the_protocol_counts() -> None:
     labels = np.arange(40 * 30).reshape(40, 30)
     scores = np.linspace(0, 1, labels.size)
-    forest = ranked_forest(label_rles(labels), scores, (40, 30))
+    forest = ranked_forest(label_rles(labels), np.eye(labels.size), scores, (40, 30))
     assert len(forest) == MAX_MASKS
     assert forest.scores[-1] == pytest.approx(scores[-MAX_MASKS])
 
 
-def test_no_region() -> None:
-    assert len(ranked_forest([], np.zeros(0), (4, 4))) == 0
+def test_large_images_are_segmented_small() -> None:
+    image = np.zeros((300, 900, 3), dtype=np.uint8)
+    image[:, 450:] = 200
+    small = shrunk(image, 90)
+    assert small.shape == (30, 90, 3)
+    assert np.array_equal(enlarged(small[..., 0], (300, 900)), image[..., 0])
+    assert shrunk(image, 900) is image
+    assert np.array_equal(enlarged(np.array([[1, 2]]), (1, 5)), [[1, 1, 2, 2, 2]])  # pixel centres decide

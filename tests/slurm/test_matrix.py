@@ -9,6 +9,7 @@ import pytest
 from slurm.graph import Graph, load_graph
 from slurm.job import _job_id
 from slurm.launch import main
+from slurm.run_slurm import slurm_answers
 from slurm.state import StageFolder
 from sohes.errors import ConfigError
 from sohes.records import read_record
@@ -211,3 +212,18 @@ def test_the_suite_resolves_at_every_scale(scale: str) -> None:
     assert {graph.stages[name].config.max_images for name in tables.may_fail} == {
         {"demo": 10, "small": 1000, "paper": None}[scale]
     }
+
+
+@pytest.mark.slurm
+@pytest.mark.skipif(not slurm_answers(), reason="no SLURM answers here (`sinfo` fails)")
+def test_arrays_on_a_real_cluster(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    no_gpu = [f"{name}.resources.gpus=0" for name in BAD]
+    arguments = [*SUITE, "--run-dir", str(run_dir), "--executor", "slurm", *no_gpu]
+    done = run_command(*arguments)
+    assert done.returncode == 1
+    assert "report: finished" in done.stdout
+    status = StageFolder(run_dir, QUICK[1]).status()
+    assert status is not None
+    assert status.job_id.endswith("_5")
+    assert run_command(*arguments, "score.fail=").returncode == 0
