@@ -3,6 +3,10 @@
 The feature of a region is the sum of its patches' features; the two adjacent regions of highest cosine similarity merge
 first, as long as they are at least as similar as the threshold. The order is what defines the result: merging changes
 similarities both ways, so no dendrogram cut gives the same regions.
+
+The time goes into inner products of long vectors, and few of them ever decide a merger. So they are computed lazily:
+when regions a and b become k, the triangle inequality of angles bounds the new similarities from the old ones, and a
+bound is replaced by the similarity itself only when it stands above everything else.
 """
 
 from __future__ import annotations
@@ -13,14 +17,18 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-_ZERO_NORM = 1e-12
+_ZERO_LENGTH = 1e-12
+_GRID = 1e9  # similarities are rounded to its fractions: far above the rounding of sums, far below that of features
+_STEP = 1 / _GRID
+_NONE = -1
 
 
 def merge_patches(features: NDArray[np.floating], thresholds: Sequence[float]) -> NDArray[np.int32]:
     """Nested regions of a feature map.
 
-    Ties go to the pair with the smaller first region, then the smaller second; regions are numbered in order of
-    creation, patches first (row-major). A feature of zero length is similar to nothing (-1).
+    Similarities and thresholds are rounded to nine decimals, so that equal ones are equal in whatever order they were
+    summed. Ties go to the pair with the smaller first region, then the smaller second; regions are numbered in order
+    of creation, patches first (row-major). A feature of zero length (below 1e-12) is similar to nothing (-1).
 
     Args:
         features: (H, W, C) float, finite. Scaling all of them by a constant changes nothing.
@@ -35,189 +43,327 @@ def merge_patches(features: NDArray[np.floating], thresholds: Sequence[float]) -
     features = np.asarray(features)
     if features.ndim != 3 or features.size == 0:
         raise ValueError(f"features must be a non-empty (H, W, C) array, not one of shape {features.shape}")
-    if not np.isfinite(features).all():
-        raise ValueError("features hold NaN or infinite values")
-    levels = np.asarray(sorted(set(map(float, thresholds)), reverse=True))
     height, width, channels = features.shape
-    sums = features.reshape(-1, channels).astype(np.float64)
-    return _merge(sums, height, width, levels).reshape(len(levels), height, width)
+    levels = np.asarray(sorted(set(map(float, thresholds)), reverse=True))
+    precision = np.float32 if features.dtype in (np.float16, np.float32) else np.float64
+    patches = np.ascontiguousarray(features, dtype=precision).reshape(-1, channels)
+    lengths, products = _inner_products(patches, width)
+    if not np.isfinite(lengths.sum() ** 2):
+        raise ValueError("features hold NaN or infinite values, or values too large to be squared")
+    sums = np.empty((len(patches) // 2, channels))  # pages that are never written take no memory
+    return _merge(patches, sums, lengths, products, width, levels).reshape(len(levels), height, width)
 
 
-@numba.njit(cache=True, nogil=True)
-def _above(sims, firsts, seconds, i, j):  # type: ignore[no-untyped-def]
-    """Whether heap entry i comes before entry j."""
-    if sims[i] != sims[j]:
-        return sims[i] > sims[j]
-    if firsts[i] != firsts[j]:
-        return firsts[i] < firsts[j]
-    return seconds[i] < seconds[j]
+# A region lives in the slot of one of its patches, i. e. patch i in slot i; mergers empty the other slots.
+_SLOT = np.dtype(
+    [
+        ("number", np.int32),  # of its region; beyond all regions if it is empty
+        ("row", np.int32),  # of its vector in `sums`; _NONE for a patch
+        ("length", np.float64),  # of its vector
+        ("ring", np.int32),  # one of its links
+        ("double", np.int32),  # link of another slot to this one, noted while two rings become one; else _NONE
+        # its entry in the contest: the best of the edges to older regions
+        ("best", np.int32),  # the link
+        ("older", np.int32),  # number of the region at its end
+        ("similarity", np.float64),  # or the upper bound
+    ],
+    align=True,
+)
+# Edge e is an adjacency of two slots, each of which has a link to the other: 2e and 2e + 1. A slot's links are a ring.
+_LINK = np.dtype([("to", np.int32), ("after", np.int32), ("before", np.int32)], align=True)
+_EDGE = np.dtype([("similarity", np.float64), ("exact", np.bool_)], align=True)  # not exact: an upper bound
+
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy")
+_vectorised = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 
 
-@numba.njit(cache=True, nogil=True)
-def _swap(sims, firsts, seconds, i, j):  # type: ignore[no-untyped-def]
-    sims[i], sims[j] = sims[j], sims[i]
-    firsts[i], firsts[j] = firsts[j], firsts[i]
-    seconds[i], seconds[j] = seconds[j], seconds[i]
-
-
-@numba.njit(cache=True, nogil=True)
-def _sift_up(sims, firsts, seconds, i):  # type: ignore[no-untyped-def]
-    while i > 0:
-        parent = (i - 1) // 2
-        if not _above(sims, firsts, seconds, i, parent):
-            return
-        _swap(sims, firsts, seconds, i, parent)
-        i = parent
-
-
-@numba.njit(cache=True, nogil=True)
-def _sift_down(sims, firsts, seconds, i, size):  # type: ignore[no-untyped-def]
-    while True:
-        best, left, right = i, 2 * i + 1, 2 * i + 2
-        if left < size and _above(sims, firsts, seconds, left, best):
-            best = left
-        if right < size and _above(sims, firsts, seconds, right, best):
-            best = right
-        if best == i:
-            return
-        _swap(sims, firsts, seconds, i, best)
-        i = best
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _cosine(sums, norms, slot, other):  # type: ignore[no-untyped-def]
-    if norms[slot] < _ZERO_NORM or norms[other] < _ZERO_NORM:
-        return -1.0
-    product = 0.0
-    for c in range(sums.shape[1]):
-        product += sums[slot, c] * sums[other, c]
-    return product / (norms[slot] * norms[other])
-
-
-@numba.njit(cache=True, nogil=True)
-def _norm(sums, slot):  # type: ignore[no-untyped-def]
+@_vectorised
+def _dot(x, y):  # type: ignore[no-untyped-def]
     total = 0.0
-    for c in range(sums.shape[1]):
-        total += sums[slot, c] * sums[slot, c]
-    return np.sqrt(total)
+    for c in range(x.size):
+        total += np.float64(x[c]) * np.float64(y[c])
+    return total
 
 
-@numba.njit(cache=True, nogil=True)
-def _merge(sums, height, width, levels):  # type: ignore[no-untyped-def]
-    """`merge_patches` on sums (H·W, C) float64, which it overwrites; (T, H·W) int32 out.
+@_vectorised
+def _add(total, x):  # type: ignore[no-untyped-def]
+    """Add x to a sum, in place; the length of the result."""
+    square = 0.0
+    for c in range(x.size):
+        total[c] += np.float64(x[c])
+        square += total[c] * total[c]
+    return np.sqrt(square)
 
-    A region lives in the slot of one of its patches; `region[slot]` is its number. Merging joins two slots, so memory
-    never grows. Adjacency is a linked list of slots per region: lists are joined when regions are, and entries
-    pointing into merged slots are resolved, and repetitions dropped, when a list is next walked. The heap keeps
-    stale entries until they surface; when it is full, they are dropped, which frees at least half of it.
-    """
-    count = height * width
-    root = np.arange(count)  # slot -> slot its region lives in (followed to the fixed point)
-    region = np.arange(count)
-    norms = np.empty(count)
-    for slot in range(count):
-        norms[slot] = _norm(sums, slot)
 
-    edges = 2 * (height * (width - 1) + width * (height - 1))
-    to = np.empty(edges, np.int64)
-    following = np.full(edges, -1, np.int64)
-    first_edge = np.full(count, -1, np.int64)
-    last_edge = np.full(count, -1, np.int64)
-    capacity = max(2 * edges, 16)
-    sims = np.empty(capacity)
-    firsts = np.empty(capacity, np.int64)
-    seconds = np.empty(capacity, np.int64)
-    size = 0
-    edge = 0
-    for slot in range(count):
-        for step in range(2):
-            if step == 0:
-                if slot % width == width - 1:
-                    continue
-                other = slot + 1
-            else:
-                if slot + width >= count:
-                    continue
-                other = slot + width
-            for source, target in ((slot, other), (other, slot)):
-                to[edge] = target
-                if first_edge[source] < 0:
-                    first_edge[source] = edge
-                else:
-                    following[last_edge[source]] = edge
-                last_edge[source] = edge
-                edge += 1
-            sims[size] = _cosine(sums, norms, slot, other)
-            firsts[size], seconds[size] = slot, other
-            size += 1
-            _sift_up(sims, firsts, seconds, size - 1)
+@_compiled
+def _inner_products(patches, width):  # type: ignore[no-untyped-def]
+    """Lengths (N,) of the patches, and their products (2N,) with the right (2i) and the lower (2i + 1) neighbour."""
+    count = len(patches)
+    lengths = np.empty(count)
+    products = np.zeros(2 * count)
+    for i in range(count):
+        lengths[i] = np.sqrt(_dot(patches[i], patches[i]))
+        if (i + 1) % width:
+            products[2 * i] = _dot(patches[i], patches[i + 1])
+        if i + width < count:
+            products[2 * i + 1] = _dot(patches[i], patches[i + width])
+    return lengths, products
 
-    home = np.full(2 * count, -1, np.int64)  # region number -> slot; -1 once it has merged into another
-    home[:count] = np.arange(count)
-    seen = np.full(count, -1, np.int64)
-    next_region = count
-    out = np.empty((len(levels), count), np.int32)
-    for level in range(len(levels)):
-        while size > 0:
-            a, b = home[firsts[0]], home[seconds[0]]
-            alive = a >= 0 and b >= 0
-            if alive and sims[0] < levels[level]:
-                break
-            size -= 1
-            _swap(sims, firsts, seconds, 0, size)
-            _sift_down(sims, firsts, seconds, 0, size)
-            if not alive:
+
+@_compiled
+def _rounded(cosine):  # type: ignore[no-untyped-def]
+    return np.rint(cosine * _GRID) / _GRID
+
+
+@_compiled
+def _cosine(product, length, other_length):  # type: ignore[no-untyped-def]
+    if min(length, other_length) < _ZERO_LENGTH:
+        return -1.0
+    return _rounded(product / (length * other_length))
+
+
+@_compiled
+def _similarity(slots, patches, sums, a, b):  # type: ignore[no-untyped-def]
+    if slots[a].row < 0:
+        a, b = b, a  # two patches never come here: their products are known from the start
+    total, other = sums[slots[a].row], slots[b].row
+    product = _dot(total, patches[b]) if other < 0 else _dot(total, sums[other])
+    return _cosine(product, slots[a].length, slots[b].length)
+
+
+@_compiled
+def _join_rings(links, p, q):  # type: ignore[no-untyped-def]
+    """One ring of the two that hold links p and q; either may be _NONE."""
+    if p < 0 or q < 0:
+        return max(p, q)
+    end, other_end = links[p].before, links[q].before
+    links[end].after, links[q].before = q, end
+    links[other_end].after, links[p].before = p, other_end
+    return p
+
+
+@_compiled
+def _unlink(slots, links, slot, link):  # type: ignore[no-untyped-def]
+    before, after = links[link].before, links[link].after
+    links[before].after, links[after].before = after, before
+    if slots[slot].ring == link:
+        slots[slot].ring = _NONE if after == link else after
+
+
+@_compiled
+def _following(slots, links, slot, link):  # type: ignore[no-untyped-def]
+    """The next link of a slot; _NONE when all have been visited."""
+    after = links[link].after
+    return _NONE if after == slots[slot].ring else after
+
+
+@_compiled
+def _grid_graph(lengths, products, width):  # type: ignore[no-untyped-def]
+    count = len(lengths)
+    slots, links, edges = np.empty(count, _SLOT), np.empty(4 * count, _LINK), np.empty(2 * count, _EDGE)
+    for i in range(count):
+        slots[i].number, slots[i].length = i, lengths[i]
+        slots[i].row = slots[i].ring = slots[i].double = _NONE
+    for i in range(count):
+        right, below = (i + 1) % width != 0, i + width < count
+        for edge, other, exists in ((2 * i, i + 1, right), (2 * i + 1, i + width, below)):
+            if not exists:
                 continue
-            home[region[a]] = home[region[b]] = -1
-            new = next_region
-            next_region += 1
-            root[b] = a
-            region[a] = new
-            home[new] = a
-            for c in range(sums.shape[1]):
-                sums[a, c] += sums[b, c]
-            norms[a] = _norm(sums, a)
-            following[last_edge[a]] = first_edge[b]
-            last_edge[a] = last_edge[b]
+            edges[edge].similarity = _cosine(products[edge], lengths[i], lengths[other])
+            edges[edge].exact = True
+            for slot, link, end in ((i, 2 * edge, other), (other, 2 * edge + 1, i)):
+                links[link].to = end
+                links[link].before = links[link].after = link
+                slots[slot].ring = _join_rings(links, slots[slot].ring, link)
+    return slots, links, edges
 
-            # walk the joined list: resolve, drop repetitions and itself, push the new similarities
-            seen[a] = new
-            previous = -1
-            current = first_edge[a]
-            while current >= 0:
-                slot = to[current]
-                while root[slot] != slot:
-                    root[slot] = root[root[slot]]
-                    slot = root[slot]
-                after = following[current]
-                if seen[slot] == new:
-                    if previous >= 0:
-                        following[previous] = after
-                    else:
-                        first_edge[a] = after
-                else:
-                    seen[slot] = new
-                    to[current] = slot
-                    previous = current
-                    if size == capacity:
-                        kept = 0
-                        for i in range(size):
-                            if home[firsts[i]] >= 0 and home[seconds[i]] >= 0:
-                                sims[kept], firsts[kept], seconds[kept] = sims[i], firsts[i], seconds[i]
-                                kept += 1
-                        size = kept
-                        for i in range(size // 2 - 1, -1, -1):
-                            _sift_down(sims, firsts, seconds, i, size)
-                    sims[size] = _cosine(sums, norms, a, slot)
-                    firsts[size], seconds[size] = region[slot], new
-                    size += 1
-                    _sift_up(sims, firsts, seconds, size - 1)
-                current = after
-            last_edge[a] = previous
-        for slot in range(count):
-            place = slot
-            while root[place] != place:
-                root[place] = root[root[place]]
-                place = root[place]
-            out[level, slot] = region[place]
-    return out
+
+@_compiled
+def _third_side(cosine, between, sine):  # type: ignore[no-untyped-def]
+    """Upper bound of cos(b, x), where cos(a, x) is at most `cosine` and cos(a, b) is `between`, its sine `sine`."""
+    if cosine >= between:
+        return 1.0
+    return cosine * between + sine * np.sqrt(1 - cosine * cosine)
+
+
+@_compiled
+def _set_bound(edges, edge, bound):  # type: ignore[no-untyped-def]
+    edges[edge].similarity = min(max(bound, -1.0), 1.0)
+    edges[edge].exact = False
+
+
+@_compiled
+def _pool_vectors(slots, patches, sums, free, kept, gone):  # type: ignore[no-untyped-def]
+    """Add the vector of one slot to that of another, which is not a patch unless both are."""
+    row, other = slots[kept].row, slots[gone].row
+    if row < 0:
+        row = slots[kept].row = free[free[0]]
+        free[0] -= 1
+        for c in range(patches.shape[1]):
+            sums[row, c] = patches[kept, c]
+    if other < 0:
+        slots[kept].length = _add(sums[row], patches[gone])
+    else:
+        slots[kept].length = _add(sums[row], sums[other])
+        free[0] += 1
+        free[free[0]] = other
+
+
+@_compiled
+def _pool_links(slots, links, edges, kept, gone, between, weights, slack):  # type: ignore[no-untyped-def]
+    """Give one slot the links of another, drop those that are double now, and bound the similarities of the union.
+
+    Let u and v be the unit vectors of the two regions, with cosine `between`, and w and z their lengths as fractions of
+    the union's, the `weights`. The union's unit vector is wu + zv; its cosine with any x is w cos(u, x) + z cos(v, x).
+    """
+    w, z = weights
+    sine = np.sqrt(max(0.0, 1 - between * between))
+    link = slots[gone].ring
+    while link >= 0:
+        slots[links[link].to].double = link
+        link = _following(slots, links, gone, link)
+
+    link = slots[kept].ring
+    while link >= 0:
+        neighbour, edge = links[link].to, link >> 1
+        double = slots[neighbour].double
+        cosine = edges[edge].similarity + _STEP
+        if double >= 0:
+            other_cosine = edges[double >> 1].similarity + _STEP
+            slots[neighbour].double = _NONE
+            _unlink(slots, links, gone, double)
+            _unlink(slots, links, neighbour, double ^ 1)
+        else:
+            other_cosine = _third_side(cosine, between, sine)
+        _set_bound(edges, edge, w * cosine + z * other_cosine + slack)
+        link = _following(slots, links, kept, link)
+
+    link = slots[gone].ring
+    while link >= 0:
+        edge = link >> 1
+        cosine = edges[edge].similarity + _STEP
+        _set_bound(edges, edge, w * _third_side(cosine, between, sine) + z * cosine + slack)
+        slots[links[link].to].double = _NONE
+        links[link ^ 1].to = kept
+        link = _following(slots, links, gone, link)
+    slots[kept].ring = _join_rings(links, slots[kept].ring, slots[gone].ring)
+
+
+@_compiled
+def _join(slots, links, edges, patches, sums, free, link):  # type: ignore[no-untyped-def]
+    """Merge the regions at the two ends of a link: the slot of the union, and the slot that is empty now."""
+    if slots[links[link ^ 1].to].row < 0:
+        link ^= 1
+    kept, gone = links[link ^ 1].to, links[link].to
+    _unlink(slots, links, kept, link)
+    _unlink(slots, links, gone, link ^ 1)
+    length, other_length = slots[kept].length, slots[gone].length
+    _pool_vectors(slots, patches, sums, free, kept, gone)
+    union = slots[kept].length
+    between = edges[link >> 1].similarity - _STEP
+    if min(length, other_length, union) < _ZERO_LENGTH:  # without a direction there is no bound below 1
+        _pool_links(slots, links, edges, kept, gone, between, (0.0, 0.0), 1.0)
+    else:
+        _pool_links(slots, links, edges, kept, gone, between, (length / union, other_length / union), _STEP)
+    return kept, gone
+
+
+@_compiled
+def _play(slots, tree, node):  # type: ignore[no-untyped-def]
+    """The better of the two slots that have won below a node."""
+    i, j = tree[2 * node], tree[2 * node + 1]
+    a, b = slots[i], slots[j]
+    if a.similarity != b.similarity:
+        return i if a.similarity > b.similarity else j
+    if a.older != b.older:
+        return i if a.older < b.older else j
+    return i if a.number < b.number else j
+
+
+@_compiled
+def _replay(slots, tree, slot):  # type: ignore[no-untyped-def]
+    """Repeat the games that depend on a slot's entry."""
+    node = (len(slots) + slot) // 2
+    while node >= 1:
+        winner = _play(slots, tree, node)
+        if winner == tree[node] and winner != slot:
+            return
+        tree[node] = winner
+        node //= 2
+
+
+@_compiled
+def _best_rival(slots, tree, slot):  # type: ignore[no-untyped-def]
+    """The highest similarity or bound among the entries of all other slots."""
+    node = len(slots) + slot
+    best = -np.inf
+    while node > 1:
+        best = max(best, slots[tree[node ^ 1]].similarity)
+        node //= 2
+    return best
+
+
+@_compiled
+def _enter(slots, links, edges, patches, sums, slot, rival):  # type: ignore[no-untyped-def]
+    """Enter the best edge of a slot. Bounds above the rival and all the slot's similarities are made exact first."""
+    number = slots[slot].number
+    best, best_similarity, best_older = _NONE, -np.inf, 0
+    link = slots[slot].ring
+    while link >= 0:
+        other, edge = links[link].to, link >> 1
+        older = slots[other].number
+        if older < number:
+            if not edges[edge].exact and edges[edge].similarity >= max(rival, best_similarity):
+                edges[edge].similarity = _similarity(slots, patches, sums, slot, other)
+                edges[edge].exact = True
+            similarity = edges[edge].similarity
+            if similarity > best_similarity or (similarity == best_similarity and older < best_older):
+                best, best_similarity, best_older = link, similarity, older
+        link = _following(slots, links, slot, link)
+    slots[slot].best, slots[slot].similarity, slots[slot].older = best, best_similarity, best_older
+
+
+@_compiled
+def _merge(patches, sums, lengths, products, width, levels):  # type: ignore[no-untyped-def]
+    """`merge_patches` on (N, C) patches, with room for (N // 2, C) sums; (T, N) int32 out."""
+    count = len(patches)
+    slots, links, edges = _grid_graph(lengths, products, width)
+    free = np.arange(-1, len(sums)).astype(np.int32)  # stack of the rows of `sums` that are free; its height in front
+    free[0] = len(sums)
+    for slot in range(count):
+        _enter(slots, links, edges, patches, sums, slot, 1.0)
+    tree = np.arange(-count, count).astype(np.int32)  # node i is the better of nodes 2i and 2i + 1; leaf N + slot
+    for node in range(count - 1, 0, -1):
+        tree[node] = _play(slots, tree, node)
+
+    last = 2 * count - 2  # number of the region that is the whole map
+    merged_into = np.arange(last + 1).astype(np.int32)
+    labels = np.empty((len(levels), count), np.int32)
+    number = count
+    for t in range(len(levels)):
+        threshold = _rounded(levels[t])
+        while number <= last:
+            slot = tree[1]
+            link = slots[slot].best
+            if slots[slot].similarity < threshold:
+                break
+            other = links[link].to
+            if slots[other].number > slots[slot].number or not edges[link >> 1].exact:
+                _enter(slots, links, edges, patches, sums, slot, _best_rival(slots, tree, slot))
+                _replay(slots, tree, slot)
+                continue
+            merged_into[slots[slot].number] = merged_into[slots[other].number] = number
+            kept, gone = _join(slots, links, edges, patches, sums, free, link)
+            slots[gone].number, slots[gone].similarity = last + 1, -np.inf
+            _replay(slots, tree, gone)
+            slots[kept].number = number
+            _enter(slots, links, edges, patches, sums, kept, _best_rival(slots, tree, kept))
+            _replay(slots, tree, kept)
+            number += 1
+        for patch in range(count):
+            region = patch
+            while merged_into[region] != region:
+                merged_into[region] = merged_into[merged_into[region]]
+                region = merged_into[region]
+            labels[t, patch] = region
+    return labels
