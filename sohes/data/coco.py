@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -256,36 +257,48 @@ def check_segmentation(where: str, shape: Any, size_hw: tuple[int, int]) -> None
         raise DataError(
             f"{where}: RLE size {shape.get('size')} differs from the image's [height, width] {list(size_hw)}"
         )
-    runs = np.asarray(counts, dtype=np.int64) if isinstance(counts, list) else _runs(counts)
-    if (runs < 0).any():
+    total = _pixels(counts)
+    if total < 0:
         raise DataError(f"{where}: RLE counts cannot be decoded; they are cut off or damaged")
-    if runs.sum() != size_hw[0] * size_hw[1]:
-        raise DataError(f"{where}: RLE counts sum to {runs.sum()}, the image has {size_hw[0] * size_hw[1]} pixels")
+    if total != size_hw[0] * size_hw[1]:
+        raise DataError(f"{where}: RLE counts sum to {total}, the image has {size_hw[0] * size_hw[1]} pixels")
 
 
 def _is_near(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) <= _FARTHEST_PX  # false for NaN
 
 
-def _runs(counts: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Run lengths of a compressed RLE; one negative run if it is no RLE.
+def _pixels(counts: str | list[int]) -> int:
+    """Pixels that the runs of an RLE cover together; -1 if it is no RLE."""
+    if isinstance(counts, str):
+        return int(_compressed_pixels(np.frombuffer(counts.encode("utf-8"), np.uint8)))
+    runs = np.asarray(counts, dtype=np.int64)
+    return -1 if (runs < 0).any() else int(runs.sum())
 
-    The format is LEB128 with 5 bits a character, and from the fourth run on the difference to the last but one run.
-    """
-    codes = np.frombuffer(counts.encode("utf-8"), dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(codes & 32 == 0)
-    if len(ends) == 0 or ends[-1] != len(codes) - 1 or codes.min() < 0 or codes.max() > 63:
-        return np.array([-1])
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    if lengths.max() > 12:  # 60 bits; no run is that long
-        return np.array([-1])
-    shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
-    runs = np.add.reduceat((codes & 31) << shifts, starts)
-    runs -= np.where(codes[ends] & 16, 1 << 5 * lengths, 0)  # sign
-    runs[1::2] = np.cumsum(runs[1::2])
-    runs[2::2] = np.cumsum(runs[2::2])
-    return runs
+
+@numba.njit(cache=True, nogil=True)
+def _compressed_pixels(letters: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+    """The format is LEB128 with 5 bits a letter, and from the fourth run on the difference to the last but one run."""
+    total = count = previous = before = run = shift = 0
+    for letter in letters:
+        digit = np.int64(letter) - 48
+        if not 0 <= digit < 64 or shift == 60:  # no run is that long
+            return -1
+        run |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:  # more letters follow
+            continue
+        if digit & 16:  # negative
+            run -= np.int64(1) << shift
+        if count > 2:
+            run += before
+        if not 0 <= run < 1 << 31:  # px; images are smaller
+            return -1
+        total += run
+        before, previous = previous, run
+        count += 1
+        run = shift = 0
+    return total if count and shift == 0 else -1
 
 
 def _refuse_twice(path: Path, name: str, ids: list[int]) -> None:

@@ -24,6 +24,7 @@ from sohes.data.labels import LabelStore
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.inputs import first_images
 from sohes.masks import MaskForest
+from sohes.progress import Reporter
 
 NOT_STATED = "not stated"
 _CHUNK = 1 << 20  # characters read at a time
@@ -260,7 +261,8 @@ def _flat_forest(masks: Mapping[_Mask, None], item: ImageItem) -> MaskForest:
 def _entries(path: Path) -> Iterator[tuple[int, Any]]:
     """Index and value of each element of the JSON list in `path`, one at a time."""
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8", errors="replace") as file:
+    chunks = max(1, math.ceil(path.stat().st_size / _CHUNK))
+    with path.open(encoding="utf-8", errors="replace") as file, Reporter(f"read {path.name}", chunks) as reporter:
         text, place, index = file.read(_CHUNK).lstrip(), 1, 0
         if not text.startswith("["):
             raise DataError(f"{path}: a COCO results file is a JSON list of masks; this begins with {text[:20]!r}")
@@ -270,10 +272,10 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
             except json.JSONDecodeError as error:
                 more = file.read(_CHUNK)  # the entry may go on there
                 if not more or len(text) - place > _LONGEST_ENTRY:
-                    raise DataError(
-                        f"{path}: [{index}] is not valid JSON ({error.msg}); is the file cut off?"
-                    ) from error
+                    raise DataError(f"{path}: [{index}] is not valid JSON ({error.msg}); is it cut off?") from error
                 text, place = text[place:] + more, 0
+                reporter.advance()
             else:
                 yield index, value
                 index += 1
+        reporter.advance()
