@@ -71,13 +71,13 @@ def pair_weights(canvas: NDArray[np.uint8]) -> tuple[FloatArray, FloatArray]:
         (h, w), of a pixel for itself.
     """
     height, width = canvas.shape[:2]
-    colours = canvas.astype(np.float32)
+    colours = [np.ascontiguousarray(canvas[..., c], np.float32) for c in range(3)]
     weights = np.zeros((len(STEPS), height, width), np.float32)  # first the appearance kernel alone
     smoothness = [np.float32(np.exp(-(dy**2 + dx**2) / (2 * SMOOTHNESS_PX**2))) for dy, dx in STEPS]
     sums = np.ones((2, height, width), np.float32)  # of smoothness and appearance, over neighbours and itself
     for weight, near, (dy, dx) in zip(weights, smoothness, STEPS, strict=True):
         here, there = _shifted(dy, dx, height, width)
-        contrast = ((colours[here] - colours[there]) ** 2).sum(axis=-1)
+        contrast = sum((colour[here] - colour[there]) ** 2 for colour in colours)
         weight[here] = np.exp(-(dy**2 + dx**2) / (2 * APPEARANCE_PX**2) - contrast / np.float32(2 * APPEARANCE_RGB**2))
         for pixel in (here, there):
             sums[0][pixel] += near
