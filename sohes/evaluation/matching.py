@@ -2,8 +2,8 @@
 
 Predictions go by falling score. Each takes the free object of highest IoU that reaches the threshold; among equals the
 later object. Ignored objects (crowds, and those outside the size range) are taken only where no other qualifies, and
-make the prediction neutral; so does being outside the size range without a match. The rules and their order are
-pycocotools', so that every number is equal; the IoUs are its own.
+make the prediction neutral. The rules and their order are pycocotools', so that every number is equal; the IoUs are its
+own. Its precision of one size class is not needed, so predictions outside a size range are not looked at.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def match_image(forest: MaskForest, objects: Sequence[Mapping[str, Any]], crowd:
     iou = np.zeros((len(rles), len(objects)))
     if rles and objects:
         iou[:] = coco_mask.iou(rles, list(objects), crowd.astype(int).tolist())
-    found, neutral = _match(iou, crowd, ignored, _outside(rle_areas(rles)), np.minimum(IOU_THRESHOLDS, 1 - 1e-10))
+    found, neutral = _match(iou, crowd, ignored, np.minimum(IOU_THRESHOLDS, 1 - 1e-10))
     return MatchTable(
         scores=forest.scores[order].astype(np.float32),
         found=_bits(found[0]),
-        neutral=_bits(neutral[0]),
+        neutral=_bits(neutral),
         matched=found.sum(axis=2),
         objects=(~ignored).sum(axis=1),
     )
@@ -83,20 +83,19 @@ def _outside(areas: IntArray) -> BoolArray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _match(iou, crowd, ignored, outside, thresholds):  # type: ignore[no-untyped-def]
-    """Found and neutral predictions (A, T, N) bool.
+def _match(iou, crowd, ignored, thresholds):  # type: ignore[no-untyped-def]
+    """Predictions that found an object (A, T, N) bool, and those that are neutral over all sizes (T, N) bool.
 
     Args:
         iou: (N, G) float64, predictions by falling score.
         crowd: (G,) bool.
-        ignored: (A, G) bool.
-        outside: (A, N) bool, predictions outside the range.
+        ignored: (A, G) bool; range 0 is all sizes.
         thresholds: (T,).
     """
-    ranges, predictions = outside.shape
-    count = len(crowd)
+    ranges, count = ignored.shape
+    predictions = len(iou)
     found = np.zeros((ranges, len(thresholds), predictions), np.bool_)
-    neutral = np.zeros((ranges, len(thresholds), predictions), np.bool_)
+    neutral = np.zeros((len(thresholds), predictions), np.bool_)
     highest = np.zeros(predictions)
     for i in range(predictions):
         for j in range(count):
@@ -107,18 +106,17 @@ def _match(iou, crowd, ignored, outside, thresholds):  # type: ignore[no-untyped
             taken = np.zeros(count, np.bool_)
             for i in range(predictions):
                 chosen, best = -1, thresholds[t]
-                if highest[i] >= best:
-                    for j in order:
-                        if taken[j] and not crowd[j]:
-                            continue
-                        if chosen >= 0 and ignored[a, j] and not ignored[a, chosen]:
-                            break
-                        if iou[i, j] >= best:
-                            chosen, best = j, iou[i, j]
-                if chosen < 0:
-                    neutral[a, t, i] = outside[a, i]
-                else:
+                if highest[i] < best:
+                    continue
+                for j in order:
+                    if taken[j] and not crowd[j]:
+                        continue
+                    if chosen >= 0 and ignored[a, j] and not ignored[a, chosen]:
+                        break
+                    if iou[i, j] >= best:
+                        chosen, best = j, iou[i, j]
+                if chosen >= 0:
                     taken[chosen] = True
                     found[a, t, i] = not ignored[a, chosen]
-                    neutral[a, t, i] = ignored[a, chosen]
+                    neutral[t, i] |= a == 0 and ignored[a, chosen]
     return found, neutral

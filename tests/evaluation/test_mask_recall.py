@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sohes.errors import DataError
 from sohes.evaluation import evaluate_masks
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest, encode_masks, rle_areas
 from tests.evaluation.truth import image_set
 
 SIZE = (120, 150)
@@ -361,3 +361,29 @@ def test_forests_are_not_kept():
     result = evaluate_masks(image_set(coco({i: [box(0, 0, 10, 10)] for i in range(1, 21)})), predictions)
     assert result.mask_ar_1000 == pytest.approx(0.5)
     assert predictions.most <= 2
+
+
+@pytest.mark.assets
+@pytest.mark.parametrize("name", ["bsds500/val", "coco_panoptic/instances", "pascal_part/instances"])
+def test_equals_pycocotools_on_photographs(assets, name):
+    """Real objects against the same objects moved a little, and some of them twice."""
+    path = assets / "data" / f"{name}.json"
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    ground_truth = json.loads(path.read_text())
+    ground_truth["images"] = ground_truth["images"][:12]
+    ids = {image["id"] for image in ground_truth["images"]}
+    ground_truth["annotations"] = [row for row in ground_truth["annotations"] if row["image_id"] in ids]
+    truth, rng, predictions = image_set(ground_truth), np.random.default_rng(0), {}
+    areas = {
+        row.id: rle_areas([row.rle(truth.item(i).size_hw)])[0] for i in ids for row in truth.annotations.get(i, [])
+    }
+    for row in ground_truth["annotations"]:
+        row |= {"category_id": 1, "area": float(areas[row["id"]]), "iscrowd": row.get("iscrowd", 0)}
+    ground_truth["categories"] = [{"id": 1, "name": "entity"}]
+    for item in truth.items:
+        masks = truth.forest(item.id).masks
+        found = [np.roll(mask, tuple(rng.integers(-6, 7, 2)), (0, 1)) for mask in [*masks, *masks[::3]]]
+        scores = np.round(rng.random(len(found)), 1)
+        predictions[item.id] = forest(np.array(found).reshape(-1, *item.size_hw), scores, item.size_hw)
+    assert_equals_pycocotools(ground_truth, predictions)
