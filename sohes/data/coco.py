@@ -277,7 +277,7 @@ def _pixels(counts: str | list[int]) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def _compressed_pixels(letters: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+def _compressed_pixels(letters):  # type: ignore[no-untyped-def]
     """The format is LEB128 with 5 bits a letter, and from the fourth run on the difference to the last but one run."""
     total = count = previous = before = run = shift = 0
     for letter in letters:
