@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sohes.errors import ConfigError
+from sohes.errors import ConfigError, unknown_name
 
+ALGORITHMS = ("sohes", "superpixels")
 REFINERS = ("guided", "local_crf", "cascadepsp", "none")
 HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks drawn by people
 
@@ -17,11 +18,14 @@ HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks dr
 class ExploreSettings:
     """Settings of phase 1. Where the paper's value is unknown, the default is that of its lineage (HASSOD, UnSAM)."""
 
+    algorithm: str = "sohes"  # the paper's, or "superpixels", see `explore.superpixels` [ours]
     feature: str = "key"  # last block's keys [HASSOD], or "token"
     center: bool = False  # subtract the mean feature first: the cosines of any ViT then spread alike [ours]
     size_global: int = 480  # px, side of the resized image [HASSOD]; rounded to patches
     keep_aspect: bool = False  # False: resize to a square [HASSOD]
-    theta_merge: tuple[float, ...] = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]
+    theta_merge: tuple[float, ...] | None = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]; None: from the images
+    # regions an image that thresholds from the images are to leave, see `explore.calibrate` [ours]
+    region_counts: tuple[int, ...] = (3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 181, 256, 362, 512)
     theta_small: float = 0.01  # share of the image below which a region is clustered again [ours]
     crop_ratio: float = 2.0  # side of the crop over that of the region's box [ours]
     size_local: int = 256  # px, side of a resized crop [UnSAM]
@@ -35,9 +39,19 @@ class ExploreSettings:
     nms_iou: float = 0.9  # [UnSAM]
     max_masks: int = 300  # of an image [ours]
     theta_cover: float = 0.9  # coverage that makes a mask part of another [HASSOD]
+    superpixel_scale: float = 50.0  # larger means larger superpixels, see `superpixels`; these are for that algorithm
+    superpixel_sigma: float = 0.8  # px
+    superpixel_area: float = 1.6e-4  # share of the image below which a superpixel joins a neighbour
+    edge_weight: float = 0.05  # of an edge of one CIELAB unit a pixel, against a cosine
 
     def __post_init__(self) -> None:
-        if not self.theta_merge or not all(-1 <= theta <= 1.01 for theta in self.theta_merge):
+        if self.algorithm not in ALGORITHMS:
+            raise ConfigError(unknown_name("algorithm", self.algorithm, ALGORITHMS))
+        if self.theta_merge is None and not (self.region_counts and min(self.region_counts) > 0):
+            raise ConfigError(f"region_counts must hold numbers of at least 1, not {self.region_counts}")
+        if self.theta_merge is not None and not (
+            self.theta_merge and all(-1 <= theta <= 1.01 for theta in self.theta_merge)
+        ):
             raise ConfigError(f"theta_merge must hold cosines in [-1, 1], not {self.theta_merge}")
         if self.refiner not in REFINERS:
             raise ConfigError(f"refiner must be one of {REFINERS}, not '{self.refiner}'")

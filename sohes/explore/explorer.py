@@ -6,8 +6,8 @@ close-up crops; the masks are refined at full resolution, filtered, freed of dup
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sohes.backbones.timm_vit import DenseViT
+from sohes.errors import ConfigError
+from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
 from sohes.explore.refine import clean_mask, make_refiner
 from sohes.explore.regions import Regions, Upsampler, Window, find_regions
+from sohes.explore.superpixels import grow_tree, superpixels
 from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, encode_window, non_maximum_suppression, pairwise_iou
 from sohes.settings import ExploreSettings
 
@@ -27,6 +30,8 @@ View = NDArray[np.uint8]  # a part of the image at the size the ViT sees it, (h,
 # What phase 1 of one image is to whoever runs it: it asks for the features of some views, all of one size, and goes on
 # when it is sent their feature maps (h, w, D) float32. So the views of many images can share a batch.
 Exploration = Generator[list[View], Sequence[FloatArray], MaskForest]
+
+_PATCHES_A_BATCH = {"cuda": 16384}  # by device: what keeps it busy; larger views go one by one
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,52 @@ class Explorer:
             forest: MaskForest = end.value
             return forest
 
+    def calibrated(self, images: Iterable[NDArray[np.uint8]]) -> Explorer:
+        """This explorer with merging thresholds that leave `region_counts` regions of `images`, if it needs any.
+
+        Some dozen images of the kind that is to be explored are enough; see `calibrate_thresholds`.
+        """
+        settings = self.settings
+        if settings.theta_merge is not None or settings.algorithm == "superpixels":
+            return self
+        views = (_resized(image, self._global_size((image.shape[0], image.shape[1]))) for image in images)
+        maps = (self._centred(self.features([view])[0]) for view in views)
+        thresholds = calibrate_thresholds(maps, settings.region_counts)
+        return Explorer(self.backbone, replace(settings, theta_merge=thresholds))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the ViT is."""
+        return next(self.backbone.vit.parameters()).device
+
+    def batch_size(self, view_hw: tuple[int, int]) -> int:
+        """Views of a size (px) that go through the ViT together.
+
+        It is the size's alone, and `features` fills up what is missing: products of matrices may round otherwise for
+        another number of rows, and the forest of an image must not depend on its company. On a CPU that makes it one.
+        """
+        patches = view_hw[0] * view_hw[1] // self.backbone.patch_size**2
+        return max(1, _PATCHES_A_BATCH.get(self.device.type, 0) // patches)
+
     def features(self, views: Sequence[View]) -> list[FloatArray]:
         """Feature maps (h, w, D) float32 of views of one size."""
-        batch = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float().div(255)
-        device = next(self.backbone.vit.parameters()).device
-        return list(self.backbone(batch.to(device)).permute(0, 2, 3, 1).cpu().numpy())
+        maps: list[FloatArray] = []
+        size = self.batch_size((views[0].shape[0], views[0].shape[1]))
+        for start in range(0, len(views), size):
+            batch = np.zeros((size, *views[0].shape), np.uint8)
+            count = len(np.stack(views[start : start + size], out=batch[: len(views) - start]))
+            pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float().div(255)
+            maps += list(self.backbone(pixels)[:count].permute(0, 2, 3, 1).cpu().numpy())
+        return maps
 
     def explore(self, image: NDArray[np.uint8]) -> Exploration:
         """Phase 1 of one image, in steps: see `Exploration`."""
+        if self.settings.algorithm == "superpixels":
+            return self._explore_superpixels(image)
+        return self._explore_patches(image)
+
+    def _explore_patches(self, image: NDArray[np.uint8]) -> Exploration:
+        """The algorithm of the paper."""
         settings = self.settings
         size_hw = (image.shape[0], image.shape[1])
         whole = Window(0, 0, *size_hw)
@@ -90,6 +133,23 @@ class Explorer:
         found = [*self._masks(image, regions, whole, kept, source="global"), *found]
         return self._forest(found, size_hw)
 
+    def _explore_superpixels(self, image: NDArray[np.uint8]) -> Exploration:
+        """The regions that superpixels merge into, the best `max_masks` by how long they stand out."""
+        settings = self.settings
+        size_hw = (image.shape[0], image.shape[1])
+        (features,) = yield [_resized(image, self._global_size(size_hw))]
+        labels = superpixels(
+            image,
+            scale=settings.superpixel_scale,
+            sigma=settings.superpixel_sigma,
+            min_size=max(1, round(settings.superpixel_area * size_hw[0] * size_hw[1])),
+        )
+        tree = grow_tree(image, labels, features - features.mean(axis=(0, 1)), edge_weight=settings.edge_weight)
+        largest = settings.max_area_frac * size_hw[0] * size_hw[1]
+        possible = np.flatnonzero((settings.min_area_px <= tree.areas) & (tree.areas <= largest))
+        kept = possible[np.argsort(-tree.scores[possible], kind="stable")[: settings.max_masks]]
+        return tree.forest(kept)
+
     def _global_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         patch, size = self.backbone.patch_size, self.settings.size_global
         scale = size / max(size_hw)
@@ -97,10 +157,13 @@ class Explorer:
         height, width = (max(1, round(side / patch)) * patch for side in sides)
         return height, width
 
+    def _centred(self, features: FloatArray) -> FloatArray:
+        return features - features.mean(axis=(0, 1)) if self.settings.center else features
+
     def _cluster(self, features: FloatArray) -> Regions:
-        if self.settings.center:
-            features = features - features.mean(axis=(0, 1))
-        return find_regions(features, self.settings.theta_merge)
+        if self.settings.theta_merge is None:
+            raise ConfigError("theta_merge is left to the images; make thresholds with `Explorer.calibrated` first")
+        return find_regions(self._centred(features), self.settings.theta_merge)
 
     def _masks(
         self, image: NDArray[np.uint8], regions: Regions, view: Window, indices: Sequence[int], *, source: str
