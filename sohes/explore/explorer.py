@@ -97,10 +97,11 @@ class Explorer:
         maps: list[FloatArray] = []
         size = self.batch_size((views[0].shape[0], views[0].shape[1]))
         for start in range(0, len(views), size):
+            chunk = views[start : start + size]
             batch = np.zeros((size, *views[0].shape), np.uint8)
-            count = len(np.stack(views[start : start + size], out=batch[: len(views) - start]))
+            batch[: len(chunk)] = chunk
             pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float().div(255)
-            maps += list(self.backbone(pixels)[:count].permute(0, 2, 3, 1).cpu().numpy())
+            maps += list(self.backbone(pixels)[: len(chunk)].permute(0, 2, 3, 1).cpu().numpy())
         return maps
 
     def explore(self, image: NDArray[np.uint8]) -> Exploration:
