@@ -269,6 +269,11 @@ def _join(slots, links, edges, patches, sums, free, link):  # type: ignore[no-un
 
 
 @_compiled
+def _comes_first(similarity, older, entry):  # type: ignore[no-untyped-def]
+    return similarity > entry.similarity or (similarity == entry.similarity and older < entry.older)
+
+
+@_compiled
 def _play(slots, tree, node):  # type: ignore[no-untyped-def]
     """The better of the two slots that have won below a node."""
     i, j = tree[2 * node], tree[2 * node + 1]
@@ -305,22 +310,21 @@ def _best_rival(slots, tree, slot):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _enter(slots, links, edges, patches, sums, slot, rival):  # type: ignore[no-untyped-def]
-    """Enter the best edge of a slot. Bounds above the rival and all the slot's similarities are made exact first."""
-    number = slots[slot].number
-    best, best_similarity, best_older = _NONE, -np.inf, 0
-    link = slots[slot].ring
+    """Enter the best edge of a slot; a bound that would be the best and reaches the rival is made exact first."""
+    entry = slots[slot]
+    entry.best, entry.similarity, entry.older = _NONE, -np.inf, 0
+    link = entry.ring
     while link >= 0:
-        other, edge = links[link].to, link >> 1
+        other = links[link].to
         older = slots[other].number
-        if older < number:
-            if not edges[edge].exact and edges[edge].similarity >= max(rival, best_similarity):
-                edges[edge].similarity = _similarity(slots, patches, sums, slot, other)
-                edges[edge].exact = True
-            similarity = edges[edge].similarity
-            if similarity > best_similarity or (similarity == best_similarity and older < best_older):
-                best, best_similarity, best_older = link, similarity, older
+        edge = edges[link >> 1]
+        if older < entry.number and _comes_first(edge.similarity, older, entry):
+            if edge.similarity >= rival and not edge.exact:
+                edge.similarity = _similarity(slots, patches, sums, slot, other)
+                edge.exact = True
+            if _comes_first(edge.similarity, older, entry):
+                entry.best, entry.similarity, entry.older = link, edge.similarity, older
         link = _following(slots, links, slot, link)
-    slots[slot].best, slots[slot].similarity, slots[slot].older = best, best_similarity, best_older
 
 
 @_compiled

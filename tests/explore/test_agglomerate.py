@@ -89,7 +89,7 @@ def test_equals_the_dictionary_scan(kind: str, seed: int) -> None:
     assert np.array_equal(merge_patches(features, THRESHOLDS), dictionary_scan(features, THRESHOLDS))
 
 
-@pytest.mark.parametrize("shape", [(1, 300, 5), (300, 1, 5), (2, 150, 1), (40, 40, 32), (25, 50, 384)])
+@pytest.mark.parametrize("shape", [(1, 300, 5), (300, 1, 5), (2, 150, 1), (30, 30, 32), (20, 40, 384)])
 @pytest.mark.parametrize("noise", [0.01, 0.3, 10])
 def test_equals_the_dictionary_scan_on_larger_maps(shape: tuple[int, int, int], noise: float) -> None:
     rng = np.random.default_rng(3)
@@ -147,9 +147,7 @@ def test_bounded_memory_at_256_x_256_x_768(kind: str) -> None:
     if kind == "noise":
         features += 2 * rng.standard_normal((16, 16, 768), np.float32).repeat(16, axis=0).repeat(16, axis=1)
     else:
-        features *= 0.01
-        features[..., 0] += 1
-        features[::4, ::8, 1] += 3  # 2048 patches around which one region grows
+        features[:, np.arange(256) % 4 > 0] = features[np.arange(256) % 4 > 0] = features[1, 1]  # around 4096 patches
     tracemalloc.start()
     level, whole = merge_patches(features, [0.8, -2.0])
     peak = tracemalloc.get_traced_memory()[1]
@@ -163,7 +161,7 @@ def test_bounded_memory_at_256_x_256_x_768(kind: str) -> None:
         inside = np.bincount(level.ravel(), blocks.ravel()) / np.bincount(level.ravel())
         assert np.array_equal(inside[level], blocks)  # no region reaches beyond its block
     else:
-        assert len(numbers) == 64 * 32 + 1
+        assert len(numbers) == 64 * 64 + 1
 
 
 def test_one_threshold_or_none() -> None:
