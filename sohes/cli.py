@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sohes.commands import data, doctor, evaluate, segment
+from sohes.commands import data, doctor, evaluate, explore, labels, segment
 from sohes.errors import SohesError
 
-_COMMANDS = (segment, evaluate, data, doctor)
+_COMMANDS = (explore, labels, segment, evaluate, data, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, read_json, write_json
-from sohes.records import Measurement, StageResult, config_hash
+from sohes.records import Measurement, StageResult
 from sohes.settings import ExploreSettings
 
 if TYPE_CHECKING:
@@ -173,31 +173,25 @@ class ExploreConfig(ExploreSettings):
 
 def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Pseudo-labels of the training and the held-out images. Inputs: backbone, images. Writes `train/`, `val/`."""
-    import numpy as np
-
     from sohes.backbones.timm_vit import load_backbone
     from sohes.data.coco import read_coco
-    from sohes.data.labelling import label_images
     from sohes.data.labels import LabelStore
+    from sohes.data.listing import Listing
+    from sohes.data.summary import summarise
     from sohes.explore import Explorer
+    from sohes.explore.stream import explore_listing
 
     explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
-    header = {
-        "settings": config_hash(config),
-        "backbone": explorer.backbone.provenance.timm_name,
-        "weights": explorer.backbone.provenance.sha256,
-        "refiner": config.refiner,
-    }
+    sources = {split: read_coco(inputs["images"] / f"{split}.json") for split in ("train", "val")}
+    explorer = explorer.calibrated(Listing.of_items(sources["train"].items).sample())
     notes = []
-    for split in ("train", "val"):
-        source = read_coco(inputs["images"] / f"{split}.json")
-        failed = label_images(
-            explorer, source, out / split, header=header, description=f"explore {split}", shard_size=config.shard_size
-        )
+    for split, source in sources.items():
+        listing = Listing.of_items(source.items)
+        explore_listing(explorer, listing, out / split, description=f"explore {split}", shard_size=config.shard_size)
         store = LabelStore(out / split)
-        counts = [len(forest) for _, forest in store]
-        notes.append(f"phase 1: {np.mean(counts):.1f} masks an image on {len(store)} {split} images")
-        notes += [f"skipped {file}: {reason}" for file, reason in failed.items()]
+        masks = summarise(store).masks_an_image
+        notes.append(f"phase 1: {masks:.1f} masks an image on {len(store)} {split} images")
+        notes += [f"skipped {file}: {reason}" for file, reason in store.skipped.items()]
     labelled_ids = [item for item in source.items if item.id in store]
     drawn = _draw(replace(source, items=labelled_ids), {"labels": store.forest}, out / "overlays", config.overlays)
     return StageResult(notes=notes, artefacts=drawn)

@@ -161,6 +161,15 @@ def load_backbone_folder(folder: Path) -> BackboneFolder:
     return BackboneFolder(model.eval(), timm_config, provenance)
 
 
+def weights_digest(model: nn.Module) -> str:
+    """Hash of names and values of the weights: the same wherever they were read from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def input_normalisation(model: TimmViT) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1, 3, 1, 1) float32 that the weights expect of RGB in [0, 1]."""
     mean, std = (torch.tensor(model.pretrained_cfg[key], dtype=torch.float32) for key in ("mean", "std"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import torch
@@ -45,7 +46,7 @@ class DenseViT(nn.Module):
         mean, std = input_normalisation(self.vit)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
-        self._keys: Tensor | None = None
+        self._kept = threading.local()  # several threads may look through one ViT
         if feature == "key":
             qkv = getattr(self.vit.blocks[-1].attn, "qkv", None)
             if not isinstance(qkv, nn.Linear):
@@ -53,7 +54,7 @@ class DenseViT(nn.Module):
             qkv.register_forward_hook(self._keep_keys)
 
     def _keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self._keys = output.chunk(3, dim=-1)[1]
+        self._kept.keys = output.chunk(3, dim=-1)[1]
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -64,8 +65,8 @@ class DenseViT(nn.Module):
         with autocast(images.device):
             tokens = self.vit.forward_features((images - self.mean) / self.std)
         if self.feature == "key":
-            assert self._keys is not None
-            tokens, self._keys = self._keys, None
+            tokens = self._kept.keys
+            del self._kept.keys
         tokens = tokens[:, self.vit.num_prefix_tokens :].float()
         return tokens.transpose(1, 2).unflatten(2, (height // self.patch_size, width // self.patch_size))
 

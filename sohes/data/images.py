@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,16 +20,20 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", "
 _EXIF_ORIENTATION = 0x0112
 
 
-def load_image(path: Path) -> ImageArray:
+def load_image(path: Path, content: bytes | None = None) -> ImageArray:
     """The image at `path` as it should be looked at: (H, W, 3) uint8 RGB.
 
     EXIF rotation is applied; transparent pixels are laid on white; 16-bit grey is scaled from 0..65535 to 0..255; of an
     animation the first frame is taken.
 
+    Args:
+        path: of the file.
+        content: of the file, where it is not on disk by itself; `path` is then its name in messages.
+
     Raises:
         DataError: missing, truncated, not an image, of an unsupported pixel type, or above `MAX_PIXELS`.
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         image.load()
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image), path), dtype=np.uint8)
 
@@ -46,9 +51,9 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{path}: {image.width} x {image.height} pixels are above the limit of {MAX_PIXELS}; scale it down"

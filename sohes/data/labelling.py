@@ -1,21 +1,26 @@
-"""Any way to segment an image, run over a set of images into a label store, so that an interrupted run goes on."""
+"""Any way to segment images, run over a listing into a label store, so that an interrupted run goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sohes.data import images
 from sohes.data.coco import ImageSet
-from sohes.data.labels import LabelWriter
+from sohes.data.images import ImageArray
+from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.listing import Listing
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 from sohes.progress import track
 
+Job = tuple[int, Callable[[], ImageArray]]  # place of an image, and what loads it
+Labelled = tuple[int, MaskForest | DataError]
+
 
 def label_images(
-    segment: Callable[[images.ImageArray], MaskForest],
+    segment: Callable[[ImageArray], MaskForest],
     source: ImageSet,
     folder: Path,
     *,
@@ -23,7 +28,7 @@ def label_images(
     description: str,
     shard_size: int = 16,
 ) -> dict[str, str]:
-    """Segment every image of `source` that the store does not hold yet.
+    """Segment every image of `source` that the store does not hold yet, one by one.
 
     Args:
         segment: image (H, W, 3) uint8 RGB to forest.
@@ -39,14 +44,50 @@ def label_images(
     Raises:
         DataError: the store was made with another header, or cannot be read.
     """
-    failed = {}
-    with LabelWriter(folder, header=header, shard_size=shard_size) as writer:
-        left = [item for item in source.items if item.id not in writer.done]
-        for item in track(left, description, total=len(source), done=len(source) - len(left)):
+
+    def one_by_one(jobs: Iterable[Job]) -> Iterator[Labelled]:
+        for place, load in jobs:
             try:
-                forest = segment(images.load_image(item.path))
+                yield place, segment(load())
             except DataError as error:
-                failed[str(item.path)] = str(error)
+                yield place, error
+
+    listing = Listing.of_items(source.items)
+    label_listing(one_by_one, listing, folder, header=header, description=description, shard_size=shard_size)
+    return LabelStore(folder).skipped
+
+
+def label_listing(
+    segment: Callable[[Iterable[Job]], Iterable[Labelled]],
+    listing: Listing,
+    folder: Path,
+    *,
+    header: Mapping[str, Any],
+    description: str,
+    shard_size: int,
+    job: tuple[int, int] = (0, 1),
+) -> None:
+    """Segment every image of a listing, or every one of a job's part, that the store does not hold yet.
+
+    Args:
+        segment: gives the results for many images in the order in which it takes them.
+        listing: the images.
+        folder: of the label store.
+        header: what the forests depend on; see `LabelWriter`.
+        description: shown beside the progress.
+        shard_size: images a shard, what an interrupted run loses at most.
+        job: (i, n) for the i-th of n jobs that write the store together, i counted from 0.
+
+    Raises:
+        DataError: the store was made with another header, or cannot be read.
+    """
+    with LabelWriter(folder, header=header, shard_size=shard_size) as writer:
+        share = sum(map(len, writer.shards(len(listing), job).values()))
+        left = writer.left(len(listing), job)
+        jobs = ((place, partial(listing.load, place)) for places in left for place in places)
+        done = share - sum(map(len, left))
+        for place, result in track(segment(jobs), description, total=share, done=done):
+            if isinstance(result, DataError):
+                writer.skip(listing.names[place], str(result))
             else:
-                writer.add(item.id, str(item.path), forest)
-    return failed
+                writer.add(listing.ids[place], listing.names[place], result)

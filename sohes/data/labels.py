@@ -1,14 +1,18 @@
 """Label store: the mask forest of every image in Parquet shards, one row an image (SOHES specification, section 2.9).
 
-A store is a folder of `labels-00000.parquet`, `labels-00001.parquet`, ...; each shard is written at once and carries
-the store's header. Masks are COCO RLE at the image's size; a mask's `id` is its place in the row, a root's `parent` is
-null.
+A store is a folder of `labels-00000.parquet`, `labels-00001.parquet`, ... Shard k belongs to the images at the places
+k * shard_size, k * shard_size + 1, ... of their order; it is written at once, carries the store's header and names the
+images among its own that could not be used. Masks are COCO RLE at the image's size; a mask's `id` is its place in the
+row, a root's `parent` is null.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,23 +56,24 @@ SCHEMA = pa.schema(
         ("masks", pa.list_(_MASK)),
     ]
 )
-_HEADER = b"sohes"
+_HEADER, _PLACES = b"sohes", b"sohes.places"  # keys of a shard's metadata
 _ROWS_A_GROUP = 4  # what reading one image at random decodes
 
 
 class LabelWriter:
     """Writes a label store; goes on where an interrupted one stopped.
 
-    Use as a context manager and skip the images in `done`. Leaving it by an exception keeps the finished shards; the
-    bytes written in the end are those of an undisturbed run over the same images in the same order.
+    Use as a context manager. A shard depends on its own images only, so its bytes are the same after any interruption,
+    and when several jobs write one store together. Leaving by an exception keeps the finished shards.
 
     Args:
         folder: of the store; made if missing.
-        header: what the labels depend on (config hash, backbone, refiner, ...), JSON-able.
-        shard_size: images a shard; an interrupted run loses at most one shard's work.
+        header: what the labels depend on (config hash, backbone, refiner, ...), JSON-able. An entry "total" is the
+            number of images, by which a reader knows that some are missing.
+        shard_size: images a shard; an interrupted run loses at most that many.
 
     Raises:
-        DataError: the folder holds a store with another header, or a shard that cannot be read.
+        DataError: the folder holds a store with another header or shard size, or a shard that cannot be read.
     """
 
     def __init__(self, folder: Path, *, header: Mapping[str, Any], shard_size: int = 64) -> None:
@@ -76,50 +81,87 @@ class LabelWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shard_size = shard_size
         self.header = json.loads(json.dumps(dict(header), sort_keys=True))
-        self._schema = SCHEMA.with_metadata({_HEADER: json.dumps(self.header, sort_keys=True).encode()})
-        self._rows: list[dict[str, Any]] = []
-        self.done: set[int] = set()
-        self._shard = 0
-        for path in _shards(self.folder):
-            self._take_over(path)
+        self._finished = {shard.number: shard.places for shard in map(self._checked, _shards(self.folder))}
+        self._numbers: Iterator[int] = itertools.count(max(self._finished, default=-1) + 1)
+        self._begin()
 
-    def _take_over(self, path: Path) -> None:
-        if read_header(path) != self.header:
+    def _checked(self, path: Path) -> _Shard:
+        shard = _Shard.read(path)
+        where = "write to another folder, or remove this one to make them anew"
+        if shard.header != self.header:
             raise DataError(
-                f"{path}: holds labels made with other settings ({_difference(read_header(path), self.header)}); write "
-                "to another folder, or remove this one to make them anew"
+                f"{path}: holds labels made with other settings ({_difference(shard.header, self.header)}); {where}"
             )
-        ids = _read(path, ["image_id"]).column("image_id").to_pylist()
-        self.done.update(ids)
-        if len(ids) < self.shard_size:  # the last, short shard of a run that ended: fill it up
-            self._rows = _read(path).to_pylist()
-        else:
-            self._shard += 1
+        if shard.places.start != shard.number * self.shard_size or len(shard.places) > self.shard_size:
+            raise DataError(
+                f"{path}: holds another number of images than the {self.shard_size} of a shard now; {where}"
+            )
+        return shard
+
+    def left(self, total: int, job: tuple[int, int] = (0, 1)) -> list[range]:
+        """Places of images that no finished shard holds, shard by shard: give just these to `add` or `skip`, in order.
+
+        Args:
+            total: images of the whole store.
+            job: (i, n) for every n-th shard from the i-th on, so that n jobs share the work.
+
+        Raises:
+            DataError: the store holds more than `total` images.
+        """
+        if any(places.stop > total for places in self._finished.values()):
+            raise DataError(f"{self.folder}: holds labels of more than these {total} images; remove it, to begin anew")
+        shards = {k: places for k, places in self.shards(total, job).items() if self._finished.get(k) != places}
+        self._numbers = iter(shards)
+        self._begin()
+        return list(shards.values())
+
+    def shards(self, total: int, job: tuple[int, int] = (0, 1)) -> dict[int, range]:
+        """Numbers of a job's shards, and the places of their images; see `left`."""
+        size = self.shard_size
+        numbers = range(job[0], max(-(-total // size), 1), job[1])
+        return {number: range(number * size, min((number + 1) * size, total)) for number in numbers}
 
     def add(self, image_id: int, file: str, forest: MaskForest) -> None:
         """Append one image.
 
         Raises:
-            ValueError: its id is already there, or the forest has an attribute that the store has no column for.
+            ValueError: the forest has an attribute that the store has no column for.
         """
-        if image_id in self.done:
-            raise ValueError(f"image {image_id} is already in {self.folder}")
         self._rows.append(_row(image_id, file, forest))
-        self.done.add(image_id)
-        if len(self._rows) == self.shard_size:
-            self._flush()
+        self._next_place()
+
+    def skip(self, file: str, reason: str) -> None:
+        """Note that the image whose turn it is cannot be used."""
+        self._skipped.append({"file": file, "reason": reason})
+        self._next_place()
 
     def close(self) -> None:
-        """Write what is left as the last, short shard. An empty store gets one empty shard, for its header."""
-        if self._rows or self._shard == 0:
+        """Write what is left as the last, short shard. A store without images gets one empty shard, for its header."""
+        if self._rows or self._skipped or self._number == 0:
+            self._flush()
+
+    def _begin(self) -> None:
+        self._number = next(self._numbers, -1)
+        self._rows: list[dict[str, Any]] = []
+        self._skipped: list[dict[str, str]] = []
+
+    def _next_place(self) -> None:
+        if len(self._rows) + len(self._skipped) == self.shard_size:
             self._flush()
 
     def _flush(self) -> None:
-        table = pa.Table.from_pylist(self._rows, schema=self._schema)
-        with atomic_path(self.folder / f"labels-{self._shard:05d}.parquet") as temporary:
+        places = {
+            "first": self._number * self.shard_size,
+            "count": len(self._rows) + len(self._skipped),
+            "skipped": self._skipped,
+        }
+        metadata = {
+            key: json.dumps(value, sort_keys=True) for key, value in ((_HEADER, self.header), (_PLACES, places))
+        }
+        table = pa.Table.from_pylist(self._rows, schema=SCHEMA.with_metadata(metadata))
+        with atomic_path(self.folder / f"labels-{self._number:05d}.parquet") as temporary:
             pq.write_table(table, temporary, row_group_size=_ROWS_A_GROUP, compression="zstd")
-        self._rows = []
-        self._shard += 1
+        self._begin()
 
     def __enter__(self) -> LabelWriter:
         return self
@@ -131,41 +173,110 @@ class LabelWriter:
             self.close()
 
 
+@dataclass(frozen=True)
+class _Shard:
+    """What a shard says about itself."""
+
+    path: Path
+    number: int
+    header: dict[str, Any]
+    places: range
+    skipped: list[dict[str, str]]
+    image_ids: NDArray[np.int64]
+
+    @classmethod
+    def read(cls, path: Path) -> _Shard:
+        with _opened(path) as file:
+            metadata = file.schema_arrow.metadata or {}
+            places = json.loads(metadata[_PLACES])
+            return cls(
+                path=path,
+                number=int(path.stem.removeprefix("labels-")),
+                header=json.loads(metadata[_HEADER]),
+                places=range(places["first"], places["first"] + places["count"]),
+                skipped=places["skipped"],
+                image_ids=file.read(["image_id"]).column("image_id").to_numpy(),
+            )
+
+
 class LabelStore:
     """Reads a label store, one row group at a time; may be shared with forked and pickled to spawned workers.
 
+    Args:
+        folder: of the store.
+        partial: take a store that is still being written for what it holds.
+
+    Attributes:
+        header: as given to the writer.
+        skipped: file and reason of the images that could not be used.
+
     Raises:
-        DataError: no store there, a shard is damaged, or shards have different headers.
+        DataError: no store there, a shard is damaged, shards have different headers, or some are missing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, partial: bool = False) -> None:
         self.folder = Path(folder)
         self._paths = _shards(self.folder)
         if not self._paths:
             raise DataError(
                 f"{self.folder}: no label store here (no labels-00000.parquet); run the explore stage first"
             )
-        self.header: dict[str, Any] = read_header(self._paths[0])
-        self.image_ids: list[int] = []
-        self._place: dict[int, tuple[int, int]] = {}  # image id to shard and row
+        shards = [_Shard.read(path) for path in self._paths]
+        self.header: dict[str, Any] = shards[0].header
+        for shard in shards:
+            if shard.header != self.header:
+                raise DataError(
+                    f"{shard.path}: its header differs from that of {self._paths[0].name}; make the store anew"
+                )
+        if not partial:
+            self._refuse_missing(shards)
+        self.skipped = {entry["file"]: entry["reason"] for shard in shards for entry in shard.skipped}
+        self._ids = np.concatenate([shard.image_ids for shard in shards])
+        self._starts = np.cumsum([0, *(len(shard.image_ids) for shard in shards)])  # first row of each shard
+        self._order = np.argsort(self._ids, kind="stable")
         self._last_group: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, -1), [])
-        for shard, path in enumerate(self._paths):
-            if read_header(path) != self.header:
-                raise DataError(f"{path}: its header differs from that of {self._paths[0].name}; make the store anew")
-            ids = _read(path, ["image_id"]).column("image_id").to_pylist()
-            self._place.update({image_id: (shard, row) for row, image_id in enumerate(ids)})
-            self.image_ids += ids
+
+    def _refuse_missing(self, shards: list[_Shard]) -> None:
+        for index, shard in enumerate(shards):
+            if shard.number != index:
+                raise DataError(
+                    f"{self.folder}: shard labels-{index:05d}.parquet is missing; run what made the store again (every "
+                    "job of it), finished shards are kept"
+                )
+        seen, total = sum(len(shard.places) for shard in shards), self.header.get("total", 0)
+        if seen < total:
+            raise DataError(
+                f"{self.folder}: only {seen} of {total} images are done; run what made the store again (every job of "
+                "it), finished shards are kept"
+            )
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids of the images, in the order they were written."""
+        ids: list[int] = self._ids.tolist()
+        return ids
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self._ids)
 
     def __contains__(self, image_id: int) -> bool:
-        return image_id in self._place
+        return self._find(image_id) is not None
 
     def __iter__(self) -> Iterator[tuple[int, MaskForest]]:
         """Image ids and forests, in the order they were written."""
-        for image_id in self.image_ids:
-            yield image_id, self.forest(image_id)
+        for row in self.rows():
+            yield row["image_id"], _forest(row)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The rows as `SCHEMA` has them, in the order they were written."""
+        return (self._at(place) for place in range(len(self)))
+
+    def columns(self, *names: str) -> Iterator[pa.ListArray]:
+        """Some fields of the masks of all images, shard by shard: a list of structs an image."""
+        for path in self._paths:
+            with _opened(path) as file:
+                table = file.read([f"masks.list.element.{name}" for name in names])
+            yield from table.column("masks").chunks
 
     def forest(self, image_id: int) -> MaskForest:
         """The forest of one image; KeyError when the store does not hold it."""
@@ -175,37 +286,38 @@ class LabelStore:
         """The image's file, as given to the writer."""
         return str(self._row(image_id)["file"])
 
+    def _find(self, image_id: int) -> int | None:
+        rank = int(np.searchsorted(self._ids, image_id, sorter=self._order))
+        found = rank < len(self) and self._ids[self._order[rank]] == image_id
+        return int(self._order[rank]) if found else None
+
     def _row(self, image_id: int) -> dict[str, Any]:
-        shard, row = self._place[image_id]
-        group, offset = divmod(row, _ROWS_A_GROUP)
-        place, rows = self._last_group
-        if place != (shard, group):
-            rows = _row_group(self._paths[shard], group)
+        place = self._find(image_id)
+        if place is None:
+            raise KeyError(image_id)
+        return self._at(place)
+
+    def _at(self, place: int) -> dict[str, Any]:
+        shard = int(np.searchsorted(self._starts, place, side="right")) - 1
+        group, offset = divmod(place - int(self._starts[shard]), _ROWS_A_GROUP)
+        known, rows = self._last_group
+        if known != (shard, group):
+            with _opened(self._paths[shard]) as file:
+                rows = file.read_row_group(group).to_pylist()
             self._last_group = ((shard, group), rows)
         return rows[offset]
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Header of the store that the shard at `path` belongs to."""
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        return dict(json.loads(metadata[_HEADER]))
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise _damaged(path, error) from error
 
 
 def export_coco(store: LabelStore, path: Path) -> None:
     """Write a store as one COCO file: category 1 "entity", `parent_id` (0: root), `score`. Memory: a few images."""
     with atomic_path(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as out:
         out.write('{"images": [')
-        for index, image_id in enumerate(store.image_ids):
-            row = store._row(image_id)
-            image = {"id": image_id, "file_name": row["file"], "width": row["width"], "height": row["height"]}
+        for index, row in enumerate(store.rows()):
+            image = {"id": row["image_id"], "file_name": row["file"], "width": row["width"], "height": row["height"]}
             out.write((",\n" if index else "\n") + json.dumps(image))
         out.write('\n], "annotations": [')
         written = 0
-        for image_id in store.image_ids:
-            row = store._row(image_id)
+        for row in store.rows():
             for mask in row["masks"]:
                 out.write((",\n" if written or mask["id"] else "\n") + json.dumps(_annotation(row, mask, written + 1)))
             written += len(row["masks"])
@@ -271,33 +383,17 @@ def _forest(row: Mapping[str, Any]) -> MaskForest:
 
 
 def _shards(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("labels-*.parquet"))
-    for index, path in enumerate(paths):
-        if path.name != f"labels-{index:05d}.parquet":
-            raise DataError(f"{folder}: shard labels-{index:05d}.parquet is missing; make the store anew")
-    return paths
+    return sorted(folder.glob("labels-*.parquet"), key=lambda path: (len(path.name), path.name))
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns, memory_map=True)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
-
-
-def _row_group(path: Path, group: int) -> list[dict[str, Any]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            return file.read_row_group(group).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path}: damaged label shard ({str(error).splitlines()[0]}); delete it and the shards after it, and run the "
-        "stage again"
-    )
+            yield file
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: damaged label shard ({reason}); delete it and run what made it again") from error
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -35,12 +35,19 @@ def make_forest(seed: int) -> MaskForest:
     return MaskForest.from_masks(masks, scores=rng.random(count, dtype=np.float32), attributes=attributes)
 
 
-def write(folder: Path, seeds: Sequence[int], *, stop: int | None = None, shard_size: int = 4) -> None:
+def write(
+    folder: Path, seeds: Sequence[int], *, stop: int | None = None, shard_size: int = 4, job: tuple[int, int] = (0, 1)
+) -> None:
+    """A store of some forests; negative seeds are images that cannot be used."""
     with LabelWriter(folder, header=HEADER, shard_size=shard_size) as writer:
-        for step, seed in enumerate(seed for seed in seeds if seed not in writer.done):
+        places = [place for shard in writer.left(len(seeds), job) for place in shard]
+        for step, seed in enumerate(seeds[place] for place in places):
             if step == stop:
                 raise KeyboardInterrupt
-            writer.add(seed, f"{seed}.jpg", make_forest(seed))
+            if seed < 0:
+                writer.skip(f"{seed}.jpg", "broken")
+            else:
+                writer.add(seed, f"{seed}.jpg", make_forest(seed))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -67,6 +74,8 @@ def test_round_trip(tmp_path: Path) -> None:
     assert store.file(30) == "30.jpg"
     assert 30 in store
     assert 31 not in store
+    with pytest.raises(KeyError):
+        store.forest(31)
     for image_id, forest in store:
         assert_same(forest, make_forest(image_id))
     for image_id in (22, 7, 11, 2):  # at random
@@ -121,14 +130,59 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         LabelWriter(tmp_path, header={**HEADER, "config_hash": "xyz"})
 
 
-def test_wrong_calls(tmp_path: Path) -> None:
+def test_an_attribute_without_a_column(tmp_path: Path) -> None:
     writer = LabelWriter(tmp_path, header={})
-    writer.add(1, "a.jpg", make_forest(3))
-    with pytest.raises(ValueError, match="image 1 is already"):
-        writer.add(1, "a.jpg", make_forest(3))
     forest = MaskForest.from_masks(np.ones((1, 2, 2), dtype=bool), attributes={"colour": np.zeros(1)})
     with pytest.raises(ValueError, match="no column for \\['colour'\\]"):
         writer.add(2, "b.jpg", forest)
+
+
+@pytest.mark.parametrize("jobs", [2, 3, 7])
+def test_jobs_together_write_the_bytes_of_one(tmp_path: Path, jobs: int) -> None:
+    seeds = [5, 3, -1, 8, 9, -2, 11, 2, 4, 30, -3, 6, 7]
+    write(tmp_path / "one", seeds)
+    for job in reversed(range(jobs)):
+        with pytest.raises(DataError):
+            LabelStore(tmp_path / "many")
+        if job < 4:  # a store of 13 images has four shards
+            with pytest.raises(KeyboardInterrupt):
+                write(tmp_path / "many", seeds, job=(job, jobs), stop=0)
+        write(tmp_path / "many", seeds, job=(job, jobs))
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    store = LabelStore(tmp_path / "many")
+    assert store.image_ids == [seed for seed in seeds if seed >= 0]
+    assert store.skipped == {f"{seed}.jpg": "broken" for seed in (-1, -2, -3)}
+
+
+def test_a_store_of_broken_images_only(tmp_path: Path) -> None:
+    write(tmp_path, [-1, -2, -3, -4, -5])
+    store = LabelStore(tmp_path)
+    assert (len(store), len(store.skipped), list(store)) == (0, 5, [])
+
+
+def test_an_unfinished_store_is_refused_unless_asked_for(tmp_path: Path) -> None:
+    header = {"total": 10}
+    with LabelWriter(tmp_path, header=header, shard_size=4) as writer:
+        for place in writer.left(10)[0]:
+            writer.add(place, f"{place}.jpg", make_forest(place))
+    with pytest.raises(DataError, match="only 4 of 10 images are done"):
+        LabelStore(tmp_path)
+    assert len(LabelStore(tmp_path, partial=True)) == 4
+
+
+def test_another_shard_size_or_fewer_images_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, list(range(10)))
+    with pytest.raises(DataError, match="another number of images than the 2 of a shard"):
+        LabelWriter(tmp_path, header=HEADER, shard_size=2)
+    with pytest.raises(DataError, match="more than these 9 images"):
+        LabelWriter(tmp_path, header=HEADER, shard_size=4).left(9)
+
+
+def test_columns_are_those_of_the_rows(tmp_path: Path) -> None:
+    write(tmp_path, list(range(10)))
+    store = LabelStore(tmp_path)
+    found = [row for masks in store.columns("area", "depth") for row in masks.to_pylist()]
+    assert found == [[{"area": m["area"], "depth": m["depth"]} for m in row["masks"]] for row in store.rows()]
 
 
 def test_damage_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""`sohes explore`: label-free mask forests for any number of images."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sohes.errors import ConfigError
+from sohes.files import write_json
+
+if TYPE_CHECKING:
+    from sohes.settings import ExploreSettings
+
+
+def add_parser(commands: Any) -> None:
+    """Describe the command."""
+    parser = commands.add_parser(
+        "explore",
+        help="label images with mask forests, by clustering the features of a ViT",
+        description="Phase 1 of SOHES. Killed and started again it goes on, and ends with the same bytes.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder, .txt with a path a line, COCO .json, or tar archives: one, a folder of them, 'a/{000..019}.tar'",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="LABELS", help="folder of the label store")
+    parser.add_argument(
+        "--backbone", required=True, metavar="WEIGHTS", help="timm folder, weights file, timm name, or random:NAME"
+    )
+    parser.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="do the I-th of N parts, from 0; all parts share one LABELS"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings, see sohes.settings.ExploreSettings"
+    )
+    parser.add_argument("--overlays", type=int, default=6, metavar="N", help="pictures drawn at the end (default 6)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explore, then sum up when no part is missing; 1 when no image could be used."""
+    job = parse_shard(options.shard)
+    settings = parse_settings(options.set)
+
+    from sohes.backbones.precision import default_device
+    from sohes.backbones.timm_folder import BackboneFolder
+    from sohes.backbones.timm_vit import DenseViT
+    from sohes.backbones.weights import resolve_weights
+    from sohes.data.labels import LabelStore
+    from sohes.data.listing import list_images
+    from sohes.explore import Explorer
+    from sohes.explore.stream import explore_listing
+
+    listing = list_images(options.source)
+    model, provenance = resolve_weights(options.backbone)
+    backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
+    explorer = Explorer(backbone, settings).calibrated(listing.sample())
+    explore_listing(explorer, listing, options.out, description="explore", job=job)
+    store = LabelStore(options.out, partial=True)
+    done = len(store) + len(store.skipped)
+    if done < len(listing):
+        print(f"part {options.shard} is done; {options.out} holds {done:,} of {len(listing):,} images")
+        return 0
+    for line in finish(store, overlays=options.overlays):
+        print(line)
+    return 0 if len(store) else 1
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n".
+
+    Raises:
+        ConfigError: not two numbers with 0 <= i < n.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise ConfigError(f"--shard must be I/N with I from 0 to N - 1, as in 0/8, not '{text}'")
+    return int(match[1]), int(match[2])
+
+
+def parse_settings(pairs: list[str]) -> ExploreSettings:
+    """Settings of phase 1 with some changed as "key=value".
+
+    Raises:
+        ConfigError: not of that form, an unknown key, or a value that does not fit.
+    """
+    from slurm.settings import Settings
+    from sohes.settings import ExploreSettings
+
+    settings = Settings(ExploreSettings, "explore")
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair}: write it as key=value")
+        settings.update_text(key, value, f"--set {pair}")
+    built: ExploreSettings = settings.build()
+    return built
+
+
+def finish(store: Any, *, overlays: int) -> list[str]:
+    """Write `summary.json`, `summary.png`, `skipped.json` and overlays beside the labels; lines for the terminal."""
+    from sohes.commands.labels import draw_overlays
+    from sohes.data.summary import plot_summary, summarise
+
+    summary = summarise(store)
+    write_json(store.folder / "summary.json", summary.as_json())
+    write_json(store.folder / "skipped.json", [{"file": f, "reason": r} for f, r in store.skipped.items()])
+    plot_summary(summary, store.header["backbone"], store.folder / "summary.png")
+    draw_overlays(store, store.folder / "overlays", overlays)
+    for file, reason in list(store.skipped.items())[:3]:
+        print(f"sohes: skipped {file}: {reason}", file=sys.stderr)
+    return [*summary.lines(), f"{store.folder}: labels, summary.json, summary.png, skipped.json, overlays/"]

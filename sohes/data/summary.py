@@ -1,0 +1,128 @@
+"""What a label store holds, in numbers and as a picture: masks an image, depths, sizes, where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sohes.data.labels import LabelStore
+from sohes.files import atomic_path
+from sohes.masks import AREA_CLASSES
+
+_SIZE_NAMES = {"s": "small, < 32²", "m": "medium, to 96²", "l": "large"}
+_COLOUR, _MUTED = "#20639b", "#6e6e6e"
+_STYLE = {"axes.titlesize": 10.5, "axes.titlelocation": "left", "font.size": 10, "grid.color": "#e6e6e6"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over a label store.
+
+    Attributes:
+        images: with a row in the store, those without any mask among them.
+        skipped: images that could not be used.
+        masks: in all.
+        images_by_masks: number of masks to number of images with so many.
+        masks_by_depth: 0 for wholes, 1 for parts, ...
+        masks_by_size: COCO's classes of area, px² of the image: "s", "m", "l".
+        masks_by_source: "global" or "local" clustering; empty where the store does not say.
+    """
+
+    images: int
+    skipped: int
+    masks: int
+    images_by_masks: dict[int, int]
+    masks_by_depth: dict[int, int]
+    masks_by_size: dict[str, int]
+    masks_by_source: dict[str, int]
+
+    @property
+    def masks_an_image(self) -> float:
+        """Mean number of masks; 0 without images."""
+        return self.masks / max(self.images, 1)
+
+    def as_json(self) -> dict[str, object]:
+        """Everything, with the mean, for a JSON file."""
+        return asdict(self) | {"masks_an_image": round(self.masks_an_image, 3)}
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        counts = np.repeat(list(self.images_by_masks), list(self.images_by_masks.values()))
+        spread = f", median {np.median(counts):.0f}, at most {counts.max()}" if self.images else ""
+        lines = [f"{self.images:,} images, {self.skipped:,} skipped; {self.masks:,} masks"]
+        lines.append(f"masks an image: mean {self.masks_an_image:.1f}{spread}")
+        depths = {
+            ("wholes", "parts", "subparts")[d] if d < 3 else f"depth {d}": n for d, n in self.masks_by_depth.items()
+        }
+        for title, table in (
+            ("depth", depths),
+            ("size", {_SIZE_NAMES[name]: count for name, count in self.masks_by_size.items()}),
+            ("source", self.masks_by_source),
+        ):
+            lines.append(f"{title}: " + "; ".join(self._share(name, count) for name, count in table.items()))
+        return [line for line in lines if not line.endswith(": ")]
+
+    def _share(self, name: str, count: int) -> str:
+        return f"{name} {count:,} ({100 * count / max(self.masks, 1):.0f} %)"
+
+
+def summarise(store: LabelStore) -> Summary:
+    """Count what is in a store, shard by shard."""
+    tables: dict[str, dict] = {"masks": {}, "depth": {}, "size": {}, "source": {}}
+    edges = np.array([high for _, high in AREA_CLASSES.values()])
+
+    def count(name: str, values: np.ndarray) -> None:
+        for value, number in zip(*np.unique(values, return_counts=True), strict=True):
+            tables[name][value.item()] = tables[name].get(value.item(), 0) + int(number)
+
+    for masks in store.columns("area", "depth", "source"):
+        flat = masks.flatten()
+        count("masks", pc.list_value_length(masks).to_numpy(zero_copy_only=False))
+        count("depth", flat.field("depth").to_numpy(zero_copy_only=False))
+        count("size", np.searchsorted(edges, flat.field("area").to_numpy(zero_copy_only=False), side="right"))
+        count("source", np.asarray(flat.field("source").drop_null().to_pylist(), dtype=str))
+    return Summary(
+        images=len(store),
+        skipped=len(store.skipped),
+        masks=sum(tables["depth"].values()),
+        images_by_masks=dict(sorted(tables["masks"].items())),
+        masks_by_depth=dict(sorted(tables["depth"].items())),
+        masks_by_size={name: tables["size"].get(index, 0) for index, name in enumerate(AREA_CLASSES)},
+        masks_by_source=dict(sorted(tables["source"].items())),
+    )
+
+
+def plot_summary(summary: Summary, title: str, path: Path) -> Path:
+    """Three panels: images by number of masks, masks by depth, masks by size."""
+    with rc_context(sns.axes_style("whitegrid") | _STYLE):
+        figure = Figure(figsize=(11, 3.6), dpi=160, layout="constrained")
+        by_count, by_depth, by_size = figure.subplots(1, 3)
+        by_count.hist(
+            list(summary.images_by_masks), weights=list(summary.images_by_masks.values()), bins=40, color=_COLOUR
+        )
+        by_count.set(xlabel="masks", ylabel="images", title="Masks an image")
+        _bars(by_depth, {str(depth): count for depth, count in summary.masks_by_depth.items()}, "Depth in the tree")
+        by_depth.set(xlabel="0: whole, 1: part, 2: subpart, …", ylabel="masks")
+        _bars(by_size, {_SIZE_NAMES[name]: count for name, count in summary.masks_by_size.items()}, "Area in px²")
+        for axes in (by_count, by_depth, by_size):
+            axes.set_ylim(bottom=0)
+            sns.despine(ax=axes, left=True)
+        heading = f"{title} · {summary.images:,} images, {summary.masks:,} masks"
+        figure.suptitle(heading, x=0.012, ha="left", size=11, color=_MUTED)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, metadata={"Software": ""})  # the same numbers give the same bytes
+    return path
+
+
+def _bars(axes: Axes, counts: Mapping[str, int], title: str) -> None:
+    axes.bar(list(counts), list(counts.values()), color=_COLOUR)
+    axes.grid(visible=False, axis="x")
+    axes.set_title(title)

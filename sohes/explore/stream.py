@@ -1,0 +1,258 @@
+"""Phase 1 over any number of images, at the speed of the ViT.
+
+Three kinds of threads share the work. The caller's takes images from the source, a few ahead of the one whose result
+is due; workers decode them and do everything of `Explorer.explore` between two looks through the ViT; feature threads
+run the ViT on whatever views wait, those of several images in one batch. The heavy parts of all three leave Python's
+lock alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from sohes.backbones.timm_folder import weights_digest
+from sohes.data.images import ImageArray
+from sohes.data.labelling import label_listing
+from sohes.data.listing import Listing
+from sohes.errors import DataError
+from sohes.explore.explorer import Exploration, Explorer, View
+from sohes.masks import FloatArray, MaskForest
+from sohes.records import config_hash, usable_cores
+from sohes.settings import HUMAN_TRAINED
+
+K = TypeVar("K")
+_FEATURE_THREADS_ON_GPU = 2  # one computes while the other moves its arrays
+
+
+def explore_stream(
+    explorer: Explorer,
+    items: Iterable[tuple[K, Callable[[], ImageArray]]],
+    *,
+    workers: int | None = None,
+    look_ahead: int | None = None,
+) -> Iterator[tuple[K, MaskForest | DataError]]:
+    """Explore many images; a forest depends on nothing but its image, whatever runs beside it.
+
+    Args:
+        explorer: what to do with each image.
+        items: a key, and a function that loads the image (H, W, 3) uint8 RGB; taken one by one, as results leave.
+        workers: threads beside those of the ViT; default one for each usable core.
+        look_ahead: most images in memory, finished ones that wait for their turn among them; default twice `workers`.
+
+    Yields:
+        Key and forest in the order of `items`; for an image that cannot be used, the `DataError` instead.
+
+    Raises:
+        Exception: whatever else loading or exploring an image raised, when its turn comes.
+    """
+    workers = workers or usable_cores()
+    look_ahead = look_ahead or 2 * workers
+    feature_threads = _FEATURE_THREADS_ON_GPU if explorer.device.type == "cuda" else torch.get_num_threads()
+    with _one_core_an_operation(), _Pool(explorer, workers, feature_threads) as pool:
+        source = iter(items)
+        flying: deque[tuple[K, _Task]] = deque()
+        while True:
+            for key, load in islice(source, look_ahead - len(flying)):
+                flying.append((key, pool.start(load)))
+            if not flying:
+                return
+            key, task = flying.popleft()
+            yield key, pool.result(task)
+
+
+def explore_listing(
+    explorer: Explorer,
+    listing: Listing,
+    folder: Path,
+    *,
+    description: str,
+    shard_size: int = 64,
+    job: tuple[int, int] = (0, 1),
+) -> None:
+    """Phase 1 of a listing's images into a label store; goes on where an interrupted run stopped.
+
+    Args:
+        explorer: what to do with each image.
+        listing: the images.
+        folder: of the label store.
+        description: shown beside the progress.
+        shard_size: images a shard, what an interrupted run loses at most.
+        job: (i, n) for the i-th of n jobs that write the store together, i counted from 0.
+
+    Raises:
+        DataError: the store was made from other images or with other settings, or cannot be read.
+    """
+    settings, backbone = explorer.settings, explorer.backbone
+    header = {
+        "total": len(listing),
+        "images": listing.digest,
+        "settings": config_hash(settings),
+        "algorithm": settings.algorithm,
+        "thresholds": settings.theta_merge,
+        "backbone": backbone.provenance.timm_name,
+        "init": backbone.provenance.label,
+        "weights": weights_digest(backbone.vit),
+        "feature": backbone.feature,
+        "refiner": settings.refiner,
+        "human_trained": settings.refiner in HUMAN_TRAINED,
+    }
+    label_listing(
+        partial(explore_stream, explorer),
+        listing,
+        folder,
+        header=header,
+        description=description,
+        shard_size=shard_size,
+        job=job,
+    )
+
+
+@contextmanager
+def _one_core_an_operation() -> Iterator[None]:
+    """On a CPU, several views on a core each take less time than one after another on all cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(eq=False)
+class _Task:
+    """One image on its way."""
+
+    load: Callable[[], ImageArray]
+    exploration: Exploration | None = None
+    maps: list[FloatArray] = field(default_factory=list)  # of the views asked for last, as far as they are there
+    missing: int = 0
+    result: MaskForest | BaseException | None = None
+
+    def go_on(self, explorer: Explorer) -> list[View]:
+        """Work until the features of more views are needed, or until there is a result."""
+        try:
+            if self.exploration is None:
+                self.exploration = explorer.explore(self.load())
+                views = next(self.exploration)
+            else:
+                maps, self.maps = self.maps, []
+                views = self.exploration.send(maps)
+        except StopIteration as end:
+            self.finish(end.value)
+        except BaseException as error:
+            self.finish(error)
+        else:
+            self.missing = len(views)
+            self.maps = [None] * self.missing  # type: ignore[list-item]
+            return views
+        return []
+
+    def finish(self, result: MaskForest | BaseException) -> None:
+        """Keep the result and let everything else go."""
+        self.result, self.exploration, self.maps = result, None, []
+
+
+_Asked = tuple[_Task, int, View]  # a view, and which of its image's it is
+
+
+class _Pool:
+    """The workers and the feature threads, and what waits for them. All state is guarded by `_change`."""
+
+    def __init__(self, explorer: Explorer, workers: int, feature_threads: int) -> None:
+        self._explorer = explorer
+        self._change = threading.Condition()
+        self._steps: deque[_Task] = deque()  # images that a worker can take on
+        self._waiting: dict[tuple[int, int], deque[_Asked]] = {}  # views of each size, oldest first
+        self._closed = False
+        roles = [self._work] * workers + [self._look] * feature_threads
+        self._threads = [threading.Thread(target=role, name=role.__name__, daemon=True) for role in roles]
+
+    def __enter__(self) -> _Pool:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def start(self, load: Callable[[], ImageArray]) -> _Task:
+        task = _Task(load)
+        with self._change:
+            self._steps.append(task)
+            self._change.notify_all()
+        return task
+
+    def result(self, task: _Task) -> MaskForest | DataError:
+        """Wait for a task; raises what it raised, but for a DataError."""
+        with self._change:
+            self._change.wait_for(lambda: task.result is not None)
+        assert task.result is not None
+        if isinstance(task.result, MaskForest | DataError):
+            return task.result
+        raise task.result
+
+    def _work(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._steps or self._closed)
+                if self._closed:
+                    return
+                task = self._steps.popleft()
+            views = task.go_on(self._explorer)
+            with self._change:
+                for index, view in enumerate(views):
+                    self._waiting.setdefault((view.shape[0], view.shape[1]), deque()).append((task, index, view))
+                self._change.notify_all()
+
+    def _look(self) -> None:
+        device = self._explorer.device
+        with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
+            while batch := self._next_batch():
+                try:
+                    maps = self._explorer.features([view for _, _, view in batch])
+                except BaseException as error:
+                    for task, _, _ in batch:
+                        task.finish(error)
+                    maps = []
+                self._deliver(batch, maps)
+
+    def _deliver(self, batch: Sequence[_Asked], maps: Sequence[FloatArray]) -> None:
+        with self._change:
+            for (task, index, _), features in zip(batch, maps, strict=False):
+                if task.result is None:  # or else another of its views failed
+                    task.maps[index] = features
+                    task.missing -= 1
+                    if not task.missing:
+                        self._steps.append(task)
+            self._change.notify_all()
+
+    def _next_batch(self) -> list[_Asked]:
+        """Views that make up a batch, wherever there are enough of one size; else what has waited longest.
+
+        A batch that is not full costs as much as a full one, but no more than waiting. Empty when the pool is closed.
+        """
+        with self._change:
+            self._change.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return []
+            full = (size for size, views in self._waiting.items() if len(views) >= self._explorer.batch_size(size))
+            size = next(full, next(iter(self._waiting)))
+            views = self._waiting.pop(size)
+            batch = [views.popleft() for _ in range(min(len(views), self._explorer.batch_size(size)))]
+            if views:
+                self._waiting[size] = views  # and goes to the end of the line
+            return batch
