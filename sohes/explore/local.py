@@ -91,6 +91,7 @@ def accepted(
     taken = np.zeros(len(possible), dtype=bool)
     replaced = []
     rows, columns = _global_patches(crop.window, inside.levels.shape[1:], regions.levels.shape[1:], size_hw)
+    scale = size_hw[0] * size_hw[1] / regions.levels[0].size / _patch_area(crop.window, inside)
     for index in crop.small:
         patches = regions.levels[regions.first[index]] == regions.numbers[index]
         grown = cv2.dilate(patches.view(np.uint8), np.ones((3, 3), np.uint8)).view(bool)
@@ -98,7 +99,7 @@ def accepted(
         near, common = (member.astype(np.float32) @ shown.T.astype(np.float32)).T
         close = near >= 0.5 * sizes
         taken |= close
-        iou = common / (sizes + shown[1].sum() - common)
+        iou = common / (sizes + scale * regions.sizes[index] - common)  # of all of it, even if the crop shows less
         if (close & (iou >= 0.25)).any():
             replaced.append(index)
     return possible[taken].tolist(), replaced
@@ -109,13 +110,18 @@ def _could_be_entities(
 ) -> BoolArray:
     """Regions of a crop that are large enough, small in the image, and not cut off by the crop: (R,) bool."""
     grid = inside.levels.shape[1:]
-    share = inside.sizes / (grid[0] * grid[1]) * (window.height * window.width) / (size_hw[0] * size_hw[1])
+    share = inside.sizes * _patch_area(window, inside) / (size_hw[0] * size_hw[1])
     top, left, bottom, right = inside.boxes.T
     cut = (top == 0) & (window.top > 0)
     cut |= (left == 0) & (window.left > 0)
     cut |= (bottom == grid[0]) & (window.top + window.height < size_hw[0])
     cut |= (right == grid[1]) & (window.left + window.width < size_hw[1])
     return (inside.sizes >= settings.min_patches) & (share < settings.theta_small) & ~cut
+
+
+def _patch_area(window: Window, inside: Regions) -> float:
+    """Of a patch of a crop, px."""
+    return window.height * window.width / inside.levels[0].size
 
 
 def _global_patches(
