@@ -240,56 +240,84 @@ def test_a_piece_of_a_region_that_the_crop_cannot_hold_does_not_replace_it() -> 
     assert accepted(crop, inside, whole, (100, 400), options()) == ([at(inside, 10, 5)], [])
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_equals_the_text_written_out(seed: int) -> None:
+def scene(seed: int) -> NDArray[np.int64]:
+    """A picture of up to 12 rectangles, one value each."""
     rng = np.random.default_rng(seed)
-    size_hw = int(rng.integers(30, 200)), int(rng.integers(30, 200))
-    whole = clustered(rng.integers(0, 3, rng.integers(2, 12, 2)))
-    inside = clustered(rng.integers(0, 3, rng.integers(3, 12, 2)))
-    side = int(rng.integers(10, min(size_hw) + 1))
-    window = Window(
-        int(rng.integers(0, size_hw[0] - side + 1)), int(rng.integers(0, size_hw[1] - side + 1)), side, side
+    picture = np.zeros(rng.integers(60, 240, 2), np.int64)
+    for label in range(1, 13):
+        top, left = rng.integers(0, picture.shape)
+        height, width = rng.integers(3, 40, 2)
+        picture[top : top + height, left : left + width] = label
+    return picture
+
+
+def seen(picture: NDArray[np.int64], grid_hw: tuple[int, int]) -> Regions:
+    """The regions of a grid of patches, each worth what is in its middle."""
+    rows, columns = (
+        ((np.arange(n) + 0.5) * side / n).astype(int) for n, side in zip(grid_hw, picture.shape, strict=True)
     )
-    small = rng.choice(len(whole), min(len(whole), 3), replace=False).tolist()
-    settings = options(theta_small=float(rng.choice([0.01, 0.1, 1])), min_patches=int(rng.integers(1, 4)))
+    return clustered(picture[rows[:, None], columns])
 
-    patch_hw = side / inside.levels.shape[1], side / inside.levels.shape[2]
-    whole_hw = size_hw[0] / whole.levels.shape[1], size_hw[1] / whole.levels.shape[2]
 
-    def patches(regions: Regions, index: int) -> set[tuple[int, int]]:
-        return {
-            *zip(*(place.tolist() for place in np.nonzero(regions.levels[0] == regions.numbers[index])), strict=True)
-        }
+def members(regions: Regions, index: int) -> set[tuple[int, int]]:
+    return {(int(row), int(column)) for row, column in np.argwhere(regions.levels[0] == regions.numbers[index])}
 
-    def under(row: int, column: int) -> tuple[int, int]:
-        """The global patch under the centre of one of the crop's."""
-        y, x = window.top + (row + 0.5) * patch_hw[0], window.left + (column + 0.5) * patch_hw[1]
-        return int(y // whole_hw[0]), int(x // whole_hw[1])
 
+def by_the_text(
+    crop: Crop, inside: Regions, regions: Regions, size_hw: tuple[int, int], settings: ExploreSettings
+) -> tuple[list[int], set[int]]:
+    """The rules of acceptance and replacement, patch by patch."""
+    window = crop.window
+    local_hw, global_hw = inside.levels.shape[1:], regions.levels.shape[1:]
+    local_px = window.height / local_hw[0], window.width / local_hw[1]
+    global_px = size_hw[0] / global_hw[0], size_hw[1] / global_hw[1]
     taken, replaced = set(), set()
-    for index in small:
-        region = patches(whole, index)
-        grown = {(row + i, column + j) for row, column in region for i in (-1, 0, 1) for j in (-1, 0, 1)}
-        area = len(region) * whole_hw[0] * whole_hw[1] / (patch_hw[0] * patch_hw[1])
+    for index in crop.small:
+        region = members(regions, index)
+        area = len(region) * global_px[0] * global_px[1]
         for candidate in range(len(inside)):
-            cells = patches(inside, candidate)
-            rows, columns = {row for row, _ in cells}, {column for _, column in cells}
-            cut = (
-                (0 in rows and window.top > 0)
-                or (0 in columns and window.left > 0)
-                or (inside.levels.shape[1] - 1 in rows and window.top + side < size_hw[0])
-                or (inside.levels.shape[2] - 1 in columns and window.left + side < size_hw[1])
-            )
-            px = len(cells) * patch_hw[0] * patch_hw[1]
-            if len(cells) < settings.min_patches or px >= settings.theta_small * size_hw[0] * size_hw[1] or cut:
+            patches = members(inside, candidate)
+            px = len(patches) * local_px[0] * local_px[1]
+            if len(patches) < settings.min_patches or px >= settings.theta_small * size_hw[0] * size_hw[1]:
                 continue
-            if sum(under(*cell) in grown for cell in cells) < len(cells) / 2:
+            if any(
+                (row == 0 and window.top > 0)
+                or (column == 0 and window.left > 0)
+                or (row == local_hw[0] - 1 and window.top + window.height < size_hw[0])
+                or (column == local_hw[1] - 1 and window.left + window.width < size_hw[1])
+                for row, column in patches
+            ):
+                continue
+            below = [  # the global patch under the centre of each
+                (
+                    int((window.top + (row + 0.5) * local_px[0]) // global_px[0]),
+                    int((window.left + (column + 0.5) * local_px[1]) // global_px[1]),
+                )
+                for row, column in patches
+            ]
+            near = sum(any((y + i, x + j) in region for i in (-1, 0, 1) for j in (-1, 0, 1)) for y, x in below)
+            if near < len(patches) / 2:
                 continue
             taken.add(candidate)
-            common = sum(under(*cell) in region for cell in cells)
-            if common / (len(cells) + area - common) >= 0.25:
+            common = sum(place in region for place in below) * local_px[0] * local_px[1]
+            if common / (px + area - common) >= 0.25:
                 replaced.add(index)
-    found = accepted(Crop(window, small), inside, whole, size_hw, settings)
-    assert (set(found[0]), set(found[1])) == (taken, replaced)
-    assert found[0] == sorted(found[0])
-    assert len(set(found[1])) == len(found[1])
+    return sorted(taken), replaced
+
+
+def test_equals_the_text_written_out() -> None:
+    settings = options(theta_small=0.03, min_patches=2, min_side_px=20)
+    count = np.zeros(2, int)
+    for seed in range(30):
+        picture = scene(seed)
+        size_hw = (picture.shape[0], picture.shape[1])
+        regions = seen(picture, (14, 11))
+        for crop in plan_crops(regions, small_regions(regions, settings), size_hw, settings):
+            window = crop.window
+            view = picture[window.top : window.top + window.height, window.left : window.left + window.width]
+            inside = seen(view, (9, 10))
+            taken, replaced = accepted(crop, inside, regions, size_hw, settings)
+            assert (taken, set(replaced)) == by_the_text(crop, inside, regions, size_hw, settings), seed
+            assert len(set(replaced)) == len(replaced)
+            count += len(taken), len(replaced)
+    assert (count > 100).all()
