@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sohes.backbones.timm_vit import DenseViT
-from sohes.errors import ConfigError
+from sohes.errors import ConfigError, DataError
 from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
 from sohes.explore.refine import clean_mask, make_refiner
@@ -74,7 +74,7 @@ class Explorer:
         if settings.theta_merge is not None or settings.algorithm == "superpixels":
             return self
         views = (_resized(image, self._global_size((image.shape[0], image.shape[1]))) for image in images)
-        maps = (self._centred(self.features([view])[0]) for view in views)
+        maps = (_prepared(self.features([view])[0], settings.center) for view in views)
         thresholds = calibrate_thresholds(maps, settings.region_counts)
         return Explorer(self.backbone, replace(settings, theta_merge=thresholds))
 
@@ -105,7 +105,12 @@ class Explorer:
         return maps
 
     def explore(self, image: NDArray[np.uint8]) -> Exploration:
-        """Phase 1 of one image, in steps: see `Exploration`."""
+        """Phase 1 of one image, in steps: see `Exploration`.
+
+        Raises:
+            ConfigError: when it goes on, if the thresholds are yet to be calibrated.
+            DataError: when it is sent features that are not finite.
+        """
         if self.settings.algorithm == "superpixels":
             return self._explore_superpixels(image)
         return self._explore_patches(image)
@@ -145,7 +150,7 @@ class Explorer:
             sigma=settings.superpixel_sigma,
             min_size=max(1, round(settings.superpixel_area * size_hw[0] * size_hw[1])),
         )
-        tree = grow_tree(image, labels, features - features.mean(axis=(0, 1)), edge_weight=settings.edge_weight)
+        tree = grow_tree(image, labels, _prepared(features, center=True), edge_weight=settings.edge_weight)
         largest = settings.max_area_frac * size_hw[0] * size_hw[1]
         possible = np.flatnonzero((settings.min_area_px <= tree.areas) & (tree.areas <= largest))
         kept = possible[np.argsort(-tree.scores[possible], kind="stable")[: settings.max_masks]]
@@ -158,13 +163,10 @@ class Explorer:
         height, width = (max(1, round(side / patch)) * patch for side in sides)
         return height, width
 
-    def _centred(self, features: FloatArray) -> FloatArray:
-        return features - features.mean(axis=(0, 1)) if self.settings.center else features
-
     def _cluster(self, features: FloatArray) -> Regions:
         if self.settings.theta_merge is None:
             raise ConfigError("theta_merge is left to the images; make thresholds with `Explorer.calibrated` first")
-        return find_regions(self._centred(features), self.settings.theta_merge)
+        return find_regions(_prepared(features, self.settings.center), self.settings.theta_merge)
 
     def _masks(
         self, image: NDArray[np.uint8], regions: Regions, view: Window, indices: Sequence[int], *, source: str
@@ -178,9 +180,9 @@ class Explorer:
         upsampler = Upsampler((grid[0], grid[1]), view, size_hw)
         area_px = (view.top, view.left, view.height, view.width)
         refiner = make_refiner(settings.refiner, image, patch_px, area=area_px)
-        smallest = settings.min_area_px
+        smallest: float = settings.min_area_px
         if source == "local":
-            smallest = max(smallest, int(1e-5 * size_hw[0] * size_hw[1]))
+            smallest = max(smallest, 1e-5 * size_hw[0] * size_hw[1])
         for index in indices:
             soft, corner = upsampler.window(regions.patches(index), regions.boxes[index], refiner.margin)
             before = soft >= 0.5
@@ -227,6 +229,13 @@ class Explorer:
             members = [i for i in kept if low <= found[i].area < high]
             chosen.update(members[: len(members) * self.settings.max_masks // len(kept)])
         return [i for i in kept if i in chosen]
+
+
+def _prepared(features: FloatArray, center: bool) -> FloatArray:
+    """The features as they are compared: as they came, or less their mean."""
+    if not np.isfinite(features).all():
+        raise DataError("the ViT's features of the image hold NaN or infinite values")
+    return features - features.mean(axis=(0, 1)) if center else features
 
 
 def _view(image: NDArray[np.uint8], window: Window) -> View:
