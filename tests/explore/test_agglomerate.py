@@ -46,7 +46,7 @@ def random_map(kind: str, seed: int) -> NDArray[np.floating]:
     features = rng.normal(size=(height, width, channels))
     few = rng.normal(size=(rng.integers(1, 5), channels))
     picked = rng.integers(0, len(few), (height, width))
-    holes = rng.random((height, width, 1)) < 0.6
+    holes = rng.random((height, width, 1)) < rng.random()
     lengths = rng.uniform(0.1, 4, (height, width, 1))
     match kind:
         case "gaussian":
@@ -162,6 +162,12 @@ def test_bounded_memory_at_256_x_256_x_768(kind: str) -> None:
         assert np.array_equal(inside[level], blocks)  # no region reaches beyond its block
     else:
         assert len(numbers) == 64 * 64 + 1
+
+
+def test_nine_decimals_decide() -> None:
+    features = np.array([[[1, 0], [0.6, 0.8]]])
+    merged = [len(np.unique(level)) for level in merge_patches(features, [0.6 + 6e-10, 0.6 + 4e-10])]
+    assert merged == [2, 1]
 
 
 def test_one_threshold_or_none() -> None:
