@@ -48,9 +48,13 @@ class DenseViT(nn.Module):
         self.register_buffer("std", std, persistent=False)
         self._kept = threading.local()  # several threads may look through one ViT
         if feature == "key":
-            qkv = getattr(self.vit.blocks[-1].attn, "qkv", None)
+            attention = self.vit.blocks[-1].attn
+            qkv = getattr(attention, "qkv", None)
             if not isinstance(qkv, nn.Linear):
                 raise ConfigError(f"{self.provenance.timm_name} has no joint qkv layer; use explore.feature=token")
+            attention.qkv_bias_separate = (
+                True  # else timm's Eva ViTs multiply by the layer's weights without calling it
+            )
             qkv.register_forward_hook(self._keep_keys)
 
     def _keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -18,6 +18,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "architecture": "vit_small_patch14_reg4_dinov2",
         "model_args": {"depth": 1, "embed_dim": 64, "num_heads": 2, "img_size": 112},
     },
+    "registers, no class token": {
+        "architecture": "vit_medium_patch16_reg4_gap_256",
+        "model_args": {"depth": 1, "embed_dim": 64, "num_heads": 2, "img_size": 64},
+    },
     "no class token": {"architecture": "test_vit", "model_args": {"class_token": False, "global_pool": "avg"}},
     "query-key norm": {"architecture": "test_vit", "model_args": {"qk_norm": True, "depth": 2}},
 }

@@ -63,9 +63,49 @@ def test_tokens_are_the_normalised_output(variant: BackboneFolder) -> None:
     torch.testing.assert_close(found, as_map(tokens, vit.num_prefix_tokens, 3, 5))
 
 
+ANY = [  # of other families, all of 2 blocks of width 64
+    ("vit_small_patch14_reg4_dinov2", 112),
+    ("vit_medium_patch16_reg4_gap_256", 64),
+    ("vit_base_patch8_224", 64),
+    ("vit_base_patch16_siglip_224", 64),
+    ("vit_base_patch16_clip_224", 64),
+    ("deit_tiny_distilled_patch16_224", 64),
+    ("vit_medium_patch16_rope_reg1_gap_256", 64),  # Eva: rotary positions, no bias of keys
+    ("vit_small_patch16_dinov3", 64),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("architecture", "img_size"), ANY)
+def test_any_vit_at_any_size(architecture: str, img_size: int) -> None:
+    torch.manual_seed(0)
+    arguments = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": img_size}
+    vit = build_vit({"architecture": architecture, "model_args": arguments}).eval()
+    for name, bias in vit.named_parameters():  # those that start as zeros do not show
+        if name.endswith("bias"):
+            nn.init.normal_(bias)
+    folder = BackboneFolder(vit, {}, Provenance(timm_name=architecture, init="random weights"))
+    backbones = {feature: DenseViT(folder, feature=feature) for feature in ("key", "token")}
+    patch = backbones["key"].patch_size
+    block = vit.blocks[-1]
+    weight = block.attn.qkv.weight[64:128]
+    bias = 0 if block.attn.qkv.bias is None else block.attn.qkv.bias[64:128]
+    for rows, columns in ((1, 1), (2, 7), (9, 4)):
+        images = pictures(patch, rows, columns)
+        mean, std = (torch.tensor(vit.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+        with autocast(images.device):
+            last, (before, _) = vit.forward_intermediates((images - mean) / std, indices=2)
+            keys = block.norm1(before.movedim(1, -1)) @ weight.T + bias
+        expected = {"key": keys.movedim(-1, 1), "token": as_map(last, vit.num_prefix_tokens, rows, columns)}
+        for feature, backbone in backbones.items():
+            found = backbone(images)
+            assert found.shape == (2, 64, rows, columns)
+            torch.testing.assert_close(found, expected[feature].float(), msg=lambda text, f=feature: f"{f}: {text}")
+
+
 def test_prefix_tokens_are_what_the_variants_say() -> None:
-    counts = {name: tiny(name).model.num_prefix_tokens for name in ("patch 16", "register tokens", "no class token")}
-    assert counts == {"patch 16": 1, "register tokens": 5, "no class token": 0}
+    counts = {"patch 16": 1, "register tokens": 5, "registers, no class token": 4, "no class token": 0}
+    assert {name: tiny(name).model.num_prefix_tokens for name in counts} == counts
 
 
 def test_each_call_stands_alone() -> None:
