@@ -1,0 +1,190 @@
+"""`sohes explore` and `sohes labels`: every kind of source, parts of a store, killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sohes.cli import main
+from sohes.data.labels import LabelStore
+from sohes.data.scenes import write_scenes
+from sohes.data.summary import summarise
+from sohes.files import read_json
+
+SETTINGS = ["--set", "size_global=64", "size_local=32", "theta_merge=[0.95, 0.8, 0.5]", "max_crops=2", "min_area_px=20"]
+BACKBONE = ["--backbone", "random:test_vit"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine scenes of 64 px and a broken file among them."""
+    folder = tmp_path_factory.mktemp("photos")
+    write_scenes(folder, train=9, val=1, size=64, seed=0)
+    (folder / "train" / "000004x.png").write_bytes(b"no picture")
+    return folder / "train"
+
+
+def labels(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    from functools import partial
+
+    from sohes.explore import stream
+
+    monkeypatch.setattr(stream, "explore_listing", partial(stream.explore_listing, shard_size=3))
+
+
+def test_a_folder_from_images_to_pictures(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    out = tmp_path / "labels"
+    command = ["explore", str(photos), "--out", str(out), *BACKBONE, "--overlays", "2", *SETTINGS]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    store = LabelStore(out)
+    assert store.image_ids == [1, 2, 3, 4, 5, 7, 8, 9, 10]  # the broken one uses up its id
+    assert f"9 images, 1 skipped; {sum(len(forest) for _, forest in store)} masks" in said.out
+    assert "000004x.png: cannot be read as an image" in said.err
+    assert [Path(entry["file"]).name for entry in read_json(out / "skipped.json")] == ["000004x.png"]
+    assert len(list((out / "overlays").iterdir())) == 2
+    header = store.header
+    assert (header["backbone"], header["refiner"], header["human_trained"]) == ("test_vit", "guided", False)
+    assert (header["total"], header["thresholds"]) == (10, [0.95, 0.8, 0.5])
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert main(command) == 0  # once more over finished work
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert main([*command, "theta_small=0.02"]) == 1
+    assert "made with other settings (settings: " in capsys.readouterr().err
+
+    # the other commands on this store
+    assert main(["labels", "export", str(out), "--out", str(tmp_path / "coco.json")]) == 0
+    coco = read_json(tmp_path / "coco.json")
+    assert len(coco["annotations"]) == sum(len(forest) for _, forest in store)
+    assert main(["labels", "show", str(out), "--out", str(tmp_path / "shown"), "--count", "3"]) == 0
+    assert {path.stem.rpartition("-")[2] for path in (tmp_path / "shown").iterdir()} == {"1", "5", "10"}
+    capsys.readouterr()
+    assert main(["labels", "summary", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_json(out / "summary.json")
+
+
+def test_parts_write_the_store_of_a_single_run(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    command = ["explore", str(photos), *BACKBONE, *SETTINGS, "--overlays", "0", "--out"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    for part in ("2/3", "0/3", "1/3"):
+        capsys.readouterr()
+        assert main([*command, str(tmp_path / "three"), "--shard", part]) == 0
+        assert ("is done; " in capsys.readouterr().out) == (part != "1/3")
+    assert labels(tmp_path / "three") == labels(tmp_path / "one")
+    assert len(labels(tmp_path / "one")) == 4
+    assert (tmp_path / "three" / "summary.json").exists()
+
+
+def test_archives_give_the_masks_of_their_files(photos: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for path in sorted(photos.glob("*.png"))[:3]:
+            file.add(path, path.name)
+    command = [*BACKBONE, *SETTINGS, "--overlays", "1", "--out"]
+    assert main(["explore", str(tmp_path / "a.tar"), *command, str(tmp_path / "tar")]) == 0
+    assert main(["explore", str(photos), *command, str(tmp_path / "folder")]) == 0
+    packed, loose = LabelStore(tmp_path / "tar"), LabelStore(tmp_path / "folder")
+    assert packed.image_ids == [1, 2, 3]
+    for image_id, forest in packed:
+        assert forest.rles == loose.forest(image_id).rles
+    assert len(list((tmp_path / "tar" / "overlays").iterdir())) == 1
+
+
+def test_thresholds_come_from_the_images_where_none_are_given(photos: Path, tmp_path: Path) -> None:
+    settings = [*SETTINGS[:-3], "theta_merge=null", "region_counts=[2, 8]", "min_area_px=20"]
+    for part in ("0/2", "1/2"):
+        command = ["explore", str(photos), *BACKBONE, *settings, "--out", str(tmp_path), "--shard", part]
+        assert main(command) == 0
+    first, second = LabelStore(tmp_path).header["thresholds"]
+    assert -1 <= second < first <= 1
+
+
+def test_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"no picture")
+    assert main(["explore", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), *BACKBONE, *SETTINGS]) == 1
+    assert "0 images, 1 skipped; 0 masks" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--shard", "3/3"], "--shard must be I/N with I from 0 to N - 1"),
+        (["--shard", "one"], "--shard must be I/N"),
+        (["--set", "size_globl=3"], "did you mean 'size_global'"),
+        (["--set", "size_global=big"], "size_global must be int, given 'big'"),
+        (["--set", "size_global"], "write it as key=value"),
+    ],
+)
+def test_wrong_calls(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], message: str
+) -> None:
+    assert main(["explore", str(photos), "--out", str(tmp_path), *BACKBONE, *extra]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_summary_counts(photos: Path, tmp_path: Path) -> None:
+    assert main(["explore", str(photos), "--out", str(tmp_path), *BACKBONE, *SETTINGS, "--overlays", "0"]) == 0
+    store = LabelStore(tmp_path)
+    found = summarise(store)
+    forests = [forest for _, forest in store]
+    areas = np.concatenate([forest.areas for forest in forests])
+    depth = np.concatenate([forest.depth for forest in forests])
+    assert (found.images, found.skipped, found.masks) == (9, 1, len(areas))
+    assert found.masks_by_size == {
+        "s": int((areas < 1024).sum()),
+        "m": int(((areas >= 1024) & (areas < 9216)).sum()),
+        "l": int((areas >= 9216).sum()),
+    }
+    assert found.masks_by_depth == {int(d): int((depth == d).sum()) for d in np.unique(depth)}
+    assert sum(count * images for count, images in found.images_by_masks.items()) == len(areas)
+    assert sum(found.masks_by_source.values()) == len(areas)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """SIGKILL again and again, at moments that come later and later; the end is that of a run left alone."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(260):
+        pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(folder / f"{seed:03d}.png")
+    command = [sys.executable, "-m", "sohes.cli", "explore", str(folder), *BACKBONE, *SETTINGS, "--overlays", "0"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    killed = 0
+    for attempt in range(12):
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], **quiet)  # type: ignore[call-overload]
+        finished = len(list((tmp_path / "killed").glob("labels-*.parquet")))
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(list((tmp_path / "killed").glob("*labels-*.parquet"))) > finished:  # also a half-written one
+                time.sleep(0.01 * attempt)
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+        if process.returncode == 0:
+            break
+        killed += process.returncode == -signal.SIGKILL
+    assert killed >= 3
+    subprocess.run([*command, "--out", str(tmp_path / "killed")], check=True, **quiet)  # type: ignore[call-overload]
+    subprocess.run([*command, "--out", str(tmp_path / "alone")], check=True, **quiet)  # type: ignore[call-overload]
+    assert labels(tmp_path / "killed") == labels(tmp_path / "alone")
+    assert len(labels(tmp_path / "alone")) == 5
