@@ -188,7 +188,8 @@ def _third_side(cosine, between, sine):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _set_bound(edges, edge, bound):  # type: ignore[no-untyped-def]
-    edges[edge].similarity = min(max(bound, -1.0), 1.0)
+    """The similarity of an edge is not known any more, but is no higher than the bound, give or take rounding."""
+    edges[edge].similarity = min(max(bound + _STEP, -1.0), 1.0)
     edges[edge].exact = False
 
 
@@ -210,7 +211,7 @@ def _pool_vectors(slots, patches, sums, free, kept, gone):  # type: ignore[no-un
 
 
 @_compiled
-def _pool_links(slots, links, edges, kept, gone, between, weights, slack):  # type: ignore[no-untyped-def]
+def _pool_links(slots, links, edges, kept, gone, between, weights):  # type: ignore[no-untyped-def]
     """Give one slot the links of another, drop those that are double now, and bound the similarities of the union.
 
     Let u and v be the unit vectors of the two regions, with cosine `between`, and w and z their lengths as fractions of
@@ -235,14 +236,14 @@ def _pool_links(slots, links, edges, kept, gone, between, weights, slack):  # ty
             _unlink(slots, links, neighbour, double ^ 1)
         else:
             other_cosine = _third_side(cosine, between, sine)
-        _set_bound(edges, edge, w * cosine + z * other_cosine + slack)
+        _set_bound(edges, edge, w * cosine + z * other_cosine)
         link = _following(slots, links, kept, link)
 
     link = slots[gone].ring
     while link >= 0:
         edge = link >> 1
         cosine = edges[edge].similarity + _STEP
-        _set_bound(edges, edge, w * _third_side(cosine, between, sine) + z * cosine + slack)
+        _set_bound(edges, edge, w * _third_side(cosine, between, sine) + z * cosine)
         slots[links[link].to].double = _NONE
         links[link ^ 1].to = kept
         link = _following(slots, links, gone, link)
@@ -259,12 +260,10 @@ def _join(slots, links, edges, patches, sums, free, link):  # type: ignore[no-un
     _unlink(slots, links, gone, link ^ 1)
     length, other_length = slots[kept].length, slots[gone].length
     _pool_vectors(slots, patches, sums, free, kept, gone)
-    union = slots[kept].length
+    # Zero vectors need no care: they merge at -1, where all that is left becomes one region, whatever the order.
+    union = max(slots[kept].length, _ZERO_LENGTH)
     between = edges[link >> 1].similarity - _STEP
-    if min(length, other_length, union) < _ZERO_LENGTH:  # without a direction there is no bound below 1
-        _pool_links(slots, links, edges, kept, gone, between, (0.0, 0.0), 1.0)
-    else:
-        _pool_links(slots, links, edges, kept, gone, between, (length / union, other_length / union), _STEP)
+    _pool_links(slots, links, edges, kept, gone, between, (length / union, other_length / union))
     return kept, gone
 
 
