@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from sohes.backbones.precision import default_device
@@ -15,7 +16,9 @@ from sohes.masks import MaskForest
 
 
 class Sohes:
-    """Masks of phase 1; a mask's score is its cohesion, the mean cosine of its features to their sum.
+    """Masks of phase 1, its thresholds calibrated on images of the data set where the settings leave them open.
+
+    Where the algorithm does not rank its masks, a mask's score is its cohesion, the length of its mean unit feature.
 
     Raises:
         WeightsError: the backbone's weights cannot be found or used.
@@ -28,9 +31,15 @@ class Sohes:
         self._explorer = Explorer(vit, settings)
         self.backbone, self.init = provenance.timm_name, provenance.label
 
+    def calibrate(self, images: Iterable[ImageArray]) -> None:
+        """See `Explorer.calibrated`."""
+        self._explorer = self._explorer.calibrated(images)
+
     def __call__(self, image: ImageArray) -> MaskForest:
         """Masks of image (H, W, 3) uint8 RGB."""
         forest = self._explorer(image)
+        if self._explorer.settings.algorithm == "superpixels":
+            return forest
         return replace(forest, scores=forest.attributes["cohesion"])
 
 

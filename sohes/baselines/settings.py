@@ -41,12 +41,14 @@ class SohesSettings(ExploreSettings):
 class DinoSettings(SohesSettings):
     """Phase 1 without what SOHES adds: one threshold instead of a list, and no local step."""
 
-    theta_merge: tuple[float, ...] = (0.4,)  # the threshold at which HASSOD's ablations compare features (its Table 8)
+    theta_merge: tuple[float, ...] | None = (
+        0.4,
+    )  # the threshold at which HASSOD's ablations compare features (its Table 8)
     max_crops: int = 0  # no local step
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.theta_merge) != 1 or self.max_crops:
+        if self.theta_merge is None or len(self.theta_merge) != 1 or self.max_crops:
             raise ConfigError("dino is one threshold without local step: theta_merge has one value, max_crops is 0")
 
 

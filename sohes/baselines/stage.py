@@ -128,23 +128,29 @@ def predictions(config: PredictionsConfig, inputs: dict[str, Path], out: Path) -
 
 def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     """Segment with a baseline, and score. The data are looked at first: weights may take long to load or to miss."""
+    from sohes.baselines.clustering import Sohes
     from sohes.data.coco import read_coco
     from sohes.data.labelling import label_images
     from sohes.data.labels import LabelStore
+    from sohes.data.listing import Listing
     from sohes.evaluation.inputs import first_images
     from sohes.evaluation.predictions import Predictions
 
     truth = read_coco(config.truth_file())
+    wanted = first_images(truth, config.max_images)
     baseline = make_baseline(name, config)
+    if isinstance(baseline, Sohes):
+        baseline.calibrate(Listing.of_items(wanted.items).sample())
     failed = label_images(
         baseline,
-        first_images(truth, config.max_images),
+        wanted,
         out / "predictions",
         header={"model": config.model, "settings": config_hash(config)},
         description=f"{config.model} on {config.dataset}",
     )
     store = LabelStore(out / "predictions")
-    found = Predictions(store.image_ids, store.forest, backbone=baseline.backbone, init=baseline.init)
+    ids = [item.id for item in wanted.items if item.id in store]  # an earlier run may have looked at more
+    found = Predictions(ids, store.forest, backbone=baseline.backbone, init=baseline.init)
     return StageResult(
         measurements=_score(config, truth, found),
         notes=[f"skipped, so all its objects count as missed: {reason}" for reason in failed.values()],
