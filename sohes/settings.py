@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from sohes.errors import ConfigError, unknown_name
 
+# 2 to 1,500 regions in equal ratios: so many that none worth a mask lies between two levels
+REGION_COUNTS = tuple(sorted({round(2 * 750 ** (step / 63)) for step in range(64)}))
 ALGORITHMS = ("sohes", "superpixels")
 REFINERS = ("guided", "local_crf", "cascadepsp", "none")
 HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks drawn by people
@@ -24,8 +26,7 @@ class ExploreSettings:
     size_global: int = 480  # px, side of the resized image [HASSOD]; rounded to patches
     keep_aspect: bool = False  # False: resize to a square [HASSOD]
     theta_merge: tuple[float, ...] | None = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]; None: from the images
-    # regions an image that thresholds from the images are to leave, see `explore.calibrate` [ours]
-    region_counts: tuple[int, ...] = (3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 181, 256, 362, 512)
+    region_counts: tuple[int, ...] = REGION_COUNTS  # what thresholds from the images are to leave of one [ours]
     theta_small: float = 0.01  # share of the image below which a region is clustered again [ours]
     crop_ratio: float = 2.0  # side of the crop over that of the region's box [ours]
     size_local: int = 256  # px, side of a resized crop [UnSAM]
