@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -79,7 +80,7 @@ def find_regions(features: FloatArray, thresholds: Sequence[float]) -> Regions:
             np.maximum.reduceat(cols, starts) + 1,
         ]
         columns.append((numbers, sizes, np.full(len(numbers), level), *box))
-        cohesion.append(np.linalg.norm(np.add.reduceat(unit[order], starts, axis=0), axis=1) / sizes)
+        cohesion.append(np.linalg.norm(_sums(unit, order, starts), axis=1) / sizes)
     numbers, sizes, first, *box = (np.concatenate(column) for column in zip(*columns, strict=True))
     order = np.argsort(numbers)
     return Regions(
@@ -91,6 +92,17 @@ def find_regions(features: FloatArray, thresholds: Sequence[float]) -> Regions:
         boxes=np.stack(box, axis=1)[order],
         cohesion=np.concatenate(cohesion)[order].astype(np.float32),
     )
+
+
+@numba.njit(nogil=True, cache=True)
+def _sums(features: FloatArray, order: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum of the rows `order[starts[i] : starts[i + 1]]` of (N, D), for each i: (len(starts), D) float64."""
+    sums = np.zeros((len(starts), features.shape[1]))
+    for region in range(len(starts)):
+        end = starts[region + 1] if region + 1 < len(starts) else len(order)
+        for place in range(starts[region], end):
+            sums[region] += features[order[place]]
+    return sums
 
 
 class Upsampler:
