@@ -161,6 +161,8 @@ class LabelWriter:
         table = pa.Table.from_pylist(self._rows, schema=SCHEMA.with_metadata(metadata))
         with atomic_path(self.folder / f"labels-{self._number:05d}.parquet") as temporary:
             pq.write_table(table, temporary, row_group_size=_ROWS_A_GROUP, compression="zstd")
+        for leftover in self.folder.glob(f".labels-{self._number:05d}.*"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
         self._begin()
 
     def __enter__(self) -> LabelWriter:

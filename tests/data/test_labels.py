@@ -106,6 +106,14 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, stop: int) 
     assert contents(tmp_path / "resumed") == contents(tmp_path / "whole")
 
 
+def test_what_a_killed_run_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+    write(tmp_path / "whole", list(range(10)))
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / ".labels-00001.4711.tmp.parquet").write_bytes(b"PAR1")
+    write(tmp_path / "killed", list(range(10)))
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
 def test_a_finished_run_can_be_repeated_and_continued(tmp_path: Path) -> None:
     write(tmp_path / "whole", list(range(10)))
     write(tmp_path / "grown", list(range(6)))
