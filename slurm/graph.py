@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slurm.settings import Settings, check_keys, config_class, load_function, mapping, read_yaml
+from sohes.configuration import Settings, check_keys, config_class, load_function, mapping, read_yaml
 from sohes.errors import ConfigError, unknown_name
 
 _HERE = Path(__file__).resolve().parent

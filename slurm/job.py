@@ -26,8 +26,8 @@ import yaml
 
 from slurm.graph import Graph
 from slurm.plan import Planned, config_values
-from slurm.settings import config_class, load_function
 from slurm.state import LOCK, StageFolder, Status, disk_is_full, locked, no_space_message
+from sohes.configuration import config_class, load_function
 from sohes.errors import DataError, SohesError
 from sohes.files import write_text
 from sohes.records import Record, StageResult, commit, content_hash, hardware, versions, write_record

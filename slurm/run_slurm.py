@@ -22,9 +22,9 @@ from slurm.graph import Resources, Stage
 from slurm.job import Job
 from slurm.plan import Planned
 from slurm.run_local import failure_message
-from slurm.settings import check_keys, read_yaml
 from slurm.state import StageFolder, Status
 from slurm.view import Board
+from sohes.configuration import check_keys, read_yaml
 from sohes.errors import SohesError
 from sohes.files import read_json, write_json
 

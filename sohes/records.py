@@ -114,7 +114,7 @@ def config_hash(config: Any) -> str:
 def versions() -> dict[str, str]:
     """Versions of this project and of the libraries that can change a number. Absent ones are left out."""
     names: tuple[str, ...] = ("sohes", "torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")
-    names += ("onedl-mmdetection", "onedl-mmsegmentation", "numpy", "pycocotools", "faster-coco-eval")
+    names += ("onedl-mmdetection", "onedl-mmsegmentation", "numpy", "pycocotools")
     found = {"python": platform.python_version()}
     for name in names:
         try:

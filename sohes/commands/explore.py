@@ -88,7 +88,7 @@ def parse_settings(pairs: list[str]) -> ExploreSettings:
     Raises:
         ConfigError: not of that form, an unknown key, or a value that does not fit.
     """
-    from slurm.settings import Settings
+    from sohes.configuration import Settings
     from sohes.settings import ExploreSettings
 
     settings = Settings(ExploreSettings, "explore")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from slurm.settings import Settings, describe
+from sohes.configuration import Settings, describe
 from sohes.errors import ConfigError
 
 
