@@ -35,4 +35,4 @@ def calibrate_thresholds(features: Iterable[FloatArray], region_counts: Sequence
         raise ValueError("thresholds cannot be calibrated without any image")
     mean = np.mean(logs, axis=0)  # not increasing: merging at lower cosines leaves fewer regions
     nearest = {int(np.abs(mean - np.log(count)).argmin()) for count in region_counts}
-    return tuple(round(_TRIED[index], 4) for index in sorted(nearest))
+    return tuple(round(_TRIED[index], 6) for index in sorted(nearest))
