@@ -26,7 +26,7 @@ def superpixels(image: NDArray[np.uint8], *, scale: float, sigma: float, min_siz
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        scale: the paper's k for colours in 0..255; larger means larger segments.
+        scale: the paper's k for colours in 0..255; larger means larger segments. Differences are rounded to 0.007.
         sigma: of the Gaussian that smooths the image first, px; 0 for none.
         min_size: smaller segments are joined with a neighbour, px.
 
@@ -143,7 +143,7 @@ class RegionTree:
 
     @property
     def scores(self) -> FloatArray:
-        """What ranks the regions, (R,) in [0, 1): persistence times the root of the area; 0.5 is the median."""
+        """What ranks the regions, (R,) in [0, 1]: persistence times the root of the area; 0.5 is the median."""
         standing = self.persistence * np.sqrt(self.areas)
         return (standing / (standing + max(np.median(standing), 1e-9))).astype(np.float32)
 
@@ -322,9 +322,10 @@ def _merge(sums, border, strength, edge_weight):  # type: ignore[no-untyped-def]
             similarity[other, b] = -np.inf
             similarity[a, other] = _similarity(sums, norms, border, strength, a, other, edge_weight)
             similarity[other, a] = similarity[a, other]
+            gain = similarity[other, a] - similarity[other, best[other]]
             if best[other] == a or best[other] == b:
                 best[other] = similarity[other].argmax()
-            elif similarity[other, a] > similarity[other, best[other]]:
+            elif gain > 0 or (gain == 0 and a < best[other]):
                 best[other] = a
         similarity[a, b] = -np.inf
         best[a] = similarity[a].argmax()
