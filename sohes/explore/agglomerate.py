@@ -327,6 +327,17 @@ def _enter(slots, links, edges, patches, sums, slot, rival):  # type: ignore[no-
 
 
 @_compiled
+def _label(merged_into, labels):  # type: ignore[no-untyped-def]
+    """The region of every patch, from the region that each region has merged into (itself, if it stands)."""
+    for patch in range(len(labels)):
+        region = patch
+        while merged_into[region] != region:
+            merged_into[region] = merged_into[merged_into[region]]
+            region = merged_into[region]
+        labels[patch] = region
+
+
+@_compiled
 def _merge(patches, sums, lengths, products, width, levels):  # type: ignore[no-untyped-def]
     """`merge_patches` on (N, C) patches, with room for (N // 2, C) sums; (T, N) int32 out."""
     count = len(patches)
@@ -363,10 +374,5 @@ def _merge(patches, sums, lengths, products, width, levels):  # type: ignore[no-
             _enter(slots, links, edges, patches, sums, kept, _best_rival(slots, tree, kept))
             _replay(slots, tree, kept)
             number += 1
-        for patch in range(count):
-            region = patch
-            while merged_into[region] != region:
-                merged_into[region] = merged_into[merged_into[region]]
-                region = merged_into[region]
-            labels[t, patch] = region
+        _label(merged_into, labels[t])
     return labels
