@@ -177,7 +177,8 @@ def test_filter_by_what_refinement_changed() -> None:
     assert 0.5 <= kept < 1
     assert len(square(refiner="guided", refine_iou=float(np.nextafter(kept, np.float32(0))))) == 1
     assert len(square(refiner="guided", refine_iou=float(np.nextafter(kept, np.float32(1))))) == 0
-    assert square().attributes["refine_iou"].tolist() == [1]
+    unchanged = square(refine_iou=1.0)  # still enough
+    assert unchanged.attributes["refine_iou"].tolist() == [1]
 
 
 def test_holes_are_filled_and_crumbs_removed() -> None:
