@@ -52,9 +52,8 @@ class DenseViT(nn.Module):
             qkv = getattr(attention, "qkv", None)
             if not isinstance(qkv, nn.Linear):
                 raise ConfigError(f"{self.provenance.timm_name} has no joint qkv layer; use explore.feature=token")
-            attention.qkv_bias_separate = (
-                True  # else timm's Eva ViTs multiply by the layer's weights without calling it
-            )
+            # timm's Eva ViTs would otherwise multiply by the layer's weights without calling it
+            attention.qkv_bias_separate = True
             qkv.register_forward_hook(self._keep_keys)
 
     def _keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
