@@ -128,7 +128,8 @@ def test_large_images_are_cut_up_at_half_the_size(upright: bool) -> None:
     small = np.clip(small, 9, 246)
     # each pixel becomes four that differ, with its colour as their mean
     contrast = np.random.default_rng(0).integers(-9, 10, small.shape).repeat(2, 0).repeat(2, 1)
-    contrast[1::2], contrast[:, 1::2] = -contrast[1::2], -contrast[:, 1::2]
+    contrast[1::2] *= -1
+    contrast[:, 1::2] *= -1
     large = (small.repeat(2, 0).repeat(2, 1) + contrast).astype(np.uint8)
     found = superpixels(large, scale=100, sigma=0, min_size=40)
     assert found.shape == large.shape[:2]
