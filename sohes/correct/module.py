@@ -63,11 +63,12 @@ class CorrectModule(BaseModel):
         valid: Tensor,
         ancestor: Tensor,
         content_hw: Tensor,
+        key: Tensor,
         mode: str = "loss",
         **_: Any,
     ) -> dict[str, Tensor]:
         """Losses of a batch from `collate`: the student's noisy view against both sets of targets."""
-        initial = Targets(masks, valid, ancestor)
+        initial = Targets(masks, valid, ancestor, key)
         taught = self.teach(pixel_values, initial, content_hw)
         with autocast(noisy_values.device):
             output = self.student(noisy_values)
@@ -114,7 +115,7 @@ class CorrectModule(BaseModel):
             passes = scores >= self.thresholds.tau[kinds]
             passes &= masks.sum((1, 2)) >= self.settings.teacher_min_area_px
             kept.append(masks[passes.nonzero()[: self.settings.teacher_max_labels, 0]])
-        return Targets.pad(kept, [self._ancestors(masks) for masks in kept])
+        return Targets.pad(kept, [self._ancestors(masks) for masks in kept], initial.keys)
 
     def _distinct(
         self, entity: Tensor, masks: Tensor, size: tuple[int, int], content_hw: Tensor

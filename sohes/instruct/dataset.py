@@ -112,6 +112,7 @@ class ForestSamples(Dataset):
         epoch, place = divmod(position, len(self.items))
         order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.items))
         rng = np.random.default_rng([self.seed, 2, position])
+        key = torch.tensor(int(rng.integers(2**40)))
         for attempt in range(_ATTEMPTS):
             item = self.items[order[(place + attempt // 2) % len(self.items)]]
             forest = self.store.forest(item.id)
@@ -119,7 +120,7 @@ class ForestSamples(Dataset):
                 window = Window.draw(forest.size_hw, self.settings, rng)
                 masks, ancestor = self._targets(forest, window, rng)
                 if len(masks):
-                    return self._sample(window.of_image(load_image(item.path)), masks, ancestor, rng)
+                    return {"key": key} | self._sample(window.of_image(load_image(item.path)), masks, ancestor, rng)
         raise DataError(
             f"{self.store.folder}: {_ATTEMPTS} crops in a row hold no mask of at least {self.settings.min_area_px} px; "
             "look at explore/overlays: the labels are too few, too small, or the thresholds do not suit the backbone"
@@ -165,7 +166,7 @@ def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """A batch of tensors; masks and relations are padded as in `Targets`."""
     targets = Targets.pad([s["masks"] for s in samples], [s["ancestor"] for s in samples])
     batch = {"masks": targets.masks, "valid": targets.valid, "ancestor": targets.ancestor}
-    for name in ("pixel_values", "noisy_values", "content_hw"):
+    for name in ("pixel_values", "noisy_values", "content_hw", "key"):
         if name in samples[0]:
             batch[name] = torch.stack([sample[name] for sample in samples])
     return batch

@@ -21,10 +21,17 @@ class InstructModule(BaseModel):
         self.losses = losses
 
     def forward(
-        self, pixel_values: Tensor, masks: Tensor, valid: Tensor, ancestor: Tensor, mode: str = "loss", **_: Any
+        self,
+        pixel_values: Tensor,
+        masks: Tensor,
+        valid: Tensor,
+        ancestor: Tensor,
+        key: Tensor,
+        mode: str = "loss",
+        **_: Any,
     ) -> dict[str, Tensor]:
         """Losses of a batch from `collate`."""
-        targets = Targets(masks, valid, ancestor)
+        targets = Targets(masks, valid, ancestor, key)
         with autocast(pixel_values.device):
             output = self.segmenter(pixel_values)
         terms = segmentation_loss(output, targets, match(output, targets, self.losses), self.losses)

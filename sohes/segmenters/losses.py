@@ -25,15 +25,18 @@ class Targets:
         masks: (B, M, H, W) bool.
         valid: (B, M) bool, false in the padding.
         ancestor: (B, M, M) bool.
+        keys: (B,) int64, what the random points of an image are drawn from: its place in the training sequence, so that
+            the loss does not depend on how a batch is spread over processes.
     """
 
     masks: Tensor
     valid: Tensor
     ancestor: Tensor
+    keys: Tensor
 
     @classmethod
-    def pad(cls, masks: Sequence[Tensor], ancestors: Sequence[Tensor]) -> Targets:
-        """Of one (M_b, H, W) and (M_b, M_b) an image; all of one image size."""
+    def pad(cls, masks: Sequence[Tensor], ancestors: Sequence[Tensor], keys: Tensor | None = None) -> Targets:
+        """Of one (M_b, H, W) and (M_b, M_b) an image; all of one image size. Without `keys`, places in the batch."""
         most = max(1, *(len(mask) for mask in masks))
         height, width = masks[0].shape[-2:]
         device = masks[0].device
@@ -45,12 +48,12 @@ class Targets:
             padded[place, :count] = mask
             valid[place, :count] = True
             ancestor[place, :count, :count] = relation
-        return cls(padded, valid, ancestor)
+        return cls(padded, valid, ancestor, torch.arange(len(masks)) if keys is None else keys)
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Matched pairs of one decoder layer: image, query and target of each, all (K,) int64."""
+    """Matched pairs of one decoder layer, image by image: image, query and target of each, all (K,) int64."""
 
     image: Tensor
     query: Tensor
@@ -68,10 +71,20 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(maps, points[:, None] * 2 - 1, align_corners=False).squeeze(2)
 
 
+def _random_points(keys: Tensor, use: int, rows: Sequence[int], points: int, device: torch.device) -> Tensor:
+    """Points (sum of rows, `points`, 2) in [0, 1], `rows[b]` of them for image b, the same for the same key and use."""
+    drawn = []
+    for key, count in zip(keys.tolist(), rows, strict=True):
+        generator = torch.Generator(device).manual_seed((key * 1009 + use) % 2**63)
+        drawn.append(torch.rand(count, points, 2, device=device, generator=generator))
+    return torch.cat(drawn)
+
+
 @torch.no_grad()
 def match(output: SegmenterOutput, targets: Targets, settings: LossSettings) -> list[Matching]:
     """Hungarian matching of every layer's queries to the targets, on random points shared by all pairs of an image."""
-    points = torch.rand(len(targets.masks), settings.points, 2, device=targets.masks.device)
+    images, device = len(targets.masks), targets.masks.device
+    points = _random_points(targets.keys, 0, [1] * images, settings.points, device)
     wanted = sample_points(targets.masks.float(), points)
     return [
         _assign(_cost(entity, masks, wanted, points, settings), targets.valid)
@@ -127,7 +140,7 @@ def segmentation_loss(
     for layer, matching in enumerate(matchings):
         excuse = None if excused is None else excused[layer]
         terms["entity"].append(_entity_loss(output.entity_logits[layer], matching, settings.no_object_weight, excuse))
-        mask, dice = _mask_loss(output.mask_logits[layer], targets, matching, settings)
+        mask, dice = _mask_loss(output.mask_logits[layer], targets, matching, settings, use=layer + 1)
         terms["mask"].append(mask / count)
         terms["dice"].append(dice / count)
     loss = {name: getattr(settings, f"{name}_weight") * torch.stack(values).sum() for name, values in terms.items()}
@@ -142,17 +155,22 @@ def _entity_loss(logits: Tensor, matching: Matching, no_object: float, excused: 
     if excused is not None:
         weight = weight.masked_fill(excused & ~matched, 0.0)
     loss = F.cross_entropy(logits.transpose(1, 2), label, reduction="none")
-    return (loss * weight).sum() / weight.sum().clamp(min=1e-6)
+    return (loss * weight).sum() / _world_mean(weight.sum()).clamp(min=1e-6)
 
 
-def _mask_loss(logits: Tensor, targets: Targets, matching: Matching, settings: LossSettings) -> tuple[Tensor, Tensor]:
+def _mask_loss(
+    logits: Tensor, targets: Targets, matching: Matching, settings: LossSettings, *, use: int
+) -> tuple[Tensor, Tensor]:
     """Sums over the matched pairs of point-wise cross-entropy and of Dice."""
     if len(matching.query) == 0:
         return logits.sum() * 0.0, logits.sum() * 0.0
     given = logits[matching.image, matching.query][:, None]
     wanted = targets.masks[matching.image, matching.target][:, None].float()
     with torch.no_grad():
-        points = _uncertain_points(given, settings)
+        kept = int(settings.points * settings.uncertain)
+        drawn = int(settings.points * settings.oversample) + settings.points - kept
+        rows = torch.bincount(matching.image, minlength=len(logits)).tolist()
+        points = _uncertain_points(given, _random_points(targets.keys, use, rows, drawn, logits.device), settings)
         labels = sample_points(wanted, points)[:, 0]
     values = sample_points(given, points)[:, 0]
     cross_entropy = F.binary_cross_entropy_with_logits(values, labels, reduction="none").mean(-1).sum()
@@ -161,29 +179,26 @@ def _mask_loss(logits: Tensor, targets: Targets, matching: Matching, settings: L
     return cross_entropy, dice.sum()
 
 
-def _uncertain_points(logits: Tensor, settings: LossSettings) -> Tensor:
-    """Points (K, P, 2): most of them where |logit| is smallest among an oversampled random set, the rest random."""
-    pairs, device = len(logits), logits.device
-    many = torch.rand(pairs, int(settings.points * settings.oversample), 2, device=device)
+def _uncertain_points(logits: Tensor, random: Tensor, settings: LossSettings) -> Tensor:
+    """Points (K, P, 2) of the `random` ones: most where |logit| is smallest among an oversampled set, the rest as is."""
     kept = int(settings.points * settings.uncertain)
+    many, rest = random.split([int(settings.points * settings.oversample), settings.points - kept], dim=1)
     certainty = sample_points(logits, many)[:, 0].abs()
     index = certainty.topk(kept, dim=1, largest=False, sorted=False).indices
-    chosen = many.gather(1, index[..., None].expand(-1, -1, 2))
-    return torch.cat([chosen, torch.rand(pairs, settings.points - kept, 2, device=device)], dim=1)
+    return torch.cat([many.gather(1, index[..., None].expand(-1, -1, 2)), rest], dim=1)
 
 
 def ancestor_loss(logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
     """Binary cross-entropy over ordered pairs of matched queries; positives and negatives weigh half each."""
     same = (matching.image[:, None] == matching.image[None, :]).fill_diagonal_(False)
     first, second = same.nonzero(as_tuple=True)
-    if len(first) == 0:
-        return logits.sum() * 0.0
     image = matching.image[first]
     given = logits[image, matching.query[first], matching.query[second]]
-    wanted = targets.ancestor[image, matching.target[first], matching.target[second]]
-    loss = F.binary_cross_entropy_with_logits(given, wanted.float(), reduction="none")
-    sides = [loss[wanted], loss[~wanted]]
-    return 0.5 * torch.stack([side.mean() if len(side) else loss.sum() * 0.0 for side in sides]).sum()
+    wanted = targets.ancestor[image, matching.target[first], matching.target[second]].float()
+    loss = F.binary_cross_entropy_with_logits(given, wanted, reduction="none")
+    sides = torch.stack([wanted, 1 - wanted])
+    means = sides @ loss / _world_mean(sides.sum(1)).clamp(min=1e-6)  # a side without pairs adds nothing
+    return 0.5 * means.sum()
 
 
 def _world_mean(value: Tensor) -> Tensor:

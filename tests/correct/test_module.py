@@ -114,11 +114,12 @@ def batch(images: int = 2, content: int = CANVAS) -> dict[str, Tensor]:
         "valid": torch.ones(images, 2, dtype=torch.bool),
         "ancestor": ancestor,
         "content_hw": torch.tensor([[content, content]] * images),
+        "key": torch.arange(images),
     }
 
 
 def targets_of(data: dict[str, Tensor]) -> Targets:
-    return Targets(data["masks"], data["valid"], data["ancestor"])
+    return Targets(data["masks"], data["valid"], data["ancestor"], data["key"])
 
 
 def say(module: CorrectModule, *images: list[tuple[float, tuple[int, int, int, int]]]) -> None:

@@ -29,7 +29,7 @@ def mask_terms(images: slice) -> tuple[Tensor, Tensor, Tensor]:
     logits = torch.randn(2, 6, 8, 8, generator=generator)[images].requires_grad_()
     masks = [(torch.randn(count, 8, 8, generator=generator) > 0) for count in COUNTS][images]
     points = torch.rand(1, 40, 2, generator=generator)
-    losses._uncertain_points = lambda maps, settings: points.expand(len(maps), -1, -1)  # type: ignore[assignment]
+    losses._uncertain_points = lambda maps, random, settings: points.expand(len(maps), -1, -1)  # type: ignore[assignment]
     targets = Targets.pad(masks, [torch.zeros(len(mask), len(mask), dtype=torch.bool) for mask in masks])
     columns = [(image, target, target) for image, mask in enumerate(masks) for target in range(len(mask))]
     matching = Matching(*torch.tensor(columns).unbind(1))
@@ -66,6 +66,7 @@ def batch(rank: int) -> dict[str, Tensor]:
         "valid": torch.ones(1, 1, dtype=torch.bool),
         "ancestor": torch.zeros(1, 1, 1, dtype=torch.bool),
         "content_hw": torch.tensor([[64, 64]]),
+        "key": torch.tensor([rank]),
     }
 
 

@@ -30,8 +30,8 @@ def grid_points(count: int) -> Tensor:
 @pytest.fixture
 def full_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pixel is a sampled point, once, so that the terms are sums over pixels."""
-    monkeypatch.setattr(losses.torch, "rand", lambda count, points, two, device=None: grid_points(count))
-    monkeypatch.setattr(losses, "_uncertain_points", lambda logits, settings: grid_points(len(logits)))
+    monkeypatch.setattr(losses, "_random_points", lambda keys, use, rows, points, device: grid_points(sum(rows)))
+    monkeypatch.setattr(losses, "_uncertain_points", lambda logits, random, settings: grid_points(len(logits)))
 
 
 def make_output(images: int, queries: int, layers: int = 1, seed: int = 0) -> SegmenterOutput:
@@ -190,8 +190,8 @@ def test_sampled_points_are_the_uncertain_ones() -> None:
     """Logits rise from left to right and are 0 in the middle: three quarters of the points lie near it."""
     ramp = torch.linspace(-8, 8, 64).expand(1, 1, 64, 64)
     settings = replace(SETTINGS, points=400)
-    torch.manual_seed(0)
-    points = losses._uncertain_points(ramp, settings)
+    random = torch.rand(1, 1300, 2, generator=torch.Generator().manual_seed(0))
+    points = losses._uncertain_points(ramp, random, settings)
     assert points.shape == (1, 400, 2)
     near = (points[0, :, 0] - 0.5).abs() < 0.2
     assert 0.75 <= float(near.float().mean()) <= 0.92  # the other quarter is spread evenly: two fifths of it are near
@@ -276,3 +276,11 @@ def test_padding_of_targets() -> None:
     assert not targets.masks[0, 2].any()
     assert not targets.ancestor[0, 2].any()
     assert not targets.ancestor[0, :, 2].any()
+
+
+def test_points_belong_to_the_image_wherever_it_is_computed() -> None:
+    keys, cpu = torch.tensor([7, 3]), torch.device("cpu")
+    both = losses._random_points(keys, 1, [2, 3], 5, cpu)
+    assert torch.equal(both[2:], losses._random_points(keys[1:], 1, [3], 5, cpu))
+    assert not torch.equal(both[2:4], both[:2])
+    assert not torch.equal(both, losses._random_points(keys, 2, [2, 3], 5, cpu))
