@@ -180,7 +180,7 @@ def _mask_loss(
 
 
 def _uncertain_points(logits: Tensor, random: Tensor, settings: LossSettings) -> Tensor:
-    """Points (K, P, 2) of the `random` ones: most where |logit| is smallest among an oversampled set, the rest as is."""
+    """Points (K, P, 2) of the `random` ones: most where |logit| is smallest among an oversampled set, then the rest."""
     kept = int(settings.points * settings.uncertain)
     many, rest = random.split([int(settings.points * settings.oversample), settings.points - kept], dim=1)
     certainty = sample_points(logits, many)[:, 0].abs()
