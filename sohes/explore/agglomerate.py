@@ -95,18 +95,28 @@ def _add(total, x):  # type: ignore[no-untyped-def]
     return np.sqrt(square)
 
 
+@_vectorised
+def _three_dots(x, y, z):  # type: ignore[no-untyped-def]
+    """Products of x with itself, y and z, reading x once."""
+    own = first = second = 0.0
+    for c in range(x.size):
+        value = np.float64(x[c])
+        own += value * value
+        first += value * np.float64(y[c])
+        second += value * np.float64(z[c])
+    return own, first, second
+
+
 @_compiled
 def _inner_products(patches, width):  # type: ignore[no-untyped-def]
     """Lengths (N,) of the patches, and their products (2N,) with the right (2i) and the lower (2i + 1) neighbour."""
     count = len(patches)
     lengths = np.empty(count)
-    products = np.zeros(2 * count)
+    products = np.empty(2 * count)  # where there is no neighbour, a number that nobody reads
     for i in range(count):
-        lengths[i] = np.sqrt(_dot(patches[i], patches[i]))
-        if (i + 1) % width:
-            products[2 * i] = _dot(patches[i], patches[i + 1])
-        if i + width < count:
-            products[2 * i + 1] = _dot(patches[i], patches[i + width])
+        right, below = min(i + 1, count - 1), min(i + width, count - 1)
+        square, products[2 * i], products[2 * i + 1] = _three_dots(patches[i], patches[right], patches[below])
+        lengths[i] = np.sqrt(square)
     return lengths, products
 
 
