@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import submitit
@@ -18,7 +18,7 @@ from slurm.state import StageFolder, Status, no_space_message
 from slurm.view import Board
 
 _POLL_S = 0.2
-_GRACE_S = 8.0  # from the interrupt to the kill
+_GRACE_S = 120.0  # from the interrupt to the kill: for the running step, and for writing its state
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 _FULL_BELOW_BYTES = 1 << 20
 _LOG_LINES = 20
@@ -51,14 +51,18 @@ def _run(name: str, job: Job, cpus: int, run_dir: Path, board: Board) -> str:
     """Run one stage to its end; returns what to tell if it failed, else ""."""
     board.set(name, "running")
     begin = time.monotonic()
-    process = _start(job, cpus, run_dir / ".submitit")
+    started: list[submitit.LocalJob[None]] = []
     try:
+        with _child_settings(cpus):  # an interrupt that waits meanwhile strikes at its end
+            started.append(_start(job, run_dir / ".submitit"))
+        (process,) = started
         while not process.done():
             board.progress(name, StageFolder(run_dir, name).progress(), time.monotonic() - begin)
             time.sleep(_POLL_S)
     except BaseException:  # a stage must never go on without its launcher
         board.set(name, "interrupted")
-        _stop(process, StageFolder(run_dir, name))
+        for process in started:
+            _stop(process, StageFolder(run_dir, name))
         raise
     return _judge(name, process, run_dir, board)
 
@@ -105,11 +109,10 @@ def _child_settings(cpus: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _start(job: Job, cpus: int, folder: Path) -> submitit.LocalJob[None]:
+def _start(job: Job, folder: Path) -> submitit.LocalJob[None]:
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(timeout_min=_NO_TIME_LIMIT_MIN)
-    with _child_settings(cpus):
-        process = executor.submit(job)
+    process = executor.submit(job)
     assert isinstance(process, submitit.LocalJob)
     return process
 
@@ -121,16 +124,17 @@ def _own_status(process: submitit.LocalJob[None], folder: StageFolder) -> Status
 
 
 def _stop(process: submitit.LocalJob[None], folder: StageFolder) -> None:
-    """End a stage: interrupt it, and kill its whole process group if it has not ended after a while."""
+    """End a stage: interrupt it, and kill its whole process group after a while or at a second interrupt."""
     give_up, interrupted = time.monotonic() + _GRACE_S, False
-    while not process.done() and time.monotonic() < give_up:
-        status = _own_status(process, folder)
-        if status is None:
-            _signal(int(process.job_id), signal.SIGTERM)  # still starting: submitit's controller passes it on
-        elif not interrupted:
-            _signal(status.pid, signal.SIGINT)
-            interrupted = True
-        time.sleep(_POLL_S)
+    with suppress(KeyboardInterrupt):
+        while not process.done() and time.monotonic() < give_up:
+            status = _own_status(process, folder)
+            if status is None:
+                _signal(int(process.job_id), signal.SIGTERM)  # still starting: submitit's controller passes it on
+            elif not interrupted:
+                _signal(status.pid, signal.SIGINT)
+                interrupted = True
+            time.sleep(_POLL_S)
     if status := _own_status(process, folder):
         _signal(-status.pid, signal.SIGKILL)  # the group: also children that outlived the stage
     while not process.done():
