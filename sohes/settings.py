@@ -82,6 +82,7 @@ class LossSettings:
     dice_weight: float = 5.0
     ancestor_weight: float = 1.0
     no_object_weight: float = 0.1  # class weight of "nothing"
+    soft_no_object: bool = False  # queries whose mask is unlike every target are not taught "nothing" [ours]
     points: int = 12544
     oversample: float = 3.0
     uncertain: float = 0.75  # share of the points taken where the prediction is least certain

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from sohes.backbones.precision import autocast
 from sohes.correct.thresholds import CLASSES, SizeThresholds, size_classes
-from sohes.segmenters.losses import Targets, match, segmentation_loss
+from sohes.segmenters.losses import segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter
+from sohes.segmenters.matching import Targets, match
 from sohes.segmenters.segmenter import prediction_scores
 from sohes.settings import LossSettings, TeacherSettings
 

@@ -8,8 +8,10 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from sohes.backbones.precision import autocast
-from sohes.segmenters.losses import LossSettings, Targets, match, segmentation_loss
+from sohes.segmenters.losses import segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter
+from sohes.segmenters.matching import Targets, match
+from sohes.settings import LossSettings
 
 
 class InstructModule(BaseModel):

@@ -1,4 +1,4 @@
-"""Matching against all permutations; every loss term against numbers worked by hand or a plain reference."""
+"""Every loss term against numbers worked by hand or a plain reference."""
 
 from __future__ import annotations
 
@@ -8,108 +8,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from sohes.segmenters import losses
-from sohes.segmenters.losses import Matching, Targets, ancestor_loss, match, segmentation_loss
+from sohes.segmenters.losses import ancestor_loss, segmentation_loss, unlike_targets
 from sohes.segmenters.mask2former import SegmenterOutput
+from sohes.segmenters.matching import Targets, match
 from sohes.settings import LossSettings
-
-SIZE = 8
-SETTINGS = LossSettings(points=SIZE * SIZE)
-
-
-def grid_points(count: int) -> Tensor:
-    """The centres of all pixels, (count, 64, 2), x before y."""
-    centres = (torch.arange(SIZE) + 0.5) / SIZE
-    rows, columns = torch.meshgrid(centres, centres, indexing="ij")
-    return torch.stack([columns, rows], dim=-1).reshape(1, -1, 2).expand(count, -1, 2)
+from tests.segmenters.samples import SETTINGS, SIZE, grid_points, make_output, make_targets, pairs
 
 
 @pytest.fixture
 def full_grid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pixel is a sampled point, once, so that the terms are sums over pixels."""
-    monkeypatch.setattr(losses, "_random_points", lambda keys, use, rows, points, device: grid_points(sum(rows)))
     monkeypatch.setattr(losses, "_uncertain_points", lambda logits, random, settings: grid_points(len(logits)))
-
-
-def make_output(images: int, queries: int, layers: int = 1, seed: int = 0) -> SegmenterOutput:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return (2 * torch.randn(*shape, generator=generator)).requires_grad_()
-
-    return SegmenterOutput(
-        entity_logits=[draw(images, queries, 2) for _ in range(layers)],
-        mask_logits=[draw(images, queries, SIZE, SIZE) for _ in range(layers)],
-        ancestor_logits=draw(images, queries, queries),
-    )
-
-
-def make_targets(counts: list[int], seed: int = 1) -> Targets:
-    generator = torch.Generator().manual_seed(seed)
-    masks = [torch.randn(count, SIZE, SIZE, generator=generator) > 0.25 for count in counts]
-    relations = [torch.zeros(count, count, dtype=torch.bool) for count in counts]
-    return Targets.pad(masks, relations)
-
-
-@torch.no_grad()
-def pair_cost(entity: Tensor, mask: Tensor, target: Tensor) -> float:
-    """Mask2Former's cost of one query and one target, all pixels."""
-    target = target.float()
-    probability = mask.sigmoid()
-    dice = 1 - (2 * (probability * target).sum() + 1) / (probability.sum() + target.sum() + 1)
-    cross_entropy = F.binary_cross_entropy_with_logits(mask, target)
-    return float(5 * cross_entropy + 5 * dice - 2 * entity.softmax(-1)[0])
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.usefixtures("full_grid")
-def test_matching_is_the_cheapest_of_all(seed: int) -> None:
-    output, targets = make_output(2, 5, layers=2, seed=seed), make_targets([3, 2], seed=seed + 10)
-    matchings = match(output, targets, SETTINGS)
-    assert len(matchings) == 2
-    for layer, matching in enumerate(matchings):
-        for image, count in enumerate([3, 2]):
-            cost = [
-                [
-                    pair_cost(
-                        output.entity_logits[layer][image, query],
-                        output.mask_logits[layer][image, query],
-                        targets.masks[image, target],
-                    )
-                    for target in range(count)
-                ]
-                for query in range(5)
-            ]
-            best = min(
-                itertools.permutations(range(5), count),
-                key=lambda queries: sum(cost[q][t] for t, q in enumerate(queries)),
-            )
-            own = matching.image == image
-            found = sorted(zip(matching.target[own].tolist(), matching.query[own].tolist(), strict=True))
-            assert found == list(enumerate(best))
-
-
-def test_more_targets_than_queries() -> None:
-    matchings = match(make_output(1, 2), make_targets([4]), SETTINGS)
-    assert sorted(matchings[0].query.tolist()) == [0, 1]
-    assert len(set(matchings[0].target.tolist())) == 2
-
-
-def test_matching_survives_numbers_that_are_not() -> None:
-    output = make_output(1, 3)
-    with torch.no_grad():
-        output.mask_logits[0][0, 1] = torch.nan
-    (matching,) = match(output, make_targets([2]), SETTINGS)
-    assert sorted(matching.query.tolist()) == [0, 2]
-
-
-def pairs(*rows: tuple[int, int, int]) -> Matching:
-    """Of (image, query, target) each."""
-    columns = torch.tensor(rows, dtype=torch.long).reshape(-1, 3).unbind(1)
-    return Matching(*columns)
 
 
 @pytest.mark.usefixtures("full_grid")
@@ -200,12 +111,6 @@ def test_sampled_points_are_the_uncertain_ones() -> None:
     assert float(spread.max()) > 0.95
 
 
-def test_points_read_pixel_centres_and_lie_between() -> None:
-    maps = torch.arange(4.0).reshape(1, 1, 2, 2)
-    points = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.5, 0.5]]])
-    assert losses.sample_points(maps, points)[0, 0].tolist() == pytest.approx([0, 1, 2, 1.5])
-
-
 def three_targets(positives: list[tuple[int, int]]) -> Targets:
     relation = torch.zeros(3, 3, dtype=torch.bool)
     for ancestor, descendant in positives:
@@ -264,23 +169,86 @@ def test_means_run_over_the_whole_batch() -> None:
     assert float(ancestor_loss(logits, targets, matching)) == pytest.approx(0.5 * (positive + negative), rel=1e-5)
 
 
-def test_padding_of_targets() -> None:
-    masks = [torch.rand(count, 4, 6) > 0.5 for count in (2, 0, 3)]
-    relations = [torch.rand(count, count) > 0.5 for count in (2, 0, 3)]
-    targets = Targets.pad(masks, relations)
-    assert targets.valid.tolist() == [[True, True, False], [False] * 3, [True] * 3]
-    assert torch.equal(targets.masks[0, :2], masks[0])
-    assert torch.equal(targets.masks[2], masks[2])
-    assert torch.equal(targets.ancestor[0, :2, :2], relations[0])
-    assert torch.equal(targets.ancestor[2], relations[2])
-    assert not targets.masks[0, 2].any()
-    assert not targets.ancestor[0, 2].any()
-    assert not targets.ancestor[0, :, 2].any()
+@pytest.mark.usefixtures("full_grid")
+def test_only_matched_maps_get_gradients() -> None:
+    output, targets = make_output(2, 4), make_targets([2, 1])
+    found = segmentation_loss(output, targets, [pairs((0, 3, 0), (0, 0, 1), (1, 2, 0))], SETTINGS)
+    (found["mask"] + found["dice"]).backward()
+    gradient = output.mask_logits[0].grad
+    assert gradient is not None
+    assert gradient.flatten(2).abs().sum(-1).nonzero().tolist() == [[0, 0], [0, 3], [1, 2]]
 
 
-def test_points_belong_to_the_image_wherever_it_is_computed() -> None:
-    keys, cpu = torch.tensor([7, 3]), torch.device("cpu")
-    both = losses._random_points(keys, 1, [2, 3], 5, cpu)
-    assert torch.equal(both[2:], losses._random_points(keys[1:], 1, [3], 5, cpu))
-    assert not torch.equal(both[2:4], both[:2])
-    assert not torch.equal(both, losses._random_points(keys, 2, [2, 3], 5, cpu))
+def test_the_loss_does_not_depend_on_how_a_batch_is_spread() -> None:
+    """Mask terms of two images are the sums of each alone, at its own random points."""
+    output, targets = make_output(2, 6, layers=2), make_targets([3, 2])
+    settings = replace(SETTINGS, points=20)
+
+    def terms(images: slice) -> list[float]:
+        part = SegmenterOutput(
+            [x[images] for x in output.entity_logits],
+            [x[images] for x in output.mask_logits],
+            output.ancestor_logits[images],
+        )
+        theirs = Targets(*(x[images] for x in (targets.masks, targets.valid, targets.ancestor, targets.keys)))
+        found = segmentation_loss(part, theirs, match(part, theirs, settings), settings)
+        count = float(theirs.valid.sum())
+        return [float(found[name].detach()) * count for name in ("mask", "dice")]
+
+    both, first, second = terms(slice(0, 2)), terms(slice(0, 1)), terms(slice(1, 2))
+    assert both == pytest.approx([a + b for a, b in zip(first, second, strict=True)], rel=1e-5)
+
+
+def stripes(*rows: slice) -> torch.Tensor:
+    """Masks (len(rows), 16, 16), true in some rows."""
+    masks = torch.zeros(len(rows), 16, 16, dtype=torch.bool)
+    for mask, own in zip(masks, rows, strict=True):
+        mask[own] = True
+    return masks
+
+
+def test_queries_unlike_every_target() -> None:
+    """Predictions of 8 x 8 against targets of 16 x 16; a row of the prediction is two of the target."""
+    targets = Targets.pad(
+        [stripes(slice(0, 4), slice(4, 8)), stripes(slice(0, 16))],
+        [torch.zeros(2, 2, dtype=torch.bool), torch.zeros(1, 1, dtype=torch.bool)],
+    )
+    logits = torch.full((2, 4, SIZE, SIZE), -3.0)
+    logits[0, 0, 3:] = 1.0  # one row in common with the second target: IoU 8 / 48
+    logits[0, 1, 4:] = 1.0  # none
+    logits[0, 2, :2] = 1.0  # the first target; the fourth query predicts nothing
+    logits[1, 0, 0, 0] = 1.0  # 1 of 64 pixels: IoU 0.016
+    output = SegmenterOutput([torch.zeros(2, 4, 2)], [logits], torch.zeros(2, 4, 4))
+    (unlike,) = unlike_targets(output, targets)
+    assert unlike.tolist() == [[False, True, False, True], [False, True, True, True]]
+
+
+def test_the_bound_of_unlike() -> None:
+    """An IoU of 1 / 100 is like the target, one of 0 is not."""
+    target = torch.zeros(1, 10, 10, dtype=torch.bool)
+    target[0, 0, 0] = True
+    logits = torch.ones(1, 2, 10, 10)
+    logits[0, 1, 0, 0] = -1.0
+    targets = Targets.pad([target], [torch.zeros(1, 1, dtype=torch.bool)])
+    (unlike,) = unlike_targets(SegmenterOutput([torch.zeros(1, 2, 2)], [logits], torch.zeros(1, 2, 2)), targets)
+    assert unlike.tolist() == [[False, True]]
+
+
+def test_soft_no_object_excuses_the_unlike_and_whom_the_caller_excuses() -> None:
+    targets = Targets.pad([stripes(slice(0, 8))], [torch.zeros(1, 1, dtype=torch.bool)])
+    output = make_output(1, 4)
+    with torch.no_grad():
+        output.mask_logits[0][:] = -3.0
+        output.mask_logits[0][0, [0, 1], :4] = 3.0  # a duplicate of the matched query
+        output.mask_logits[0][0, 2, 6:] = 3.0  # something that no target shows
+        output.mask_logits[0][0, 3, :2] = 3.0
+    matching, soft = pairs((0, 0, 0)), replace(SETTINGS, soft_no_object=True)
+
+    def taught(settings: LossSettings, excused: list[torch.Tensor] | None) -> list[bool]:
+        loss = segmentation_loss(output, targets, [matching], settings, excused=excused)["entity"]
+        (gradient,) = torch.autograd.grad(loss, output.entity_logits[0])
+        return (gradient[0].abs().sum(-1) > 0).tolist()
+
+    assert taught(SETTINGS, None) == [True, True, True, True]
+    assert taught(soft, None) == [True, True, False, True]
+    assert taught(soft, [torch.tensor([[True, False, False, True]])]) == [True, True, False, False]
