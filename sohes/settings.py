@@ -5,7 +5,8 @@ Each default says where it comes from: [paper], the work it descends from, or [o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from sohes.errors import ConfigError, unknown_name
 
@@ -13,6 +14,8 @@ from sohes.errors import ConfigError, unknown_name
 REGION_COUNTS = tuple(sorted({round(2 * 750 ** (step / 63)) for step in range(64)}))
 ALGORITHMS = ("sohes", "superpixels")
 REFINERS = ("guided", "local_crf", "cascadepsp", "none")
+THRESHOLDS = ("per_size", "single", "fixed")
+TARGETS = ("both", "merge")
 HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks drawn by people
 
 
@@ -60,8 +63,15 @@ class ExploreSettings:
             raise ConfigError(f"theta_cover must lie in (0.5, 1], not {self.theta_cover}")
 
 
+class _Settings:
+    """A phase's configuration has several of these as bases; each checks its own fields, then hands on to the next."""
+
+    def __post_init__(self) -> None:
+        """The last in the line."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings:
+class SampleSettings(_Settings):
     """Geometry and targets of a sample."""
 
     crop_px: int = 1024
@@ -71,10 +81,11 @@ class SampleSettings:
     max_targets: int = 200  # an image and step [UnSAM]
     min_area_px: int = 100  # on the canvas [ours]
     min_area_left: float = 0.1  # share of a mask that the crop must leave [ours]
+    same_iou: float = 0.95  # a whole that the crop leaves with such a part goes [ours]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossSettings:
+class LossSettings(_Settings):
     """Weights of the terms and numbers of sampled points; defaults are Mask2Former's, the ancestor's weight is ours."""
 
     entity_weight: float = 2.0
@@ -89,21 +100,68 @@ class LossSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimSettings:
+class OptimSettings(_Settings):
     """Optimiser of phases 2 and 3 (§3.6 of the method notes)."""
 
+    batch_size: int = 16  # images of a step, over all processes and micro-batches [UnSAM]
+    accumulate: int = 1  # micro-batches of a step, one after another; each is normalised by its own targets
     lr: float = 5e-5  # for 16 images a step [UnSAM]
     backbone_lr_factor: float = 0.1  # [UnSAM]
+    layer_decay: float = 1.0  # further factor a block of the ViT, from its last block towards the input
     weight_decay: float = 0.05  # none on norms, biases and embeddings
     clip_norm: float = 0.01  # [UnSAM]
     warmup: int = 0  # steps
     schedule: str = "step"  # x0.1 at 90 % and 95 %; or "cosine" to 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.accumulate < 1:
+            raise ConfigError(f"accumulate must be at least 1, not {self.accumulate}")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay must lie in (0, 1], not {self.layer_decay}")
+
 
 @dataclass(frozen=True, kw_only=True)
-class ThresholdSettings:
+class RunSettings(_Settings):
+    """How a training of phase 2 or 3 is run and watched; nothing here changes what it learns, up to rounding."""
+
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset()  # all fields, see below
+
+    workers: int = 8  # processes that load data
+    checkpoint_every: int = 500  # steps
+    keep_checkpoints: int = 2  # the last ones
+    watch_every: int = 500  # steps; 0 for never
+    watch_images: int = 8  # held-out images that are watched
+    checkpoint_activations: bool = False  # compute activations again instead of keeping them: less memory, more time
+    compile: bool = False  # the ViT's blocks; pays on GPUs and in long runs only
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("checkpoint_every", "keep_checkpoints", "watch_images"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.watch_every < 0:
+            raise ConfigError(f"watch_every must be 0 (never) or a number of steps, not {self.watch_every}")
+
+
+# a run may be resumed under others
+RunSettings.NOT_IN_HASH = frozenset(field.name for field in fields(RunSettings))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(SampleSettings, LossSettings, OptimSettings, RunSettings):
+    """What phases 2 and 3 have in common."""
+
+    seed: int = 0
+    iterations: int = 40_000  # steps
+    frozen_blocks: int = 0  # of the ViT, from its input on; saves time in short runs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdSettings(_Settings):
     """Origins: 0.7 is HASSOD's fixed threshold, the rest is ours."""
 
+    threshold: str = "per_size"  # or "single", one for all sizes; or "fixed" at tau_init
     tau_init: float = 0.7
     tau_min: float = 0.2
     tau_max: float = 0.9
@@ -112,14 +170,46 @@ class ThresholdSettings:
     tau_window: int = 512  # images whose teacher scores are remembered
     kappa_end: float = 1.5  # teacher labels over initial labels at the end; 1 at the start
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threshold not in THRESHOLDS:
+            raise ConfigError(unknown_name("threshold", self.threshold, THRESHOLDS))
+        if not 0 <= self.tau_min <= self.tau_max <= 1:
+            raise ConfigError(f"tau_min={self.tau_min} and tau_max={self.tau_max} must rise within [0, 1]")
+        for name in ("tau_every", "tau_window"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings(ThresholdSettings):
-    """How the teacher is made and what of its predictions becomes a label (§4.1 to 4.3 of the method notes)."""
+    """How the teacher is made and what of its predictions becomes a label (§4.1 to 4.5 of the method notes)."""
 
-    ema: float = 0.9996  # [HASSOD]; min(ema, 1 - 1/(step + 1)) in runs shorter than 2,000 steps [ours]
+    # momentum [HASSOD]; min(ema, 1 - 1/(step + 1)) in runs shorter than 2,000 steps [ours]; several make several
+    # teachers, whose predictions are pooled, and the first of which is the result
+    ema: float | tuple[float, ...] = 0.9996
     teacher_nms_iou: float = 0.8  # [ours]
     teacher_theta_cover: float = 0.75  # looser than for labels: predicted masks are less aligned [HASSOD]
     teacher_min_area_px: int = 100  # [ours]
     teacher_max_labels: int = 200  # [ours]
-    teacher_warmup: int = 64  # images only looked at before the thresholds act [ours]
+    teacher_warmup: int = 64  # images that only the teacher looks at before the first step [ours]
+    targets: str = "both"  # teacher and initial labels side by side; or "merge", one set [UnSAM]
+    merge_iou: float = 0.5  # an initial label joins the merged set unless a teacher's is more alike [UnSAM]
+    confirm_iou: float = 0.0  # an initial label teaches only if a prediction of the teacher is as much alike; 0: always
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.momenta or not all(0 <= momentum < 1 for momentum in self.momenta):
+            raise ConfigError(f"ema must be one or several momenta in [0, 1), not {self.ema}")
+        if self.targets not in TARGETS:
+            raise ConfigError(unknown_name("targets", self.targets, TARGETS))
+        for name in ("teacher_nms_iou", "merge_iou", "confirm_iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        if not 0.5 < self.teacher_theta_cover <= 1:
+            raise ConfigError(f"teacher_theta_cover must lie in (0.5, 1], not {self.teacher_theta_cover}")
+
+    @property
+    def momenta(self) -> tuple[float, ...]:
+        """One for each teacher."""
+        return self.ema if isinstance(self.ema, tuple) else (self.ema,)

@@ -6,6 +6,9 @@ score that leaves as many teacher labels as the initial labels have in that clas
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,18 +20,46 @@ _SCORES_AN_IMAGE = 200
 
 
 def size_classes(areas: Tensor) -> Tensor:
-    """Class index (M,) of areas in canvas px: 0 below 32², 1 below 96², 2 above."""
+    """Class index of areas in canvas px, of the same shape: 0 below 32², 1 below 96², 2 above."""
     bounds = torch.tensor([high for _, high in list(AREA_CLASSES.values())[:-1]], device=areas.device)
     return torch.bucketize(areas.float(), bounds, right=True)
 
 
+def keep_counter(module: nn.Module, name: str) -> None:
+    """Give `module` a whole number `name`, from 0, that its state holds but no device: reading it waits for nothing."""
+
+    def save(owner: nn.Module, state: MutableMapping[str, Any], prefix: str, metadata: Any) -> None:
+        state[prefix + name] = torch.tensor(getattr(owner, name))
+
+    def load(
+        owner: nn.Module,
+        state: MutableMapping[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        *_: Any,
+    ) -> None:
+        if prefix + name in state:
+            setattr(owner, name, int(state.pop(prefix + name)))
+        else:
+            missing.append(prefix + name)
+
+    setattr(module, name, 0)
+    module.register_state_dict_post_hook(save)
+    module.register_load_state_dict_pre_hook(load)
+
+
 class SizeThresholds(nn.Module):
-    """Thresholds tau (3,) for small, medium and large, learnt by count matching. All state is in buffers."""
+    """Thresholds tau (3,) for small, medium and large, learnt by count matching. All of it is state.
+
+    `seen` counts images. Data-parallel processes share what they observe, so all have the same thresholds.
+    """
 
     tau: Tensor
     expected: Tensor
     scores: Tensor
-    seen: Tensor
+    seen: int
 
     def __init__(self, settings: ThresholdSettings) -> None:
         super().__init__()
@@ -36,24 +67,22 @@ class SizeThresholds(nn.Module):
         self.register_buffer("tau", torch.full((len(CLASSES),), settings.tau_init))
         self.register_buffer("expected", torch.full((len(CLASSES),), torch.nan))  # initial labels an image
         self.register_buffer("scores", torch.zeros(settings.tau_window, len(CLASSES), _SCORES_AN_IMAGE))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        keep_counter(self, "seen")
 
-    def observe(self, label_counts: Tensor, scores: list[Tensor], classes: list[Tensor]) -> None:
+    def observe(self, label_counts: Tensor, scores: Tensor, classes: Tensor) -> None:
         """Remember a batch.
 
         Args:
             label_counts: (B, 3) initial labels of each class on each canvas.
-            scores: one (K,) an image, the teacher's after suppression of duplicates.
-            classes: one (K,) an image, their size classes.
+            scores: (B, N) of the teacher's predictions; 0 for suppressed duplicates.
+            classes: (B, N), their size classes.
         """
-        rows = label_counts.new_zeros((len(scores), len(CLASSES), _SCORES_AN_IMAGE), dtype=torch.float32)
-        for place, (values, kinds) in enumerate(zip(scores, classes, strict=True)):
-            for kind in range(len(CLASSES)):
-                best = values[kinds == kind].sort(descending=True).values[:_SCORES_AN_IMAGE]
-                rows[place, kind, : len(best)] = best
+        kinds = torch.arange(len(CLASSES), device=classes.device)[:, None]
+        of_class = torch.where(classes[:, None] == kinds, scores[:, None], 0.0)
+        best = of_class.topk(min(_SCORES_AN_IMAGE, scores.shape[1]), dim=2).values
+        rows = nn.functional.pad(best, (0, _SCORES_AN_IMAGE - best.shape[2]))
         rows, label_counts = _gather(rows), _gather(label_counts.float())
-        window = len(self.scores)
-        places = (self.seen + torch.arange(len(rows), device=rows.device)) % window
+        places = (torch.arange(len(rows), device=rows.device) + self.seen) % len(self.scores)
         self.scores[places] = rows
         self.seen += len(rows)
         mean = label_counts.mean(0)
@@ -62,20 +91,19 @@ class SizeThresholds(nn.Module):
     def update(self, progress: float) -> None:
         """Move tau towards the count-matching scores; `progress` of the phase in [0, 1]."""
         settings = self.settings
-        images = min(int(self.seen), len(self.scores))
+        if settings.threshold == "fixed":
+            return
+        images = min(self.seen, len(self.scores))
+        scores, expected = self.scores[:images], self.expected.double()
+        if settings.threshold == "single":
+            scores = scores.flatten(1).topk(_SCORES_AN_IMAGE).values[:, None]
+            expected = expected.sum(0, keepdim=True)
+        ranked = scores.transpose(0, 1).flatten(1).sort(descending=True).values
         kappa = 1 + (settings.kappa_end - 1) * progress
-        for kind in range(len(CLASSES)):
-            remembered = self.scores[:images, kind].flatten()
-            remembered = remembered[remembered > 0].sort(descending=True).values
-            wanted = round(kappa * float(self.expected[kind]) * images)
-            if wanted == 0:
-                raw = torch.ones((), device=self.tau.device)
-            elif len(remembered) == 0:
-                raw = torch.zeros((), device=self.tau.device)
-            else:
-                raw = remembered[min(wanted, len(remembered)) - 1]
-            raw = raw.clamp(settings.tau_min, settings.tau_max)
-            self.tau[kind] = settings.tau_momentum * self.tau[kind] + (1 - settings.tau_momentum) * raw
+        wanted = (kappa * expected * images).round().long()
+        rank = torch.minimum(wanted, (ranked > 0).sum(1)).clamp(min=1) - 1
+        raw = torch.where(wanted == 0, 1.0, ranked.gather(1, rank[:, None])[:, 0])
+        self.tau.lerp_(raw.clamp(settings.tau_min, settings.tau_max).expand_as(self.tau), 1 - settings.tau_momentum)
 
 
 def _gather(rows: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from sohes.data.images import load_image
 from sohes.data.labels import LabelStore
 from sohes.errors import DataError
 from sohes.instruct.photometric import add_noise
-from sohes.masks import BoolArray, IntArray, MaskForest, decode_masks
+from sohes.masks import BoolArray, IntArray, MaskForest
+from sohes.runs import MaskRuns
 from sohes.segmenters.losses import Targets
 from sohes.settings import SampleSettings
 
@@ -54,24 +56,32 @@ class Window:
         cut = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
         return cut[:, ::-1] if self.flipped else cut
 
-    def of_masks(self, masks: BoolArray) -> BoolArray:
-        """The window of masks (M, H, W), resized to nearest."""
+    def grid(self, size_hw: tuple[int, int]) -> tuple[IntArray, IntArray]:
+        """Rows (h,) and columns (w,) of an image of size `size_hw` whose pixels are nearest to the canvas'."""
         height, width = self.size_hw
-        rows = (self.top + (np.arange(height) + 0.5) * self.height / height).astype(int).clip(0, masks.shape[1] - 1)
-        columns = (self.left + (np.arange(width) + 0.5) * self.width / width).astype(int).clip(0, masks.shape[2] - 1)
-        return masks[:, rows][:, :, columns[::-1] if self.flipped else columns]
+        rows = (self.top + (np.arange(height) + 0.5) * self.height / height).astype(int).clip(0, size_hw[0] - 1)
+        columns = (self.left + (np.arange(width) + 0.5) * self.width / width).astype(int).clip(0, size_hw[1] - 1)
+        return rows, columns[::-1] if self.flipped else columns
 
 
 def surviving_targets(
-    masks: BoolArray, areas_before: NDArray[np.floating], ancestor: BoolArray, settings: SampleSettings
-) -> NDArray[np.int64]:
-    """Indices of cropped masks (M, h, w) that stay targets: large enough, enough left, not the same as their part."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
-    areas = flat.sum(1)
+    masks: MaskRuns, areas_before: NDArray[np.floating], ancestor: BoolArray, settings: SampleSettings
+) -> IntArray:
+    """Indices of M cropped masks that stay targets: large enough, enough left, not the same as their part.
+
+    Args:
+        masks: after the crop.
+        areas_before: (M,), what they would have on a canvas that cuts nothing off, px.
+        ancestor: (M, M).
+        settings: the bounds.
+    """
+    areas = masks.areas
     stays = (areas >= settings.min_area_px) & (areas >= settings.min_area_left * areas_before)
-    shared = flat @ flat.T
-    same = shared > 0.95 * (areas[:, None] + areas[None, :] - shared)
-    stays &= ~(same & ancestor & stays[None, :]).any(axis=1)
+    alike = areas[None, :] > settings.same_iou * areas[:, None]  # an IoU is at most the ratio of the areas
+    wholes, parts = np.nonzero(ancestor & alike & stays[:, None] & stays[None, :])
+    shared = masks.common(np.stack([wholes, parts], axis=1))
+    same = shared > settings.same_iou * (areas[wholes] + areas[parts] - shared)
+    stays[wholes[same]] = False
     return np.flatnonzero(stays)
 
 
@@ -100,8 +110,8 @@ class ForestSamples(Dataset):
     ) -> None:
         self.items = [images.item(image_id) for image_id in store.image_ids]
         self.store, self.settings, self.seed, self.noisy_view = store, settings, seed, noisy_view
-        self.mean = np.asarray(mean, np.float32)
-        self.std = np.asarray(std, np.float32)
+        values = np.arange(256, dtype=np.float32)[:, None] / 255
+        self._normalised = (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)  # (256, 3)
         if not self.items:
             raise DataError(f"{store.folder}: holds no image, so there is nothing to learn from")
 
@@ -120,46 +130,42 @@ class ForestSamples(Dataset):
                 window = Window.draw(forest.size_hw, self.settings, rng)
                 masks, ancestor = self._targets(forest, window, rng)
                 if len(masks):
-                    return {"key": key} | self._sample(window.of_image(load_image(item.path)), masks, ancestor, rng)
+                    image = window.of_image(load_image(item.path))
+                    return {"key": key, "masks": masks, "ancestor": ancestor} | self._views(image, rng)
         raise DataError(
             f"{self.store.folder}: {_ATTEMPTS} crops in a row hold no mask of at least {self.settings.min_area_px} px; "
             "look at explore/overlays: the labels are too few, too small, or the thresholds do not suit the backbone"
         )
 
-    def _targets(self, forest: MaskForest, window: Window, rng: np.random.Generator) -> tuple[BoolArray, BoolArray]:
-        count = len(forest)
+    def _targets(self, forest: MaskForest, window: Window, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Masks (M, S, S) and relation (M, M) of the targets, both bool."""
+        count, size = len(forest), self.settings.crop_px
         chosen: IntArray = np.arange(count)
         if count > self.settings.max_targets:
             chosen = np.sort(rng.choice(count, self.settings.max_targets, replace=False))
-        full = decode_masks([forest.rles[i] for i in chosen], forest.size_hw)
-        masks = window.of_masks(full)
+        full = MaskRuns.of_rles([forest.rles[i] for i in chosen], forest.size_hw)
+        cut = full.window(*window.grid(forest.size_hw))
         zoom = window.size_hw[0] * window.size_hw[1] / (window.height * window.width)
         ancestor = forest.ancestor[np.ix_(chosen, chosen)]
-        kept = surviving_targets(masks, full.sum((1, 2)) * zoom, ancestor, self.settings)
-        return masks[kept], ancestor[np.ix_(kept, kept)]
+        kept = surviving_targets(cut, full.areas * zoom, ancestor, self.settings)
+        canvas = np.zeros((len(kept), size, size), dtype=bool)
+        cut.paint(kept, canvas)
+        return torch.from_numpy(canvas), torch.from_numpy(ancestor[np.ix_(kept, kept)])
 
-    def _sample(
-        self, image: NDArray[np.uint8], masks: BoolArray, ancestor: BoolArray, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
-        size, (height, width) = self.settings.crop_px, image.shape[:2]
-        canvas = np.zeros((len(masks), size, size), dtype=bool)
-        canvas[:, :height, :width] = masks
-        sample = {
-            "pixel_values": self._pixels(image),
-            "masks": torch.from_numpy(canvas),
-            "ancestor": torch.from_numpy(ancestor),
-            "content_hw": torch.tensor([height, width]),
-        }
+    def _views(self, image: NDArray[np.uint8], rng: np.random.Generator) -> dict[str, Tensor]:
+        """The image as the networks see it, clean and, in phase 3, noisy."""
+        views = {"pixel_values": self._pixels(image), "content_hw": torch.tensor(image.shape[:2])}
         if self.noisy_view:
-            sample["noisy_values"] = self._pixels(add_noise(image, rng))
-        return sample
+            views["noisy_values"] = self._pixels(add_noise(image, rng))
+        return views
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
         """Normalised (3, S, S) float32, padded at the bottom and right with the mean colour."""
-        size = self.settings.crop_px
-        pixels = np.zeros((size, size, 3), np.float32)
-        pixels[: image.shape[0], : image.shape[1]] = (image.astype(np.float32) / 255 - self.mean) / self.std
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+        size, (height, width) = self.settings.crop_px, image.shape[:2]
+        pixels = np.zeros((3, size, size), np.float32)
+        for channel, plane in enumerate(cv2.split(image)):
+            pixels[channel, :height, :width] = cv2.LUT(plane, self._normalised[:, channel])
+        return torch.from_numpy(pixels)
 
 
 def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sohes.correct import module as correct_module
 from sohes.correct.module import CorrectModule, TeacherHook
+from sohes.errors import ConfigError
 from sohes.segmenters import losses
-from sohes.segmenters.losses import Matching, Targets
 from sohes.segmenters.mask2former import SegmenterOutput
+from sohes.segmenters.matching import Matching, Targets
 from sohes.settings import TeacherSettings
 from tests.segmenters.tiny import LOSSES, tiny_segmenter
 
@@ -44,7 +45,7 @@ def test_teacher_starts_as_the_student_and_follows(module: CorrectModule) -> Non
     module.follow()
     for name, parameter in module.teacher.named_parameters():
         assert torch.allclose(parameter, start[name] + 4e-4, atol=1e-6), name
-    assert int(module.step) == 1
+    assert module.step == 1
 
 
 def test_short_runs_start_faster() -> None:
@@ -62,7 +63,7 @@ def test_short_runs_start_faster() -> None:
 
 def test_alpha_is_limited() -> None:
     module = make(replace(SETTINGS, ema=0.9), iterations=100)
-    module.step.fill_(50)  # 1 - 1/52 is above 0.9
+    module.step = 50  # 1 - 1/52 is above 0.9
     start = float(module.teacher.ancestor_head.bias)
     with torch.no_grad():
         module.student.ancestor_head.bias.fill_(1.0)
@@ -94,7 +95,7 @@ def test_hook_follows_and_logs(module: CorrectModule) -> None:
     """Also inside the wrapper of a distributed run, which never calls the module's own train_step."""
     outputs: dict[str, Any] = {}
     TeacherHook().after_train_iter(SimpleNamespace(model=module), 0, outputs=outputs)  # type: ignore[arg-type]
-    assert int(module.step) == 1
+    assert module.step == 1
     assert {name: float(value) for name, value in outputs.items()} == pytest.approx(
         {"tau_s": 0.7, "tau_m": 0.7, "tau_l": 0.7}
     )
@@ -124,7 +125,7 @@ def targets_of(data: dict[str, Tensor]) -> Targets:
 
 def say(module: CorrectModule, *images: list[tuple[float, tuple[int, int, int, int]]]) -> None:
     """Make the teacher answer with boxes (score, (top, left, bottom, right) in canvas px), whatever it sees."""
-    count = max(len(rows) for rows in images)
+    count = max([1, *map(len, images)])
     entity = torch.full((len(images), count, 2), 0.0)
     entity[..., 1] = 30.0
     masks = torch.full((len(images), count, CANVAS, CANVAS), -30.0)
@@ -141,7 +142,8 @@ def teach(
 ) -> Targets:
     say(module, *images)
     data = batch(len(images), content)
-    return module.teach(data["pixel_values"], targets_of(data), data["content_hw"])
+    initial = targets_of(data)
+    return module.teach(module.look(data["pixel_values"], initial, data["content_hw"]), initial.keys)
 
 
 BIG, TWIN, PART, ASIDE = (0, 0, 40, 40), (0, 0, 40, 36), (5, 5, 25, 25), (44, 44, 60, 60)
@@ -158,7 +160,7 @@ def boxes_of(taught: Targets, image: int = 0) -> list[tuple[int, ...]]:
 
 def frozen(**tau: float) -> CorrectModule:
     """A module whose thresholds stay as given."""
-    module = make(replace(SETTINGS, teacher_warmup=10**6))
+    module = make(replace(SETTINGS, threshold="fixed"))
     for place, name in enumerate("sml"):
         module.thresholds.tau[place] = tau.get(name, 0.5)
     return module
@@ -218,30 +220,64 @@ def test_relations_need_three_quarters_and_one_direction() -> None:
 
 def test_thresholds_learn_from_what_is_seen() -> None:
     """One small label expected on each canvas, scores 0.6 and 0.4 of small masks: 0.6 leaves one of them."""
-    module = make(replace(SETTINGS, tau_momentum=0.0))
+    module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=1))
     teach(module, [(0.6, PART), (0.4, ASIDE)])
+    module.follow()
     assert float(module.thresholds.tau[0]) == pytest.approx(0.6, abs=1e-4)
     assert float(module.thresholds.tau[1]) == pytest.approx(0.2)  # a label of medium size, and no such prediction
     assert float(module.thresholds.tau[2]) == pytest.approx(0.9)  # no label
 
 
-def test_thresholds_move_every_so_many_steps_after_the_warm_up() -> None:
-    module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=10, teacher_warmup=3))
+def test_duplicates_teach_the_thresholds_nothing() -> None:
+    """Two medium labels are wanted of an image; the twin is none, so the second score is that of the other."""
+    module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=1, kappa_end=1.0))
+    other = (24, 24, 60, 60)
+    data = batch(1)
+    data["masks"][:, 1] = data["masks"][:, 0]
+    say(module, [(0.6, BIG), (0.5, TWIN), (0.4, other)])
+    module.look(data["pixel_values"], targets_of(data), data["content_hw"])
+    module.follow()
+    assert float(module.thresholds.tau[1]) == pytest.approx(0.4, abs=1e-4)
+
+
+def test_thresholds_move_every_so_many_steps() -> None:
+    module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=10))
     teach(module, [(0.6, PART)])
-    module.step += 5
-    teach(module, [(0.6, PART)], [(0.6, PART)])
-    assert module.thresholds.tau.tolist() == pytest.approx([0.7] * 3)  # 3 images now, but step 5
-    module.step += 5
-    teach(module, [(0.6, PART)])
+    for _ in range(9):
+        module.follow()
+    assert module.thresholds.tau.tolist() == pytest.approx([0.7] * 3)
+    module.follow()
     assert float(module.thresholds.tau[0]) == pytest.approx(0.6, abs=1e-4)
+
+
+def test_the_teacher_looks_at_some_images_first() -> None:
+    """At 64 at least, a batch at a time, once: those that the training starts with; nothing is learnt from them."""
+    module = make(replace(SETTINGS, teacher_warmup=5))
+    start = {name: value.clone() for name, value in module.student.state_dict().items()}
+    asked: list[int] = []
+
+    class Images:
+        def __getitem__(self, position: int) -> int:
+            asked.append(position)
+            return position
+
+    loader = SimpleNamespace(dataset=Images(), sampler=range(100), batch_size=2, collate_fn=lambda found: batch(2))
+    runner: Any = SimpleNamespace(model=module, train_dataloader=loader)
+    for step in range(2):
+        TeacherHook().before_train_iter(runner, step)
+        assert asked == [0, 1, 2, 3, 4, 5]
+    assert module.thresholds.seen == 6
+    assert module.thresholds.expected.tolist() == pytest.approx([1, 1, 0])
+    assert module.step == 0
+    assert all(torch.equal(value, start[name]) for name, value in module.student.state_dict().items())
 
 
 def test_weights_of_the_two_sets() -> None:
     module = make(iterations=100)
     assert module.weights() == pytest.approx((1.0, 2.0))
-    module.step.fill_(50)
+    module.step = 50
     assert module.weights() == pytest.approx((0.5, 2.5))
-    module.step.fill_(100)
+    module.step = 100
     assert module.weights() == pytest.approx((0.0, 3.0))
 
 
@@ -311,3 +347,116 @@ def test_a_query_that_serves_one_set_is_not_taught_nothing_by_the_other(
         assert excuse[0].nonzero()[:, 0].tolist() == [2]
     for excuse in excused[layers:]:
         assert excuse[0].nonzero()[:, 0].tolist() == [1]
+
+
+def test_several_teachers_are_pooled_and_the_first_is_the_result() -> None:
+    module = make(replace(SETTINGS, ema=(0.9, 0.5), threshold="fixed", tau_init=0.5))
+    assert len(module.teachers) == 2
+    assert module.teachers[0] is module.teacher
+    start = float(module.teacher.ancestor_head.bias)
+    with torch.no_grad():
+        module.student.ancestor_head.bias.fill_(1.0)
+    module.follow()
+    for teacher, momentum in zip(module.teachers, (0.9, 0.5), strict=True):
+        assert float(teacher.ancestor_head.bias) == pytest.approx(momentum * start + 1 - momentum, rel=1e-5)
+    module.train()
+    assert not any(
+        teacher.training or any(p.requires_grad for p in teacher.parameters()) for teacher in module.teachers
+    )
+
+    say(module, [(0.6, TWIN), (0.9, ASIDE)])
+    first = module.teacher.forward
+    say(module, [(0.8, BIG), (0.7, PART)])
+    module.others[0].forward, module.teacher.forward = module.teacher.forward, first  # type: ignore[assignment]
+    data = batch(1)
+    found = module.look(data["pixel_values"], targets_of(data), data["content_hw"])
+    assert boxes_of(module.teach(found, data["key"])) == [ASIDE, BIG, PART]  # the better twin, of the other teacher
+
+
+def test_one_teacher_adds_nothing_to_the_state(module: CorrectModule) -> None:
+    assert {name.split(".")[0] for name in module.state_dict()} == {"student", "teacher", "thresholds", "step"}
+
+
+def sets_of(
+    module: CorrectModule, *images: list[tuple[float, tuple[int, int, int, int]]]
+) -> dict[str, tuple[float, Targets]]:
+    say(module, *images)
+    data = batch(len(images))
+    initial = targets_of(data)
+    found = module.look(data["pixel_values"], initial, data["content_hw"])
+    return module.target_sets(found, module.teach(found, initial.keys), initial)
+
+
+LABEL = (5, 5, 20, 20)  # the second initial label; the first is BIG
+
+
+def test_merged_set_is_the_teachers_and_what_it_lacks() -> None:
+    """Initial labels: BIG, which the teacher has as its twin, and LABEL, of which the teacher says nothing alike."""
+    module = make(replace(SETTINGS, threshold="fixed", tau_init=0.5, targets="merge"))
+    module.step = 2500
+    sets = sets_of(module, [(0.9, TWIN), (0.8, ASIDE)], [(0.1, BIG)])
+    assert list(sets) == ["merged"]
+    weight, merged = sets["merged"]
+    assert weight == pytest.approx(3)
+    assert boxes_of(merged) == [TWIN, ASIDE, LABEL]
+    assert merged.ancestor[0].nonzero().tolist() == [[0, 2]]  # by coverage, across the two origins
+    assert boxes_of(merged, 1) == [BIG, LABEL]
+    assert merged.ancestor[1].nonzero().tolist() == [[0, 1]]
+    assert merged.valid.tolist() == [[True] * 3, [True, True, False]]
+    assert not merged.masks[1, 2].any()
+
+
+def test_an_initial_label_half_alike_joins_the_merged_set() -> None:
+    module = make(replace(SETTINGS, threshold="fixed", tau_init=0.5, targets="merge"))
+    _, merged = sets_of(module, [(0.9, (0, 0, 40, 20))])["merged"]  # IoU with BIG exactly a half
+    assert boxes_of(merged) == [(0, 0, 40, 20), BIG, LABEL]
+    _, merged = sets_of(module, [(0.9, (0, 0, 40, 21))])["merged"]
+    assert boxes_of(merged) == [(0, 0, 40, 21), LABEL]
+
+
+def test_merged_losses(module: CorrectModule) -> None:
+    module.settings = replace(SETTINGS, targets="merge")
+    terms = module(**batch())
+    assert {name for name in terms if name.startswith("loss")} == {
+        f"loss_{term}_merged" for term in ("entity", "mask", "dice", "ancestor")
+    }
+    sum(value for name, value in terms.items() if name.startswith("loss")).backward()
+    assert [name for name, parameter in module.student.named_parameters() if parameter.grad is None] == []
+
+
+def test_labels_need_a_prediction_that_agrees() -> None:
+    """Also one below the threshold, also a duplicate; the rest of the initial labels teaches nothing."""
+    module = make(replace(SETTINGS, confirm_iou=0.89))
+    sets = sets_of(module, [(0.3, TWIN)], [(0.9, ASIDE), (0.2, LABEL)], [(0.9, (0, 0, 40, 32)), (0.3, TWIN)], [])
+    initial = sets["initial"][1]
+    assert [boxes_of(initial, image) for image in range(4)] == [[BIG], [LABEL], [BIG], []]
+    assert not initial.ancestor.any()
+    assert initial.masks.shape[1] == 1
+    module.settings = replace(SETTINGS, confirm_iou=0.91)
+    assert boxes_of(sets_of(module, [(0.3, TWIN)])["initial"][1]) == []
+    module.settings = SETTINGS
+    assert boxes_of(sets_of(module, [(0.3, ASIDE)])["initial"][1]) == [BIG, LABEL]
+
+
+def test_an_image_without_confirmed_labels_adds_nothing_to_the_initial_term() -> None:
+    module = make(replace(SETTINGS, confirm_iou=0.5))
+    say(module, [(0.9, ASIDE)])
+    terms = module(**batch(1))
+    assert total(terms, "initial") == 0
+    assert total(terms, "teacher") > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"targets": "merged"}, "unknown targets 'merged'; did you mean 'merge'"),
+        ({"ema": ()}, "one or several momenta"),
+        ({"ema": (0.9, 1.0)}, "one or several momenta"),
+        ({"ema": -0.1}, "one or several momenta"),
+        ({"confirm_iou": 1.5}, "confirm_iou must lie in"),
+        ({"teacher_theta_cover": 0.5}, "teacher_theta_cover must lie in"),
+    ],
+)
+def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TeacherSettings(**values)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from sohes.correct.thresholds import SizeThresholds, size_classes
+from sohes.correct.thresholds import SizeThresholds, keep_counter, size_classes
+from sohes.errors import ConfigError
 from sohes.settings import ThresholdSettings
 
 SMALL, MEDIUM, LARGE = 0, 1, 2
@@ -25,8 +28,10 @@ def observed(
     thresholds = SizeThresholds(settings or ThresholdSettings(tau_momentum=0.0))
     counts = torch.zeros(len(labels), 3, dtype=torch.long)
     counts[:, kind] = torch.tensor(labels)
-    rows = [torch.tensor(row) for row in scores]
-    thresholds.observe(counts, rows, [torch.full((len(row),), kind) for row in scores])
+    rows = torch.zeros(len(scores), max([1, *map(len, scores)]))
+    for row, values in zip(rows, scores, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    thresholds.observe(counts, rows, torch.full(rows.shape, kind))
     return thresholds
 
 
@@ -74,7 +79,7 @@ def test_momentum() -> None:
 def test_expected_labels_are_an_average_over_time() -> None:
     thresholds = observed([[0.5], [0.5]], [4, 2])
     assert thresholds.expected.tolist() == pytest.approx([3, 0, 0])  # the first batch starts it
-    thresholds.observe(torch.tensor([[1, 1, 0]]), [torch.tensor([0.5])], [torch.tensor([0])])
+    thresholds.observe(torch.tensor([[1, 1, 0]]), torch.tensor([[0.5]]), torch.tensor([[0]]))
     assert thresholds.expected.tolist() == pytest.approx([0.99 * 3 + 0.01, 0.01, 0])
 
 
@@ -82,9 +87,9 @@ def test_old_images_are_forgotten() -> None:
     settings = ThresholdSettings(tau_momentum=0.0, tau_window=3)
     thresholds = SizeThresholds(settings)
     for score in (0.9, 0.85, 0.5, 0.6, 0.7):
-        thresholds.observe(torch.tensor([[1, 0, 0]]), [torch.tensor([score])], [torch.tensor([0])])
+        thresholds.observe(torch.tensor([[1, 0, 0]]), torch.tensor([[score]]), torch.tensor([[0]]))
     thresholds.update(0.0)
-    assert int(thresholds.seen) == 5
+    assert thresholds.seen == 5
     assert float(thresholds.tau[SMALL]) == pytest.approx(0.5)  # k = 3 of 0.5, 0.6 and 0.7
 
 
@@ -100,7 +105,68 @@ def test_state_is_kept() -> None:
     after = SizeThresholds(before.settings)
     after.load_state_dict(before.state_dict())
     for thresholds in (before, after):
-        thresholds.observe(torch.tensor([[3, 0, 0]]), [torch.tensor([0.4])], [torch.tensor([0])])
+        thresholds.observe(torch.tensor([[3, 0, 0]]), torch.tensor([[0.4]]), torch.tensor([[0]]))
         thresholds.update(0.3)
     assert torch.equal(before.tau, after.tau)
+    assert before.seen == after.seen == 3
     assert math.isfinite(float(after.tau.sum()))
+
+
+def sizes_mixed(**settings: str) -> SizeThresholds:
+    """One image: small scores 0.3 and 0.4, a medium 0.6, a large 0.8; two labels small, one medium."""
+    thresholds = SizeThresholds(ThresholdSettings(tau_momentum=0.0, **settings))
+    scores, classes = torch.tensor([[0.3, 0.8, 0.6, 0.4]]), torch.tensor([[0, 2, 1, 0]])
+    thresholds.observe(torch.tensor([[2, 1, 0]]), scores, classes)
+    thresholds.update(0.0)
+    return thresholds
+
+
+def test_one_threshold_counts_all_sizes_together() -> None:
+    """Three labels in all: the third highest score of any size."""
+    assert sizes_mixed().tau.tolist() == pytest.approx([0.3, 0.6, 0.9])
+    assert sizes_mixed(threshold="single").tau.tolist() == pytest.approx([0.4] * 3)
+
+
+def test_one_threshold_takes_two_hundred_scores_an_image_of_all_sizes() -> None:
+    thresholds = SizeThresholds(ThresholdSettings(tau_momentum=0.0, threshold="single"))
+    scores = torch.linspace(0.3, 0.8, 300)
+    thresholds.observe(torch.tensor([[150, 100, 50]]), scores[None], (torch.arange(300) % 3)[None])
+    thresholds.update(0.0)
+    assert thresholds.tau.tolist() == pytest.approx([float(scores[100])] * 3)
+
+
+def test_a_fixed_threshold_stays() -> None:
+    fixed = sizes_mixed(threshold="fixed")
+    assert fixed.tau.tolist() == pytest.approx([0.7] * 3)
+    assert fixed.seen == 1  # the rest goes on, for the guard that watches the expected labels
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"threshold": "per-size"}, "unknown threshold 'per-size'; did you mean 'per_size'"),
+        ({"tau_min": 0.8, "tau_max": 0.5}, r"tau_min=0.8 and tau_max=0.5 must rise"),
+        ({"tau_every": 0}, "tau_every must be at least 1"),
+        ({"tau_window": 0}, "tau_window must be at least 1"),
+    ],
+)
+def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ThresholdSettings(**values)
+
+
+def test_a_counter_is_a_number_in_the_state() -> None:
+    owner = torch.nn.Linear(1, 1)
+    keep_counter(owner, "count")
+    outer = torch.nn.Sequential(owner)
+    owner.count = 7
+    state = outer.state_dict()
+    assert int(state["0.count"]) == 7
+    twin = copy.deepcopy(outer)
+    owner.count = 1
+    assert int(twin.state_dict()["0.count"]) == 7  # of its own module, though copied
+    outer.load_state_dict(state)
+    assert owner.count == 7
+    del state["0.count"]
+    with pytest.raises(RuntimeError, match=r"0\.count"):
+        outer.load_state_dict(state)

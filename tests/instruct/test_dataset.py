@@ -16,7 +16,8 @@ from sohes.data.coco import ImageItem, ImageSet
 from sohes.data.labels import LabelStore, LabelWriter
 from sohes.errors import DataError
 from sohes.instruct.dataset import ForestSamples, Window, collate, surviving_targets
-from sohes.masks import MaskForest
+from sohes.masks import BoolArray, IntArray, MaskForest, encode_masks
+from sohes.runs import MaskRuns
 from sohes.settings import SampleSettings
 
 SETTINGS = SampleSettings(crop_px=48, scale_min=0.5, scale_max=2.0, min_area_px=4)
@@ -31,6 +32,16 @@ def coordinates(height: int, width: int) -> np.ndarray:
     return image
 
 
+def cut(window: Window, masks: BoolArray) -> BoolArray:
+    rows, columns = window.grid((masks.shape[1], masks.shape[2]))
+    return masks[:, rows][:, :, columns]
+
+
+def surviving(masks: BoolArray, before: np.ndarray, ancestor: BoolArray, settings: SampleSettings) -> IntArray:
+    runs = MaskRuns.of_rles(encode_masks(masks), (masks.shape[1], masks.shape[2]))
+    return surviving_targets(runs, before, ancestor, settings)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_image_and_masks_stay_aligned(seed: int) -> None:
     """The masks are the coordinates in bits; what they spell is what the pixel's colour says, to a pixel."""
@@ -39,7 +50,7 @@ def test_image_and_masks_stay_aligned(seed: int) -> None:
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     bits = np.stack([(columns >> bit) & 1 for bit in range(6)] + [(rows >> bit) & 1 for bit in range(6)]).astype(bool)
     window = Window.draw((height, width), replace(SETTINGS, scale_min=0.8), rng)
-    image, masks = window.of_image(coordinates(height, width)), window.of_masks(bits)
+    image, masks = window.of_image(coordinates(height, width)), cut(window, bits)
     assert image.shape[:2] == masks.shape[1:] == window.size_hw
     column = sum(masks[bit].astype(int) << bit for bit in range(6))
     row = sum(masks[6 + bit].astype(int) << bit for bit in range(6))
@@ -55,9 +66,9 @@ def test_flip_mirrors_both() -> None:
     mirrored = replace(window, flipped=True)
     image, masks = coordinates(30, 40), np.random.default_rng(0).random((2, 30, 40)) > 0.5
     assert np.array_equal(window.of_image(image), image[2:12, 4:24])
-    assert np.array_equal(window.of_masks(masks), masks[:, 2:12, 4:24])
+    assert np.array_equal(cut(window, masks), masks[:, 2:12, 4:24])
     assert np.array_equal(mirrored.of_image(image), image[2:12, 4:24][:, ::-1])
-    assert np.array_equal(mirrored.of_masks(masks), masks[:, 2:12, 4:24][:, :, ::-1])
+    assert np.array_equal(cut(mirrored, masks), masks[:, 2:12, 4:24][:, :, ::-1])
 
 
 @pytest.mark.parametrize("size_hw", [(40, 60), (1, 300), (300, 1), (1, 1), (2000, 30)])
@@ -71,7 +82,7 @@ def test_window_stays_inside_image_and_canvas(size_hw: tuple[int, int]) -> None:
         assert all(1 <= side <= 48 for side in window.size_hw)
         scales.append(max(window.size_hw) / 48)
         assert window.of_image(np.zeros((*size_hw, 3), np.uint8)).shape[:2] == window.size_hw
-        assert window.of_masks(np.zeros((1, *size_hw), bool)).shape[1:] == window.size_hw
+        assert cut(window, np.zeros((1, *size_hw), bool)).shape[1:] == window.size_hw
     assert min(scales) < 0.6  # shrunk images leave padding
     assert max(scales) == 1  # enlarged ones are cut to the canvas
 
@@ -98,25 +109,25 @@ def test_small_and_cut_targets_go() -> None:
     masks = boxes((0, 0, 10, 10), (0, 0, 5, 5), (0, 0, 3, 3))
     settings = SampleSettings(min_area_px=10, min_area_left=0.25)
     before = np.array([100.0, 101.0, 9.0])  # the second has lost just more than three quarters, the third is small
-    assert surviving_targets(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0]
+    assert surviving(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0]
     before[1] = 100.0  # exactly a quarter is left
-    assert surviving_targets(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0, 1]
+    assert surviving(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0, 1]
 
 
 def test_whole_that_became_its_part_goes() -> None:
     masks = boxes((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 5, 5))
     masks[1, 0, :4] = False  # IoU 0.96 with the first
     areas = masks.sum((1, 2)).astype(float)
-    assert surviving_targets(masks, areas, chain(3), SETTINGS).tolist() == [1, 2]
-    assert surviving_targets(masks, areas, np.zeros((3, 3), bool), SETTINGS).tolist() == [0, 1, 2]  # no kin: both stay
+    assert surviving(masks, areas, chain(3), SETTINGS).tolist() == [1, 2]
+    assert surviving(masks, areas, np.zeros((3, 3), bool), SETTINGS).tolist() == [0, 1, 2]  # no kin: both stay
     masks[1, 0, 4] = False  # IoU 0.95 is not above 0.95
-    assert surviving_targets(masks, masks.sum((1, 2)).astype(float), chain(3), SETTINGS).tolist() == [0, 1, 2]
+    assert surviving(masks, masks.sum((1, 2)).astype(float), chain(3), SETTINGS).tolist() == [0, 1, 2]
 
 
 def test_whole_stays_when_its_twin_is_no_target() -> None:
     masks = boxes((0, 0, 10, 10), (0, 0, 10, 10))
     before = np.array([100.0, 5000.0])  # of the part too little is left
-    assert surviving_targets(masks, before, chain(2), SETTINGS).tolist() == [0]
+    assert surviving(masks, before, chain(2), SETTINGS).tolist() == [0]
 
 
 def make_store(folder: Path, masks: Sequence[np.ndarray]) -> tuple[ImageSet, LabelStore]:
