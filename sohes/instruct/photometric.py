@@ -33,7 +33,7 @@ def add_noise(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.
 def _jitter(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Brightness, contrast and saturation by 0.4, hue by 0.1 of the circle."""
     brightness, contrast, saturation = rng.uniform(0.6, 1.4, 3)
-    mean = brightness * (_LUMA @ cv2.mean(image)[:3])
+    mean = brightness * (_LUMA @ np.asarray(cv2.mean(image))[:3])
     # the first three are affine in the colour, so one matrix does them; contrast leaves the mean luma where it is
     mix = saturation * np.eye(3) + (1 - saturation) * _LUMA
     shift = np.full((3, 1), (1 - contrast) * mean)
