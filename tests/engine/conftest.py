@@ -36,6 +36,7 @@ COMMON: dict[str, Any] = {
     "lr": 1e-3,
     "warmup": 2,
     "checkpoint_every": 2,
+    "watch_every": 3,
     "workers": 0,
 }
 INSTRUCT: dict[str, Any] = {"queries": 6, "hidden_dim": 32, "encoder_layers": 1, "decoder_layers": 1}
@@ -49,14 +50,15 @@ CORRECT: dict[str, Any] = {
 
 
 def prepare(folder: Path) -> Path:
-    """Three scenes of 64 px with their forests as labels, a backbone and a segmenter."""
-    write_scenes(folder / "images", train=3, val=1, size=64)
-    images = read_coco(folder / "images" / "train.json")
-    with LabelWriter(folder / "labels", header={}) as writer:
-        for item in images.items:
-            forest = images.forest(item.id)
-            forest.attributes.clear()
-            writer.add(item.id, str(item.path), forest)
+    """Three scenes of 64 px and two held-out ones with their forests as labels, a backbone and a segmenter."""
+    write_scenes(folder / "images", train=3, val=2, size=64)
+    for split, name in (("train", "labels"), ("val", "watch")):
+        images = read_coco(folder / "images" / f"{split}.json")
+        with LabelWriter(folder / name, header={}) as writer:
+            for item in images.items:
+                forest = images.forest(item.id)
+                forest.attributes.clear()
+                writer.add(item.id, str(item.path), forest)
     torch.manual_seed(0)
     model = tiny_segmenter()
     save_backbone_folder(folder / "backbone", model.vit, PROVENANCE)
@@ -66,7 +68,7 @@ def prepare(folder: Path) -> Path:
 
 def run(phase: str, start: Path, out: Path, **changes: Any) -> None:
     """Phase 2 ("instruct") or 3 ("correct") from what `prepare` made."""
-    inputs = {name: start / name for name in ("images", "labels", "backbone", "segmenter")}
+    inputs = {name: start / name for name in ("images", "labels", "watch", "backbone", "segmenter")}
     if phase == "instruct":
         instruct(InstructConfig(**COMMON | INSTRUCT | changes), inputs, out)
     else:
@@ -74,11 +76,11 @@ def run(phase: str, start: Path, out: Path, **changes: Any) -> None:
 
 
 def stop_at(step: int, how: Callable[[], None]) -> Callable[..., None]:
-    """A replacement of the step hook's `before_train_iter` that does `how` at the start of that step, once."""
-    real = runner.StepHook.before_train_iter
+    """A replacement of the seed hook's `before_train_iter` that does `how` at the start of that step, once."""
+    real = runner.SeedHook.before_train_iter
     done = []
 
-    def before_train_iter(self: runner.StepHook, run: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+    def before_train_iter(self: runner.SeedHook, run: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         if batch_idx == step and not done:
             done.append(step)
             how()

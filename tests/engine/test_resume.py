@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import random
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sohes.engine import runner
-from sohes.engine.runner import CHECKPOINT
+from sohes.engine.checkpoints import checkpoints
 from sohes.errors import SohesError
 from tests.engine.conftest import STEPS, interrupt, results, run, stop_at
 
@@ -20,14 +25,43 @@ PHASES = ("instruct", "correct")
 
 
 def checkpoint_step(out: Path) -> int:
-    return int(torch.load(out / CHECKPOINT, weights_only=True)["step"])
+    return int(torch.load(checkpoints(out)[0], weights_only=True)["step"])
+
+
+def assert_equal(first: Any, second: Any, where: str = "checkpoint") -> None:
+    """The same to the bit: weights, optimiser, schedules, teacher, thresholds, state of the hooks."""
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for place, pair in enumerate(zip(first, second, strict=True)):
+            assert_equal(*pair, f"{where}[{place}]")
+    else:
+        assert first == second, where
+
+
+def curves(out: Path) -> str:
+    """The history without the columns that measure time."""
+    history = pd.read_csv(out / "history.csv", dtype=str)
+    return history.drop(columns=["data_seconds", "step_seconds"]).to_csv()
+
+
+def sheets(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "watch").iterdir()}
 
 
 def assert_same_end(out: Path, expected: Path) -> None:
     found, wanted = results(out), results(expected)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
-    assert (out / "history.csv").read_text() == (expected / "history.csv").read_text()
+    assert_equal(*(torch.load(checkpoints(folder)[0], weights_only=True) for folder in (out, expected)))
+    assert curves(out) == curves(expected)
+    assert sheets(out) == sheets(expected)
     assert (out / "curves.png").stat().st_size > 1000
 
 
@@ -35,7 +69,8 @@ def assert_same_end(out: Path, expected: Path) -> None:
 def test_history_has_every_step_once(undisturbed: dict[str, Path], phase: str) -> None:
     history = pd.read_csv(undisturbed[phase] / "history.csv")
     assert history["step"].tolist() == list(range(STEPS))
-    assert history.notna().all(axis=None)
+    assert history.drop(columns="label_agreement").notna().all(axis=None)
+    assert history["label_agreement"].notna().tolist() == [False, False, True] * 2
     terms = [name for name in history.columns if name.startswith("loss_")]
     assert history["loss"].to_numpy() == pytest.approx(history[terms].sum(axis=1).to_numpy(), rel=1e-4)
     assert history["grad_norm"].gt(0).all()
@@ -64,7 +99,7 @@ def test_interrupted(
     """Ctrl-C: the running step is finished and saved, then the run ends."""
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(runner.StepHook, "before_train_iter", stop_at(step, interrupt))
+        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(step, interrupt))
         with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step + 1}"):
             run(phase, start, tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
@@ -84,7 +119,7 @@ def test_failed_between_checkpoints(
         raise OSError("the disk went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.StepHook, "before_train_iter", stop_at(5, fail))
+        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(5, fail))
         with pytest.raises(OSError, match="went away"):
             run(phase, start, tmp_path)
     assert checkpoint_step(tmp_path) == 4
@@ -96,19 +131,85 @@ def test_failed_between_checkpoints(
 KILLED = """
 import sys
 from pathlib import Path
+import torch
 from sohes.engine import runner
 from tests.engine.conftest import kill, run, stop_at
-runner.StepHook.before_train_iter = stop_at(3, kill)
-run("correct", Path(sys.argv[1]), Path(sys.argv[2]))
+
+phase, start, out, step = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+save = torch.save
+
+def save_half(state, path):
+    save(state, path)
+    if state["step"] == -step:
+        path.write_bytes(path.read_bytes()[:5000])
+        kill()
+
+if step < 0:  # in the middle of writing the checkpoint of that step
+    torch.save = save_half
+else:
+    runner.SeedHook.before_train_iter = stop_at(step, kill)
+run(phase, start, out)
 """
 
 
-def test_killed(undisturbed: dict[str, Path], start: Path, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, start, tmp_path], capture_output=True, check=False)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("phase", "step", "left"),
+    [("instruct", random.randrange(STEPS), None), ("correct", random.randrange(STEPS), None), ("correct", -4, 2)],
+    ids=["instruct", "correct", "while saving"],
+)
+def test_killed(
+    undisturbed: dict[str, Path], start: Path, tmp_path: Path, phase: str, step: int, left: int | None
+) -> None:
+    """SIGKILL at any step, or half-way through a checkpoint; the step is drawn anew each time, and named on failure."""
+    command = [sys.executable, "-c", KILLED, phase, start, tmp_path, str(step)]
+    done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert checkpoint_step(tmp_path) == 2
-    run("correct", start, tmp_path)
-    assert_same_end(tmp_path, undisturbed["correct"])
+    last = step // 2 * 2 if left is None else left
+    assert [path.name for path in checkpoints(tmp_path)[:1]] == [f"checkpoint-{last:06d}.pth"] * (last > 0), step
+    run(phase, start, tmp_path)
+    assert_same_end(tmp_path, undisturbed[phase])
+    assert not list(tmp_path.glob(".checkpoint*")), step
+    assert tensorboard_steps(tmp_path) == list(range(STEPS)), step
+
+
+def tensorboard_steps(out: Path) -> list[int]:
+    """Steps of the loss as TensorBoard shows them."""
+    events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.step for event in events.Scalars("loss")]
+
+
+def test_tensorboard_holds_the_history_and_the_sheets(undisturbed: dict[str, Path]) -> None:
+    out = undisturbed["instruct"]
+    events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
+    events.Reload()
+    history = pd.read_csv(out / "history.csv").set_index("step")
+    assert set(events.Tags()["scalars"]) == set(history.columns)
+    for name in history.columns:
+        found = {event.step: event.value for event in events.Scalars(name)}
+        assert found == pytest.approx(history[name].dropna().to_dict(), rel=1e-4), name
+    assert [event.step for event in events.Images("watch")] == [2, 5]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_checkpoint(
+    undisturbed: dict[str, Path], start: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one before it is taken, with a warning, and the end is the same."""
+    shutil.copytree(undisturbed["instruct"], tmp_path, dirs_exist_ok=True)
+    newest, before = checkpoints(tmp_path)
+    assert [newest.name, before.name] == ["checkpoint-000006.pth", "checkpoint-000004.pth"]
+    content = bytearray(newest.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        run("instruct", start, tmp_path)
+    assert f"{newest}: damaged" in caplog.text
+    assert_same_end(tmp_path, undisturbed["instruct"])
 
 
 def test_finished_run_is_not_run_again(undisturbed: dict[str, Path], start: Path, tmp_path: Path) -> None:
@@ -124,9 +225,9 @@ def test_checkpoint_of_another_configuration(
     start: Path, tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(runner.StepHook, "before_train_iter", stop_at(0, interrupt))
+        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(0, interrupt))
         with pytest.raises(KeyboardInterrupt):
             run(phase, start, tmp_path)
-    with pytest.raises(SohesError, match=r"checkpoint.pth: was written by another configuration"):
+    with pytest.raises(SohesError, match=r"checkpoint-000001.pth: was written by another configuration"):
         run(phase, start, tmp_path, lr=2e-3)
     assert checkpoint_step(tmp_path) == 1

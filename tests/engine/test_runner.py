@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from sohes.engine import runner
-from sohes.engine.history import draw_history
-from sohes.engine.runner import StepSampler, freeze_blocks, parameter_groups, train
-from sohes.errors import SohesError
-from sohes.settings import OptimSettings
+from sohes.engine import loop, runner
+from sohes.engine.checkpoints import checkpoints
+from sohes.engine.history import data_share, draw_history
+from sohes.engine.loop import StepSampler, micro_batch_size
+from sohes.engine.optimizer import parameter_groups
+from sohes.engine.runner import train
+from sohes.errors import ConfigError, SohesError
+from sohes.settings import OptimSettings, RunSettings
+from tests.engine.conftest import interrupt, stop_at
 from tests.segmenters.tiny import tiny_segmenter
 
 
@@ -41,27 +46,98 @@ class Numbers(torch.utils.data.Dataset):
         return torch.tensor([float(position)]) / 10
 
 
-def fit(model: Line, out: Path, **changes: Any) -> None:
+class Slow(Numbers):
+    def __getitem__(self, position: int) -> Tensor:
+        time.sleep(0.05)
+        return super().__getitem__(position)
+
+
+def optimiser(**changes: Any) -> OptimSettings:
+    return OptimSettings(**{"lr": 1e-2, "clip_norm": 1.0, "batch_size": 2} | changes)
+
+
+def fit(model: Line, out: Path, data: Numbers | None = None, **changes: Any) -> None:
     options: dict[str, Any] = {
         "iterations": 4,
-        "batch_size": 2,
         "seed": 0,
-        "checkpoint_every": 2,
-        "workers": 0,
-        "optim": OptimSettings(lr=1e-2, clip_norm=1.0),
+        "settings": RunSettings(checkpoint_every=2, workers=0),
+        "optim": optimiser(),
         "description": "line",
         "identity": {},
         "collate": lambda rows: {"x": torch.stack(rows)},
     } | changes
-    train(model, parameter_groups(model, model.backbone, options["optim"]), Numbers(), out=out, **options)
+    groups = parameter_groups(model, model.backbone, options["optim"])
+    train(model, groups, data or Numbers(), out=out, **options)
 
 
-def test_loss_that_is_no_number(tmp_path: Path) -> None:
-    with pytest.raises(SohesError, match=r"the loss is nan at step 3; lower the learning rate"):
-        fit(Line(bad_step=3), tmp_path)
-    state = torch.load(tmp_path / runner.CHECKPOINT, weights_only=True)
-    assert state["step"] == 2
-    assert all(value.isfinite().all() for value in state["model"].values())
+def end(out: Path) -> dict[str, Any]:
+    """The last checkpoint."""
+    return torch.load(checkpoints(out)[0], weights_only=True)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_step_that_is_no_number(tmp_path: Path, accumulate: int) -> None:
+    """It stops the run before any weight changes, and names step, loss, norm and remedy."""
+    model = Line(bad_step=3 * accumulate + accumulate - 1)
+    fit(model, tmp_path, optim=optimiser(accumulate=accumulate), iterations=3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(SohesError, match=r"loss is nan and .* gradient nan at step 3; no weight .* Lower lr"):
+        fit(model, tmp_path, optim=optimiser(accumulate=accumulate), iterations=4)
+    assert end(tmp_path)["step"] == 3
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_gradient_that_is_no_number(tmp_path: Path) -> None:
+    """The loss is finite, its gradient is not."""
+
+    class Root(Line):
+        def forward(self, x: Tensor, mode: str = "loss") -> dict[str, Tensor]:
+            return {"loss_line": (self.head(self.backbone(x)) * 0).abs().sqrt().sum()}
+
+    model = Root()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(SohesError, match=r"the loss is 0 and the norm of its gradient nan at step 0"):
+        fit(model, tmp_path)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_micro_batches_make_the_same_steps(tmp_path: Path) -> None:
+    """Equal losses here, for every micro-batch has the same number of targets; everything counts steps, not batches."""
+    histories, weights = [], []
+    for accumulate in (1, 2, 4):
+        model, out = Line(), tmp_path / str(accumulate)
+        fit(model, out, optim=optimiser(batch_size=4, accumulate=accumulate, warmup=2), iterations=5)
+        assert model.calls == 5 * accumulate
+        assert end(out)["step"] == 5
+        assert [path.name for path in checkpoints(out)] == ["checkpoint-000005.pth", "checkpoint-000004.pth"]
+        histories.append(pd.read_csv(out / "history.csv"))
+        weights.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach())
+    for history, found in zip(histories[1:], weights[1:], strict=True):
+        for name in ("step", "loss", "lr", "grad_norm"):
+            assert history[name].to_numpy() == pytest.approx(histories[0][name].to_numpy(), rel=1e-4), name
+        assert torch.allclose(found, weights[0], atol=1e-6)
+
+
+def test_resumed_micro_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run with accumulation goes on with the right images."""
+    whole, halved = Line(), Line()
+    fit(whole, tmp_path / "whole", optim=optimiser(batch_size=4, accumulate=2))
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(2, interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fit(halved, tmp_path / "halved", optim=optimiser(batch_size=4, accumulate=2))
+    fit(halved, tmp_path / "halved", optim=optimiser(batch_size=4, accumulate=2))
+    assert halved.calls == 8
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in halved.state_dict().items())
+
+
+def test_batch_must_be_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert micro_batch_size(12, 3) == 4
+    monkeypatch.setattr(loop, "get_world_size", lambda: 2)
+    assert micro_batch_size(12, 3) == 2
+    for batch_size, accumulate in ((12, 4), (4, 4)):
+        with pytest.raises(ConfigError, match=f"batch_size={batch_size} .* 2 processes with accumulate={accumulate}"):
+            micro_batch_size(batch_size, accumulate)
 
 
 def test_random_numbers_depend_on_seed_and_step(tmp_path: Path) -> None:
@@ -84,7 +160,7 @@ def test_no_learning_rate_no_change(tmp_path: Path) -> None:
             super().__init__()
             self.segmenter = segmenter
 
-    fit(Whole(), tmp_path, optim=OptimSettings(lr=0.0))
+    fit(Whole(), tmp_path, optim=optimiser(lr=0.0))
     assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
 
 
@@ -96,7 +172,7 @@ def test_no_learning_rate_no_change(tmp_path: Path) -> None:
     ],
 )
 def test_schedules(tmp_path: Path, schedule: str, expected: list[float]) -> None:
-    fit(Line(), tmp_path, iterations=10, optim=OptimSettings(lr=1.0, schedule=schedule, clip_norm=1e-3))
+    fit(Line(), tmp_path, iterations=10, optim=optimiser(lr=1.0, schedule=schedule, clip_norm=1e-3))
     assert pd.read_csv(tmp_path / "history.csv")["lr"].tolist() == pytest.approx(expected, rel=1e-3)
 
 
@@ -108,55 +184,12 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
         model,
         tmp_path,
         iterations=1,
-        optim=OptimSettings(lr=1e-3, weight_decay=0.0, clip_norm=1e-4, backbone_lr_factor=1.0),
+        optim=optimiser(lr=1e-3, weight_decay=0.0, clip_norm=1e-4, backbone_lr_factor=1.0),
     )
-    state = torch.load(tmp_path / runner.CHECKPOINT, weights_only=True)["optimizer"]["state"]
+    state = end(tmp_path)["optimizer"]["state"]
     momentum = torch.cat([entry["exp_avg"].flatten() for entry in state.values()]) / 0.1  # the gradient of step 1
     assert float(momentum.norm()) == pytest.approx(1e-4, rel=1e-3)
     assert not torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()).detach(), before)
-
-
-def test_parameter_groups() -> None:
-    model = tiny_segmenter()
-    settings = OptimSettings(lr=1.0, backbone_lr_factor=0.25, weight_decay=0.5)
-    groups = parameter_groups(model, model.vit, settings)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    placed = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
-    assert len(placed) == sum(len(group["params"]) for group in groups) == len(names)  # each once
-    vit = "model.pixel_level_module.encoder.vit."
-    expected = {
-        vit + "blocks.0.attn.qkv.weight": (0.25, 0.5),
-        vit + "patch_embed.proj.weight": (0.25, 0.5),
-        vit + "blocks.0.attn.qkv.bias": (0.25, 0.0),
-        vit + "norm.weight": (0.25, 0.0),
-        vit + "pos_embed": (0.25, 0.0),
-        vit + "cls_token": (0.25, 0.0),
-        "class_predictor.weight": (1.0, 0.5),
-        "class_predictor.bias": (1.0, 0.0),
-        "ancestor_head.bias": (1.0, 0.0),
-        "model.pixel_level_module.decoder.level_embed": (1.0, 0.0),
-        "model.transformer_module.level_embed.weight": (1.0, 0.0),
-        "model.transformer_module.queries_embedder.weight": (1.0, 0.0),
-        "model.transformer_module.queries_features.weight": (1.0, 0.0),
-    }
-    assert {name: placed[name] for name in expected} == expected
-    decayed = [name for name, (_, decay) in placed.items() if decay]
-    assert not [name for name in decayed if "norm" in name or name.endswith("bias")]
-
-
-def test_frozen_parameters_are_in_no_group() -> None:
-    model = tiny_segmenter()
-    freeze_blocks(model.vit, 1)
-    trained = {name for name, parameter in model.vit.named_parameters() if parameter.requires_grad}
-    assert trained == {name for name, _ in model.vit.named_parameters() if name.startswith(("blocks.1.", "norm."))}
-    groups = parameter_groups(model, model.vit, OptimSettings())
-    assert all(parameter.requires_grad for group in groups for parameter in group["params"])
-
-
-def test_nothing_is_frozen_by_default() -> None:
-    model = tiny_segmenter()
-    freeze_blocks(model.vit, 0)
-    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def positions(sampler: StepSampler, count: int) -> list[int]:
@@ -171,10 +204,10 @@ def test_order_of_one_process() -> None:
 
 
 def test_two_processes_share_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "get_world_size", lambda: 2)
+    monkeypatch.setattr(loop, "get_world_size", lambda: 2)
     shares = []
     for rank in (0, 1):
-        monkeypatch.setattr(runner, "get_rank", lambda rank=rank: rank)
+        monkeypatch.setattr(loop, "get_rank", lambda rank=rank: rank)
         sampler = StepSampler(2)
         shares.append(positions(sampler, 6))
         sampler.skip(2 * 2)  # two steps of this process
@@ -190,3 +223,19 @@ def test_curves_need_a_history(tmp_path: Path) -> None:
     (tmp_path / "torn.csv").write_text("step,lr,loss\n0,1,2\n1,1,1\n2,")  # the last line was cut by a kill
     draw_history(tmp_path / "torn.csv", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
+
+
+def test_curve_of_something_measured_now_and_then(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text("step,lr,loss,now_and_then\n0,1,2,nan\n1,1,1,5\n2,1,1,nan\n")
+    draw_history(tmp_path / "history.csv", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_time_of_data_and_step(tmp_path: Path) -> None:
+    """Two images a step in two micro-batches, each image takes 0.05 s; a step holds its data time."""
+    fit(Line(), tmp_path, Slow(), optim=optimiser(accumulate=2), iterations=3)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["data_seconds"].ge(0.099).all()
+    assert history["step_seconds"].gt(history["data_seconds"]).all()
+    share = 100 * history["data_seconds"].sum() / history["step_seconds"].sum()
+    assert data_share(tmp_path / "history.csv") == pytest.approx(share)

@@ -1,0 +1,122 @@
+"""Checkpoints of the whole training state: written atomically, the last few kept, a damaged one passed over.
+
+Everything random in a step is drawn from (seed, step): the sampler's order, the augmentation of a sample, the points of
+the losses. So a checkpoint needs no random state, and a resumed run continues as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from sohes.errors import SohesError
+from sohes.files import atomic_path
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    return sorted(Path(folder).glob("checkpoint-*.pth"), key=lambda path: int(path.stem.split("-")[1]), reverse=True)
+
+
+class CheckpointHook(Hook):
+    """Saves the whole training state every so often, on an interrupt, and at the end; loads it at the start.
+
+    Other hooks take part by a `state_dict` and a `load_state_dict` of their own.
+
+    Args:
+        folder: of the checkpoints.
+        every: steps.
+        keep: how many of the last ones.
+        identity: of the run; a checkpoint of another is refused.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, folder: Path, *, every: int, keep: int, identity: Mapping[str, Any]) -> None:
+        self.folder, self.every, self.keep, self.identity = folder, every, keep, dict(identity)
+        self._stop_signal = 0
+        self._previous: dict[int, Any] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._remember)
+        state = self._newest(runner)
+        if state is None:
+            return
+        bare(runner.model).load_state_dict(state["model"])
+        runner.optim_wrapper.load_state_dict(state["optimizer"])
+        for scheduler, saved in zip(runner.param_schedulers, state["schedulers"], strict=True):
+            scheduler.load_state_dict(saved)
+        for name, hook in _with_state(runner).items():
+            if name in state["hooks"]:
+                hook.load_state_dict(state["hooks"][name])
+        runner.train_loop.resume_at(state["step"])
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        done = batch_idx + 1
+        stops = torch.tensor(self._stop_signal)
+        all_reduce(stops, op="max")  # all processes stop after the same step
+        if stops or done % self.every == 0 or done == runner.max_iters:
+            self._save(runner, done)
+        if stops:
+            raise KeyboardInterrupt(f"stopped after step {done}; run the same command again to go on")
+
+    def after_train(self, runner: Runner) -> None:
+        self.restore_signals()
+
+    def restore_signals(self) -> None:
+        """Give Ctrl-C back to whoever had it."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def _remember(self, number: int, frame: Any) -> None:
+        self._stop_signal = number
+
+    def _newest(self, runner: Runner) -> dict[str, Any] | None:
+        """The newest checkpoint that can be read; None where there is none."""
+        for path in checkpoints(self.folder):
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                runner.logger.warning("%s: damaged (%s); going back to the one before", path, str(error).split("\n")[0])
+                continue
+            if state["identity"] != self.identity:
+                raise SohesError(f"{path}: was written by another configuration; remove the checkpoints to start anew")
+            return state
+        return None
+
+    def _save(self, runner: Runner, step: int) -> None:
+        if not is_main_process():
+            return
+        state = {
+            "identity": self.identity,
+            "step": step,
+            "model": bare(runner.model).state_dict(),
+            "optimizer": runner.optim_wrapper.state_dict(),
+            "schedulers": [scheduler.state_dict() for scheduler in runner.param_schedulers],
+            "hooks": {name: hook.state_dict() for name, hook in _with_state(runner).items()},
+        }
+        with atomic_path(self.folder / f"checkpoint-{step:06d}.pth") as temporary:
+            torch.save(state, temporary)
+        for path in (*checkpoints(self.folder)[self.keep :], *self.folder.glob(".checkpoint-*")):
+            path.unlink(missing_ok=True)  # old ones, and what a killed run was writing
+
+
+def bare(model: nn.Module) -> Any:
+    """A model without the wrapper of a distributed run."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def _with_state(runner: Runner) -> dict[str, Any]:
+    return {type(hook).__name__: hook for hook in runner.hooks if hasattr(hook, "state_dict")}

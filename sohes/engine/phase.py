@@ -1,0 +1,118 @@
+"""What phases 2 and 3 have in common: data, watching and training from a stage's inputs, and what its record says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+
+from sohes.backbones.timm_folder import Provenance
+from sohes.data.coco import read_coco
+from sohes.data.labels import LabelStore
+from sohes.engine.history import data_share
+from sohes.engine.optimizer import freeze_blocks, parameter_groups
+from sohes.engine.runner import CURVES, HISTORY, join_processes, train
+from sohes.engine.watch import WatchHook, read_watched, sheet_path
+from sohes.errors import ConfigError
+from sohes.instruct.dataset import ForestSamples, collate
+from sohes.records import config_hash
+from sohes.segmenters.mask2former import EntitySegmenter
+from sohes.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Notes and pictures of a training."""
+
+    notes: list[str]
+    artefacts: list[Path]
+
+
+def train_on_labels(
+    module: BaseModel,
+    config: TrainingSettings,
+    inputs: Mapping[str, Path],
+    out: Path,
+    *,
+    trained: EntitySegmenter,
+    watched: EntitySegmenter,
+    provenance: Provenance,
+    name: str,
+    seed: int,
+    noisy_view: bool = False,
+    hooks: Sequence[Hook] = (),
+    identity: Mapping[str, Any],
+) -> Trained:
+    """Train a phase's module on the images and labels of its inputs; see `train` for the files and errors.
+
+    Args:
+        module: what mmengine's Runner trains.
+        config: of the stage.
+        inputs: images, labels, and optionally `watch`, the label store of `images/val.json`.
+        out: folder of the stage.
+        trained: the segmenter inside `module` that gets gradients.
+        watched: the one that is looked at; see `WatchHook`.
+        provenance: of their ViT.
+        name: of the stage.
+        seed: of order, augmentation and whatever else is random.
+        noisy_view: see `ForestSamples`.
+        hooks: of the phase.
+        identity: what a checkpoint depends on beside the configuration.
+    """
+    join_processes()
+    check_crop(config.crop_px, trained)
+    freeze_blocks(trained.vit, config.frozen_blocks)
+    normal = trained.vit.pretrained_cfg
+    dataset = ForestSamples(
+        read_coco(inputs["images"] / "train.json"),
+        LabelStore(inputs["labels"]),
+        config,
+        mean=normal["mean"],
+        std=normal["std"],
+        seed=seed,
+        noisy_view=noisy_view,
+    )
+    watch = None
+    if config.watch_every and "watch" in inputs and is_main_process():
+        images, store = read_coco(inputs["images"] / "val.json"), LabelStore(inputs["watch"])
+        held_out = read_watched(images, store, config.watch_images)
+        watch = WatchHook(watched, provenance, held_out, out=out, every=config.watch_every)
+    train(
+        module,
+        parameter_groups(module, trained.vit, config),
+        dataset,
+        out=out,
+        description=name,
+        iterations=config.iterations,
+        optim=config,
+        settings=config,
+        seed=seed,
+        collate=collate,
+        hooks=[*hooks, *([watch] if watch else [])],
+        identity={"config": config_hash(config), **identity},
+    )
+    notes = [
+        f"{config.iterations} steps of {config.batch_size} images on {len(dataset)} labelled images; data loading took "
+        f"{data_share(out / HISTORY):.1f} % of the time"
+    ]
+    if watch is None:
+        return Trained(notes, [out / CURVES])
+    sheets = [sheet_path(out, step) for step in sorted(watch.scores)]
+    return Trained(notes + watch.notes(), [out / CURVES, *sheets[-1:]])
+
+
+def check_crop(crop_px: int, segmenter: EntitySegmenter) -> None:
+    """Refuse a canvas that the segmenter's ViT cannot cut into patches.
+
+    Raises:
+        ConfigError: `crop_px` is not a multiple of the patch, or a single patch.
+    """
+    patch = int(segmenter.vit.patch_embed.patch_size[0])
+    if crop_px % patch or crop_px < 2 * patch:
+        near = max(2, round(crop_px / patch)) * patch
+        raise ConfigError(f"crop_px={crop_px} is not a multiple of the backbone's {patch} px patches; try {near}")

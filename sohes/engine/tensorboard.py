@@ -1,0 +1,42 @@
+"""The same history for TensorBoard: `tensorboard --logdir OUT`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from sohes.engine.watch import sheet_path
+
+
+class TensorBoardHook(Hook):
+    """Writes every value of a step's outputs, and the watch sheets of `out`, to `out/tensorboard`.
+
+    A resumed run tells TensorBoard to forget the steps that it makes again.
+    """
+
+    priority = "LOW"
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._writer: SummaryWriter | None = None
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        if self._writer is None:
+            self._writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=batch_idx)
+        for name, value in outputs.items():
+            if not np.isnan(float(value)):
+                self._writer.add_scalar(name, float(value), batch_idx)
+        sheet = sheet_path(self.out, batch_idx + 1)
+        if sheet.exists():
+            self._writer.add_image("watch", np.asarray(Image.open(sheet)), batch_idx, dataformats="HWC")
+        self._writer.flush()  # a killed run keeps what it wrote
+
+    def after_train(self, runner: Runner) -> None:
+        if self._writer is not None:
+            self._writer.close()

@@ -1,0 +1,66 @@
+"""Which parameter learns how fast."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+from timm.optim import param_groups_layer_decay
+
+from sohes.engine.optimizer import freeze_blocks, parameter_groups
+from sohes.settings import OptimSettings
+from tests.segmenters.tiny import tiny_segmenter
+
+
+def test_parameter_groups() -> None:
+    model = tiny_segmenter()
+    settings = OptimSettings(lr=1.0, backbone_lr_factor=0.25, weight_decay=0.5)
+    groups = parameter_groups(model, model.vit, settings)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    placed = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(placed) == sum(len(group["params"]) for group in groups) == len(names)  # each once
+    vit = "model.pixel_level_module.encoder.vit."
+    expected = {
+        vit + "blocks.0.attn.qkv.weight": (0.25, 0.5),
+        vit + "patch_embed.proj.weight": (0.25, 0.5),
+        vit + "blocks.0.attn.qkv.bias": (0.25, 0.0),
+        vit + "norm.weight": (0.25, 0.0),
+        vit + "pos_embed": (0.25, 0.0),
+        vit + "cls_token": (0.25, 0.0),
+        "class_predictor.weight": (1.0, 0.5),
+        "class_predictor.bias": (1.0, 0.0),
+        "ancestor_head.bias": (1.0, 0.0),
+        "model.pixel_level_module.decoder.level_embed": (1.0, 0.0),
+        "model.transformer_module.level_embed.weight": (1.0, 0.0),
+        "model.transformer_module.queries_embedder.weight": (1.0, 0.0),
+        "model.transformer_module.queries_features.weight": (1.0, 0.0),
+    }
+    assert {name: placed[name] for name in expected} == expected
+    decayed = [name for name, (_, decay) in placed.items() if decay]
+    assert not [name for name in decayed if "norm" in name or name.endswith("bias")]
+
+
+@pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
+def test_layer_decay_counts_layers_as_timm_does(architecture: str) -> None:
+    vit = timm.create_model(architecture, depth=3, embed_dim=32, num_heads=2, num_classes=0)
+    settings = OptimSettings(lr=1.0, backbone_lr_factor=0.5, layer_decay=0.25)
+    found = {id(p): group["lr"] for group in parameter_groups(vit, vit, settings) for p in group["params"]}
+    reference = param_groups_layer_decay(vit, layer_decay=0.25)
+    expected = {id(p): 0.5 * group["lr_scale"] for group in reference for p in group["params"]}
+    assert found == pytest.approx(expected)
+    assert found[id(vit.blocks[-1].mlp.fc2.weight)] == found[id(vit.norm.weight)] == 0.5
+    assert found[id(vit.patch_embed.proj.weight)] == pytest.approx(0.5 * 0.25**3)
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = tiny_segmenter()
+    freeze_blocks(model.vit, 1)
+    trained = {name for name, parameter in model.vit.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.vit.named_parameters() if name.startswith(("blocks.1.", "norm."))}
+    groups = parameter_groups(model, model.vit, OptimSettings())
+    assert all(parameter.requires_grad for group in groups for parameter in group["params"])
+
+
+def test_nothing_is_frozen_by_default() -> None:
+    model = tiny_segmenter()
+    freeze_blocks(model.vit, 0)
+    assert all(parameter.requires_grad for parameter in model.parameters())
