@@ -47,7 +47,7 @@ def segmentation_loss(
     for layer, matching in enumerate(matchings):
         excuse = None if excused is None else excused[layer]
         terms["entity"].append(_entity_loss(output.entity_logits[layer], matching, settings.no_object_weight, excuse))
-        random = random_points(keys, layer + 1, rows[layer], _drawn(settings), targets.masks.device)
+        random = random_points(keys, layer + 1, rows[layer], drawn_points(settings), targets.masks.device)
         mask, dice = _mask_loss(output.mask_logits[layer], targets, matching, random, settings)
         terms["mask"].append(mask / count)
         terms["dice"].append(dice / count)
@@ -89,7 +89,7 @@ def _entity_loss(logits: Tensor, matching: Matching, no_object: float, excused: 
     return (loss * weight).sum() / _world_mean(weight.sum()).clamp(min=1e-6)
 
 
-def _drawn(settings: LossSettings) -> int:
+def drawn_points(settings: LossSettings) -> int:
     """Random points that a mask needs: the oversampled ones, and those which are taken as they are."""
     return int(settings.points * settings.oversample) + settings.points - int(settings.points * settings.uncertain)
 

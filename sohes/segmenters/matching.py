@@ -72,8 +72,10 @@ def match(output: SegmenterOutput, targets: Targets, settings: LossSettings) -> 
     """Hungarian matching of every layer's queries to the targets, on random points shared by all pairs of an image."""
     (images, most), device = targets.valid.shape, targets.masks.device
     points = random_points(targets.keys.tolist(), 0, [1] * images, settings.points, device)
-    rows = torch.arange(images * most, device=device).view(images, most)
-    wanted = sample_masks(targets.masks.flatten(0, 1), rows, points[:, None])
+    rows = torch.arange(images * most, device=device)
+    wanted = sample_masks(targets.masks.flatten(0, 1), rows, points.repeat_interleave(most, 0)).unflatten(
+        0, (images, -1)
+    )
     costs = torch.stack(
         [
             _cost(entity, sample_points(masks, points), wanted, settings)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sohes.segmenters import points as points_module
 from sohes.segmenters.points import random_points, sample_masks, sample_points
 
 
@@ -23,16 +24,15 @@ def test_points_belong_to_the_image_wherever_it_is_computed() -> None:
     assert not torch.equal(both, random_points(keys, 2, [2, 3], 5, cpu))
 
 
-@pytest.mark.parametrize("size_hw", [(1, 1), (3, 5), (224, 160), (1024, 1024)])
-def test_masks_are_read_as_grid_sample_reads_them(size_hw: tuple[int, int]) -> None:
+@pytest.mark.parametrize("copied_px", [1, 40, 2**26])
+def test_masks_are_read_as_grid_sample_reads_them(copied_px: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, in parts of two masks, and one by one."""
+    monkeypatch.setattr(points_module, "_COPIED_PX", copied_px)
     generator = torch.Generator().manual_seed(0)
-    masks = torch.rand(4, *size_hw, generator=generator) > 0.5
-    points = torch.rand(2, 300, 2, generator=generator)
-    points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.0, 1.0], [1.0, 0.5]])  # half a pixel beyond the centres
-    points[:, 4:6] = torch.tensor([[-0.1, 0.5], [0.5, 1.2]])
-    expected = F.grid_sample(masks.float().view(2, 2, *size_hw), points[:, None] * 2 - 1, align_corners=False)[:, :, 0]
-    shared = sample_masks(masks, torch.arange(4).view(2, 2), points[:, None])
-    assert shared.dtype == torch.float32
-    assert torch.allclose(shared, expected, atol=1e-6 * max(size_hw))
-    own = sample_masks(masks, torch.tensor([3, 0]), points[[1, 0]])
-    assert torch.allclose(own, expected[[1, 0], [1, 0]], atol=1e-6 * max(size_hw))
+    masks, rows = torch.rand(4, 5, 4, generator=generator) > 0.5, torch.tensor([3, 0, 0])
+    points = torch.rand(3, 300, 2, generator=generator)
+    points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 1.0], [-0.1, 0.5], [0.5, 1.2]])
+    found = sample_masks(masks, rows, points)
+    assert found.dtype == torch.float32
+    expected = F.grid_sample(masks.float()[rows, None], points[:, None] * 2 - 1, align_corners=False)[:, 0, 0]
+    assert torch.equal(found, expected)
