@@ -1,0 +1,317 @@
+"""One training step against `transformers`: `python benchmarks/train_step.py [--models s16 b16] [--sizes 512 1024]`.
+
+Ours as it is trained (bfloat16 where the device has it) against `Mask2FormerForUniversalSegmentation`, eager, in
+float32, with its own deformable attention, matcher and loss: same weights, batch and process. Before anything is timed,
+logits of all layers and loss terms must agree in float32; for the losses the reference is handed our random points.
+A step is forward pass, matching, losses, backward pass and AdamW. Without a GPU a small setting is timed instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Mask2FormerForUniversalSegmentation
+
+from sohes.backbones.precision import autocast, default_device
+from sohes.files import write_json
+from sohes.instruct.module import InstructModule
+from sohes.records import hardware, versions
+from sohes.segmenters.losses import drawn_points, segmentation_loss
+from sohes.segmenters.mask2former import EntitySegmenter, SegmenterOutput, build_segmenter
+from sohes.segmenters.matching import Matching, Targets, match
+from sohes.segmenters.points import random_points
+from sohes.settings import LossSettings
+
+MODELS = {"s16": "vit_small_patch16_224", "b16": "vit_base_patch16_224"}
+LOSSES = LossSettings()
+# dense bfloat16 FLOP/s by a part of the device's name, from the makers' data sheets; the first that fits
+PEAKS = {
+    "B200": 2250e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+}
+
+Step = Callable[[], Any]
+
+
+def make_targets(images: int, most: int, side: int, device: torch.device) -> Targets:
+    """Random discs, the later inside the earlier where it so happens; between half of `most` and `most` an image."""
+    generator = torch.Generator().manual_seed(0)
+    place = torch.arange(side)
+    masks, relations = [], []
+    for image in range(images):
+        count = most - image * (most // 2) // images
+        x, y = torch.rand(2, count, 1, 1, generator=generator) * side
+        radius = side * (0.03 + 0.4 * torch.rand(count, 1, 1, generator=generator) ** 3)
+        masks.append((place[None, None] - x) ** 2 + (place[None, :, None] - y) ** 2 < radius**2)
+        relations.append((torch.rand(count, count, generator=generator) < 0.1).triu(1))
+    padded = Targets.pad(masks, relations)
+    return Targets(*(getattr(padded, name).to(device) for name in ("masks", "valid", "ancestor", "keys")))
+
+
+def reference_of(segmenter: EntitySegmenter) -> nn.Module:
+    """Mask2Former of `transformers` with the segmenter's weights; class 0 is an entity, the one after it nothing."""
+    config = copy.deepcopy(segmenter.config)
+    config.num_labels = 1
+    config.class_weight, config.mask_weight = LOSSES.entity_weight, LOSSES.mask_weight
+    config.dice_weight, config.no_object_weight = LOSSES.dice_weight, LOSSES.no_object_weight
+    config.train_num_points, config.oversample_ratio = LOSSES.points, LOSSES.oversample
+    config.importance_sample_ratio = LOSSES.uncertain
+    config.use_auxiliary_loss = config.output_auxiliary_logits = True
+    reference = Mask2FormerForUniversalSegmentation(config)
+    report = reference.load_state_dict(segmenter.state_dict(), strict=False)
+    assert all(key.startswith("ancestor_head.") for key in report.unexpected_keys), report.unexpected_keys
+    assert report.missing_keys in ([], ["criterion.empty_weight"]), report.missing_keys
+    return reference.to(segmenter.device)
+
+
+def labels_of(targets: Targets) -> dict[str, list[Tensor]]:
+    """`mask_labels` and `class_labels` as `transformers` wants them."""
+    masks = [masks[valid].float() for masks, valid in zip(targets.masks, targets.valid, strict=True)]
+    return {"mask_labels": masks, "class_labels": [mask.new_zeros(len(mask), dtype=torch.long) for mask in masks]}
+
+
+@contextmanager
+def our_points(targets: Targets, matchings: list[Matching]) -> Iterator[None]:
+    """`torch.rand` deals out our random points in the order in which the reference's loss asks for them."""
+    device, images = targets.masks.device, len(targets.valid)
+    keys = targets.keys.tolist()
+    shared = random_points(keys, 0, [1] * images, LOSSES.points, device)
+    dealt = []
+    for layer in (len(matchings) - 1, *range(len(matchings) - 1)):  # the last layer comes first there
+        matching = matchings[layer]
+        rows = torch.bincount(matching.image, minlength=images).tolist()
+        random = random_points(keys, layer + 1, rows, drawn_points(LOSSES), device)
+        queries = int(matching.query.max()) + 1
+        order = (matching.image * queries + matching.query).argsort()  # pairs are sorted by their queries there
+        many = int(LOSSES.points * LOSSES.oversample)
+        dealt += [*shared.split(1), random[order, :many], random[order, many:]]
+    remaining = iter(dealt)
+
+    def deal(*shape: int, **_: Any) -> Tensor:
+        points = next(remaining)
+        assert points.shape == shape, f"the reference asks for {shape}, ours were {tuple(points.shape)}"
+        return points
+
+    with mock.patch.object(torch, "rand", deal):
+        yield
+    assert next(remaining, None) is None
+
+
+@torch.no_grad()
+def agreement(segmenter: EntitySegmenter, reference: nn.Module, pixels: Tensor, targets: Targets) -> dict[str, float]:
+    """Relative errors of logits (root mean square, worst layer) and of each loss term, asserted to be small."""
+    ours = segmenter(pixels)
+    theirs = reference(pixels, output_auxiliary_logits=True)
+    layers = [*theirs.auxiliary_logits, vars(theirs)]
+    errors = {}
+    for name, own, foreign in (
+        ("class logits", ours.entity_logits, "class_queries_logits"),
+        ("mask logits", ours.mask_logits, "masks_queries_logits"),
+    ):
+        errors[name] = max(float((a - b[foreign]).norm() / b[foreign].norm()) for a, b in zip(own, layers, strict=True))
+    # on the same logits, since the smallest difference in them may change a matching
+    same = SegmenterOutput(
+        [layer["class_queries_logits"] for layer in layers],
+        [layer["masks_queries_logits"] for layer in layers],
+        ours.ancestor_logits,
+    )
+    matchings = match(same, targets, LOSSES)
+    terms = segmentation_loss(same, targets, matchings, LOSSES)
+    with our_points(targets, matchings):
+        found = reference.get_loss_dict(
+            same.mask_logits[-1], same.entity_logits[-1], **labels_of(targets), auxiliary_predictions=layers[:-1]
+        )
+    for name, prefix in (("entity", "loss_cross_entropy"), ("mask", "loss_mask"), ("dice", "loss_dice")):
+        expected = sum(value for key, value in found.items() if key.startswith(prefix))
+        errors[f"{name} loss"] = abs(float(terms[name] / expected) - 1)
+    assert max(errors.values()) < 1e-3, f"the two disagree: {errors}"
+    return errors
+
+
+def measure(step: Step, device: torch.device, steps: int) -> tuple[float, float | None]:
+    """Median seconds of a step after one that is not counted, and the peak of the device's memory in GB."""
+    step()
+    _reset_peak(device)
+    seconds = []
+    for _ in range(steps):
+        _wait(device)
+        start = time.perf_counter()
+        step()
+        _wait(device)
+        seconds.append(time.perf_counter() - start)
+    return median(seconds), _peak(device)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _reset_peak(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of the resident set
+
+
+def _peak(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM")), None)
+
+
+def training_step(model: nn.Module, loss: Callable[[], Tensor], device: torch.device) -> Step:
+    """Zero gradients, loss, backward pass and an AdamW step."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=device.type == "cuda")
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return step
+
+
+def flops_of(step: Step, vit: str) -> tuple[int, int]:
+    """Matrix products and convolutions of a step in FLOPs: all, and those inside the module named `vit`."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    inside = [sum(counts.values()) for name, counts in counter.get_flop_counts().items() if name.endswith(vit)]
+    return counter.get_total_flops(), max(inside, default=0)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Of bfloat16 products, where the device is a known GPU."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+def compare(model: str, side: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Both steps on one batch."""
+    device = default_device()
+    torch.manual_seed(0)
+    timm_config = {"architecture": MODELS[model], "model_args": {"img_size": side}, "pretrained_cfg": {}}
+    segmenter = build_segmenter(timm_config, neck=options.neck, seed=0, num_queries=options.queries).to(device)
+    reference = reference_of(segmenter)
+    pixels = torch.randn(options.batch, 3, side, side, device=device)
+    targets = make_targets(options.batch, options.targets, side, device)
+    result: dict[str, Any] = {
+        "model": model,
+        "side": side,
+        "errors": agreement(segmenter.eval(), reference.eval(), pixels, targets),
+    }
+    reference.cpu()  # so that the peak of ours is ours
+
+    module = InstructModule(segmenter, LOSSES).train()
+    step = training_step(
+        module,
+        lambda: sum(module(pixels, targets.masks, targets.valid, targets.ancestor, targets.keys).values()),
+        device,
+    )
+    result |= _timed("ours", step, device, options)
+    result["flops"], result["vit_flops"] = flops_of(step, "encoder.vit")
+    vit = segmenter.vit
+
+    def vit_step() -> None:
+        with autocast(device):
+            tokens = vit.forward_features(pixels)
+        tokens.float().sum().backward()
+
+    result["vit_s"], _ = measure(vit_step, device, options.steps)
+    if peak := peak_flops(device):
+        result["mfu"] = result["flops"] / result["ours_s"] / peak
+        result["vit_mfu"] = result["vit_flops"] / result["vit_s"] / peak
+    # float32, at a quarter of the patch's stride
+    result["mask_logits_gb"] = (
+        4 * segmenter.config.decoder_layers * options.batch * options.queries * (side / 4) ** 2 / 1e9
+    )
+    module.zero_grad()
+    module.cpu()
+    del step
+
+    reference.to(device).train()
+    labels = labels_of(targets)
+    try:
+        step = training_step(reference, lambda: reference(pixels, **labels).loss.squeeze(), device)
+        result |= _timed("reference", step, device, options)
+        result["ratio"] = result["reference_s"] / result["ours_s"]
+    except torch.OutOfMemoryError:
+        result["reference_s"] = result["ratio"] = None
+    return result
+
+
+def _timed(name: str, step: Step, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
+    seconds, peak = measure(step, device, options.steps)
+    return {f"{name}_s": seconds, f"{name}_images_per_s": options.batch / seconds, f"{name}_peak_gb": peak}
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A few lines for a reader."""
+    worst = max(result["errors"].values())
+    lines = [f"ViT-{result['model'].upper()} at {result['side']} px, logits and losses equal to {worst:.1e}"]
+    for name in ("ours", "reference"):
+        if result[f"{name}_s"] is None:
+            lines.append(f"  {name:10} out of memory")
+            continue
+        memory = "" if result[f"{name}_peak_gb"] is None else f", peak {result[f'{name}_peak_gb']:.1f} GB"
+        lines.append(f"  {name:10} {result[f'{name}_s']:.3f} s, {result[f'{name}_images_per_s']:.2f} images/s{memory}")
+    mfu = f", {result['mfu']:.1%} of the peak; the ViT alone {result['vit_mfu']:.1%}" if "mfu" in result else ""
+    lines.append(
+        f"  {result['flops'] / 1e12:.3g} TFLOP a step, {result['vit_flops'] / 1e12:.3g} of them in the ViT{mfu}; "
+        f"mask logits of all layers {result['mask_logits_gb']:.2g} GB"
+    )
+    if result["ratio"] is not None:
+        lines.append(f"  ratio      {result['ratio']:.2f}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Compare at every model and size."""
+    gpu = default_device().type == "cuda"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS) if gpu else ["s16"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024] if gpu else [224], metavar="PX")
+    parser.add_argument("--batch", type=int, default=8 if gpu else 2, help="images a step")
+    parser.add_argument("--targets", type=int, default=100 if gpu else 20, help="masks of an image, at most")
+    parser.add_argument("--queries", type=int, default=1000 if gpu else 100)
+    parser.add_argument("--steps", type=int, default=10 if gpu else 2, help="steps timed, after one that is not")
+    parser.add_argument("--neck", default="adapter", choices=["adapter", "pyramid"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    options = parser.parse_args()
+    print(hardware(), flush=True)
+    results = []
+    for model in options.models:
+        for side in options.sizes:
+            results.append(compare(model, side, options))
+            print(describe(results[-1]), flush=True)
+    if options.json:
+        setting = {key: getattr(options, key) for key in ("batch", "targets", "queries", "steps", "neck")}
+        write_json(
+            options.json, {"hardware": hardware(), "versions": versions(), "setting": setting, "results": results}
+        )
+
+
+if __name__ == "__main__":
+    main()
