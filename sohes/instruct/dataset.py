@@ -54,7 +54,7 @@ class Window:
         box = (self.left, self.top, self.left + self.width, self.top + self.height)
         height, width = self.size_hw
         cut = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
-        return cut[:, ::-1] if self.flipped else cut
+        return np.asarray(cv2.flip(cut, 1), np.uint8) if self.flipped else cut
 
     def grid(self, size_hw: tuple[int, int]) -> tuple[IntArray, IntArray]:
         """Rows (h,) and columns (w,) of an image of size `size_hw` whose pixels are nearest to the canvas'."""

@@ -114,6 +114,22 @@ def test_small_and_cut_targets_go() -> None:
     assert surviving(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_survivors_by_products_of_all_masks(seed: int) -> None:
+    """Crowded masks with near twins: every pair in full."""
+    rng = np.random.default_rng(seed)
+    masks = np.repeat(rng.random((6, 12, 12)) < 0.7, 4, axis=0)
+    masks ^= rng.random(masks.shape) < rng.choice([0, 0.02, 0.05], (24, 1, 1))
+    before, ancestor = masks.sum((1, 2)) * rng.uniform(1, 2, 24), chain(24) & (rng.random((24, 24)) < 0.5)
+    settings = SampleSettings(min_area_px=95, min_area_left=0.6, same_iou=0.9)
+    common = np.array([[(a & b).sum() for b in masks] for a in masks])
+    union = np.array([[(a | b).sum() for b in masks] for a in masks])
+    stays = (masks.sum((1, 2)) >= 95) & (masks.sum((1, 2)) >= 0.6 * before)
+    gone = [any(ancestor[i, j] and stays[j] and common[i, j] > 0.9 * union[i, j] for j in range(24)) for i in range(24)]
+    assert 0 < np.sum(stays & gone) < np.sum(stays)
+    assert surviving(masks, before, ancestor, settings).tolist() == np.flatnonzero(stays & ~np.array(gone)).tolist()
+
+
 def test_whole_that_became_its_part_goes() -> None:
     masks = boxes((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 5, 5))
     masks[1, 0, :4] = False  # IoU 0.96 with the first
