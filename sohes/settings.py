@@ -13,6 +13,7 @@ from sohes.errors import ConfigError, unknown_name
 # 2 to 1,500 regions in equal ratios: so many that none worth a mask lies between two levels
 REGION_COUNTS = tuple(sorted({round(2 * 750 ** (step / 63)) for step in range(64)}))
 ALGORITHMS = ("sohes", "superpixels")
+NECKS = ("adapter", "pyramid")
 REFINERS = ("guided", "local_crf", "cascadepsp", "none")
 THRESHOLDS = ("per_size", "single", "fixed")
 TARGETS = ("both", "merge")

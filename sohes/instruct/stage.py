@@ -5,20 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from sohes.errors import ConfigError, unknown_name
 from sohes.records import StageResult
-from sohes.settings import TrainingSettings
+from sohes.settings import NECKS, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstructConfig(TrainingSettings):
     """Phase 2 at paper scale; the values' origins are in the method notes, §3."""
 
+    neck: str = "adapter"  # around the ViT; or "pyramid", which is light [ours]
     queries: int = 1000
     hidden_dim: int = 256
     encoder_layers: int = 6  # of the pixel decoder
     decoder_layers: int = 9
     inference_short_px: int = 1024
     inference_long_px: int = 2048
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.neck not in NECKS:
+            raise ConfigError(unknown_name("neck", self.neck, NECKS))
 
 
 def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -39,6 +46,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     start = load_backbone_folder(inputs["backbone"])
     segmenter = build_segmenter(
         start.timm_config,
+        neck=config.neck,
         seed=config.seed,
         pyramid_dim=config.hidden_dim,
         num_queries=config.queries,

@@ -1,4 +1,4 @@
-"""Mask2Former over a ViT pyramid with a head that predicts which entity is part of which (SOHES §3.2).
+"""Mask2Former over a ViT with a head that predicts which entity is part of which (SOHES §3.2).
 
 The Mask2Former is that of `transformers`; `save_pretrained` and `from_pretrained` work as everywhere.
 """
@@ -13,8 +13,14 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerModel, Mask2FormerPreTrainedModel
+from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerModel,
+    Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
+    Mask2FormerPreTrainedModel,
+)
 
+from sohes.backbones.adapter import TimmAdapterConfig
+from sohes.backbones.deformable_layer import attend
 from sohes.backbones.pyramid import TimmPyramidConfig
 from sohes.backbones.timm_folder import TimmViT
 
@@ -26,11 +32,29 @@ class EntitySegmenterConfig(Mask2FormerConfig):
     """Mask2Former's configuration and the ancestor head's width; `inference_*_px` is the size images are shown at."""
 
     model_type = "sohes_entity_segmenter"
-    backbones_supported = ["timm_vit_pyramid"]  # noqa: RUF012
+    backbones_supported = [TimmAdapterConfig.model_type, TimmPyramidConfig.model_type]  # noqa: RUF012
 
     ancestor_dim: int = 128
     inference_short_px: int = 1024
     inference_long_px: int = 2048
+
+
+class PixelDecoderAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention):
+    """Same parameters and result as its base class, by our faster `deformable_attention`."""
+
+    # the pixel decoder masks nothing out: the masks among the other arguments are empty
+    def forward(  # type: ignore[override]
+        self,
+        hidden_states: Tensor,
+        *,
+        encoder_hidden_states: Tensor,
+        position_embeddings: Tensor,
+        reference_points: Tensor,
+        spatial_shapes_list: list[tuple[int, int]],
+        **_: Any,
+    ) -> tuple[Tensor, Tensor]:
+        queries = hidden_states + position_embeddings
+        return attend(self, queries, reference_points, encoder_hidden_states, spatial_shapes_list)
 
 
 class AncestorHead(nn.Module):
@@ -71,6 +95,9 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
     def __init__(self, config: EntitySegmenterConfig) -> None:
         super().__init__(config)
         self.model = Mask2FormerModel(config)
+        for layer in self.model.pixel_level_module.decoder.encoder.layers:
+            # a new module would need initialising, which transformers does for its own classes alone
+            layer.self_attn.__class__ = PixelDecoderAttention
         self.class_predictor = nn.Linear(config.hidden_dim, 2)
         self.ancestor_head = AncestorHead(config.hidden_dim, config.ancestor_dim)
         self.post_init()
@@ -91,10 +118,22 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
 
 
 def build_segmenter(
-    timm_config: dict[str, Any], *, seed: int, pyramid_dim: int = 256, **options: Any
+    timm_config: dict[str, Any], *, neck: str, seed: int, pyramid_dim: int = 256, **options: Any
 ) -> EntitySegmenter:
-    """An untrained segmenter around the ViT that `timm_config` describes; `options` go to `EntitySegmenterConfig`."""
-    backbone = TimmPyramidConfig(timm_config=timm_config, pyramid_dim=pyramid_dim)
+    """An untrained segmenter around the ViT that `timm_config` describes.
+
+    Args:
+        timm_config: content of a timm folder's config.json.
+        neck: "adapter" or "pyramid".
+        seed: of the initialisation.
+        pyramid_dim: channels of the pyramid's maps; the adapter's have the ViT's width.
+        options: go to `EntitySegmenterConfig`.
+    """
+    backbone = (
+        TimmPyramidConfig(timm_config=timm_config, pyramid_dim=pyramid_dim)
+        if neck == "pyramid"
+        else TimmAdapterConfig(timm_config=timm_config)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return EntitySegmenter(EntitySegmenterConfig(backbone_config=backbone, **options))

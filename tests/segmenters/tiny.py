@@ -21,6 +21,7 @@ def tiny_segmenter(*, seed: int = 0, queries: int = 8) -> EntitySegmenter:
     """Untrained, on the CPU."""
     return build_segmenter(
         TIMM_CONFIG,
+        neck="pyramid",
         seed=seed,
         pyramid_dim=32,
         num_queries=queries,
