@@ -132,16 +132,17 @@ def _uncertain_points(logits: Tensor, random: Tensor, settings: LossSettings) ->
 
 
 def ancestor_loss(logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
-    """Binary cross-entropy over ordered pairs of matched queries; positives and negatives weigh half each."""
+    """Binary cross-entropy, mean over the ordered pairs of matched queries of one image.
+
+    Relations are rare; weighing both sides alike would move the log-odds, and a threshold of 0.5 say yes too often.
+    """
     same = (matching.image[:, None] == matching.image[None, :]).fill_diagonal_(False)
     first, second = same.nonzero(as_tuple=True)
     image = matching.image[first]
     given = logits[image, matching.query[first], matching.query[second]]
     wanted = targets.ancestor[image, matching.target[first], matching.target[second]].float()
-    loss = F.binary_cross_entropy_with_logits(given, wanted, reduction="none")
-    sides = torch.stack([wanted, 1 - wanted])
-    means = sides @ loss / _world_mean(sides.sum(1)).clamp(min=1e-6)  # a side without pairs adds nothing
-    return 0.5 * means.sum()
+    loss = F.binary_cross_entropy_with_logits(given, wanted, reduction="sum")
+    return loss / _world_mean(loss.new_tensor(len(first))).clamp(min=1)
 
 
 def _world_mean(value: Tensor) -> Tensor:

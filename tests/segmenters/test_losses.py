@@ -131,15 +131,9 @@ def test_ancestor_loss_by_hand() -> None:
     logits[0, 4, 0], logits[0, 4, 2], logits[0, 0, 2] = 2.0, -1.0, 0.5  # 0 above 1, 0 above 2, 1 above 2
     logits[0, 0, 4], logits[0, 2, 4], logits[0, 2, 0] = -3.0, 1.0, 0.0  # and the other way round
     found = ancestor_loss(logits, three_targets([(0, 1), (0, 2)]), MATCHED)
-    positive = (softplus(-2.0) + softplus(1.0)) / 2
-    negative = (softplus(0.5) + softplus(-3.0) + softplus(1.0) + softplus(0.0)) / 4
-    assert float(found) == pytest.approx(0.5 * positive + 0.5 * negative, rel=1e-5)
-
-
-@pytest.mark.parametrize(("positives", "share"), [([], 0.5), ([(i, j) for i in range(3) for j in range(3)], 0.5)])
-def test_a_missing_side_counts_nothing(positives: list[tuple[int, int]], share: float) -> None:
-    found = ancestor_loss(torch.zeros(1, 5, 5), three_targets(positives), MATCHED)
-    assert float(found) == pytest.approx(share * math.log(2))
+    positive = softplus(-2.0) + softplus(1.0)
+    negative = softplus(0.5) + softplus(-3.0) + softplus(1.0) + softplus(0.0)
+    assert float(found) == pytest.approx((positive + negative) / 6, rel=1e-5)
 
 
 def test_pairs_across_images_do_not_count() -> None:
@@ -153,7 +147,7 @@ def test_pairs_across_images_do_not_count() -> None:
 
 
 def test_means_run_over_the_whole_batch() -> None:
-    """One positive pair in the first image, one in the second; the first has far more negatives."""
+    """Six pairs in the first image, two in the second: each pair weighs the same."""
     relation = torch.zeros(3, 3, dtype=torch.bool)
     relation[0, 1] = True
     small = torch.zeros(2, 2, dtype=torch.bool)
@@ -164,9 +158,8 @@ def test_means_run_over_the_whole_batch() -> None:
     logits = torch.zeros(2, 3, 3)
     logits[1, 0, 1], logits[1, 1, 0] = 3.0, 3.0
     matching = pairs((0, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 0), (1, 1, 1))
-    positive = (math.log(2) + softplus(-3.0)) / 2
-    negative = (5 * math.log(2) + softplus(3.0)) / 6
-    assert float(ancestor_loss(logits, targets, matching)) == pytest.approx(0.5 * (positive + negative), rel=1e-5)
+    expected = (6 * math.log(2) + softplus(-3.0) + softplus(3.0)) / 8
+    assert float(ancestor_loss(logits, targets, matching)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.usefixtures("full_grid")
