@@ -6,6 +6,7 @@ the losses. So a checkpoint needs no random state, and a resumed run continues a
 
 from __future__ import annotations
 
+import logging
 import pickle
 import signal
 from collections.abc import Mapping
@@ -50,7 +51,7 @@ class CheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._remember)
-        state = self._newest(runner)
+        state = self._newest()
         if state is None:
             return
         bare(runner.model).load_state_dict(state["model"])
@@ -83,13 +84,14 @@ class CheckpointHook(Hook):
     def _remember(self, number: int, frame: Any) -> None:
         self._stop_signal = number
 
-    def _newest(self, runner: Runner) -> dict[str, Any] | None:
+    def _newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read; None where there is none."""
         for path in checkpoints(self.folder):
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-                runner.logger.warning("%s: damaged (%s); going back to the one before", path, str(error).split("\n")[0])
+                reason = str(error).split("\n")[0]
+                logging.getLogger(__name__).warning("%s: damaged (%s); going back to the one before", path, reason)
                 continue
             if state["identity"] != self.identity:
                 raise SohesError(f"{path}: was written by another configuration; remove the checkpoints to start anew")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from sohes.engine import loop, runner
 from sohes.engine.checkpoints import checkpoints
-from sohes.engine.history import data_share, draw_history
+from sohes.engine.history import HistoryHook, data_share, draw_history
 from sohes.engine.loop import StepSampler, micro_batch_size
 from sohes.engine.optimizer import parameter_groups
 from sohes.engine.runner import train
@@ -213,6 +214,17 @@ def test_two_processes_share_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
         sampler.skip(2 * 2)  # two steps of this process
         assert positions(sampler, 2) == shares[-1][4:]
     assert shares == [[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]]
+
+
+def test_resumed_history_may_have_other_columns(tmp_path: Path) -> None:
+    """Whole lines before the step stay; what an earlier attempt did not measure is NaN."""
+    path, run = tmp_path / "history.csv", SimpleNamespace()
+    first, second = HistoryHook(path), HistoryHook(path)
+    for step in range(3):
+        first.after_train_iter(run, step, outputs={"a": 1.0, "b": float(step)})  # type: ignore[arg-type]
+    path.write_text(path.read_text() + "3,1")  # cut by a kill
+    second.after_train_iter(run, 2, outputs={"b": 7.0, "c": torch.tensor(5.0)})  # type: ignore[arg-type]
+    assert path.read_text() == "step,b,c\n0,0,nan\n1,1,nan\n2,7,5\n"
 
 
 def test_curves_need_a_history(tmp_path: Path) -> None:
