@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import signal
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ class CheckpointHook(Hook):
         """The newest checkpoint that can be read; None where there is none."""
         for path in checkpoints(self.folder):
             try:
-                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                state = _load(path)
+            except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
                 reason = str(error).split("\n")[0]
                 logging.getLogger(__name__).warning("%s: damaged (%s); going back to the one before", path, reason)
                 continue
@@ -113,6 +114,15 @@ class CheckpointHook(Hook):
             torch.save(state, temporary)
         for path in (*checkpoints(self.folder)[self.keep :], *self.folder.glob(".checkpoint-*")):
             path.unlink(missing_ok=True)  # old ones, and what a killed run was writing
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """A checkpoint, its checksums verified, which torch does not do."""
+    with zipfile.ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def bare(model: nn.Module) -> Any:
