@@ -25,6 +25,7 @@ from sohes.backbones.pyramid import TimmPyramidConfig
 from sohes.backbones.timm_folder import TimmViT
 
 ENTITY, NOTHING = 0, 1  # places in the logit pair
+_COVERAGE_SIDE = 128  # px
 
 
 @strict
@@ -61,21 +62,38 @@ class PixelDecoderAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAt
 class AncestorHead(nn.Module):
     """P[i, j]: is query i's entity an ancestor of query j's? (SOHES §3.2; the form is this project's.)
 
-    Two embeddings a query, one for each role, since the relation is not symmetric; their scaled product plus a bias
-    that starts at the log-odds of 5 %.
+    It starts as the coverage rule that made the labels (j lies in i by at least `theta_cover`, i in j by less), applied
+    to the predicted masks. It learns how sharp that rule is and where its threshold lies for masks that are less exact,
+    and from the queries what the masks do not say: two embeddings of each, one a role, for the relation is not
+    symmetric.
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.as_ancestor = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
         self.as_descendant = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
-        self.bias = nn.Parameter(torch.tensor(math.log(0.05 / 0.95)))
+        self.threshold = nn.Parameter(torch.tensor(math.log(0.9 / 0.1)))
+        self.sharpness = nn.Parameter(torch.tensor(2.0))
 
-    def forward(self, queries: Tensor) -> Tensor:
-        """Logits (B, N, N) of queries (B, N, D); the diagonal means nothing."""
+    def forward(self, queries: Tensor, mask_logits: Tensor) -> Tensor:
+        """Logits (B, N, N) float32 of queries (B, N, D) and their masks (B, N, h, w); the diagonal means nothing."""
         ancestor, descendant = self.as_ancestor(queries), self.as_descendant(queries)
-        product = (ancestor @ descendant.transpose(1, 2)).float()  # in bfloat16 the bias would swallow small products
-        return product / ancestor.shape[-1] ** 0.5 + self.bias
+        product = (ancestor @ descendant.transpose(1, 2)).float() / ancestor.shape[-1] ** 0.5
+        covered = torch.logit(coverage(mask_logits), eps=0.01)
+        rule = torch.minimum(covered - self.threshold, self.threshold - covered.transpose(1, 2))
+        return self.sharpness * rule + product
+
+
+@torch.no_grad()
+def coverage(mask_logits: Tensor) -> Tensor:
+    """C[i, j] (B, N, N) float32: the share of mask j that mask i covers, of logits (B, N, h, w); 0 of an empty mask.
+
+    Large maps are read at every second, third, ... pixel: all of them would take gigabytes.
+    """
+    step = max(1, max(mask_logits.shape[-2:]) // _COVERAGE_SIDE)
+    with torch.autocast(mask_logits.device.type, enabled=False):  # areas beyond 256 px are not exact in bfloat16
+        inside = (mask_logits[:, :, ::step, ::step] > 0).flatten(2).float()
+        return inside @ inside.transpose(1, 2) / inside.sum(-1).clamp(min=1)[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -111,10 +129,11 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
     def forward(self, pixel_values: Tensor) -> SegmenterOutput:
         hidden = self.model(pixel_values=pixel_values, output_hidden_states=True)
         queries = [state.transpose(0, 1) for state in hidden.transformer_decoder_intermediate_states]
+        masks = [logits.float() for logits in hidden.masks_queries_logits]
         return SegmenterOutput(
             entity_logits=[self.class_predictor(state).float() for state in queries],
-            mask_logits=[masks.float() for masks in hidden.masks_queries_logits],
-            ancestor_logits=self.ancestor_head(queries[-1]),
+            mask_logits=masks,
+            ancestor_logits=self.ancestor_head(queries[-1], masks[-1]),
         )
 
 
