@@ -1,9 +1,13 @@
-"""Multi-scale deformable attention on processors: compiled loops, of the same result for any number of threads."""
+"""Multi-scale deformable attention on processors: compiled loops, of the same result for any number of threads.
+
+The threads are Python's: numba's own parallel loops would set how many threads torch uses for everything else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from math import floor
 from typing import Any
 
@@ -14,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # sums over channels may be reordered, once and for all when compiled, so that they use vector instructions
-_compiled = numba.njit(cache=True, parallel=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+_compiled = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
 
 
 def forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
@@ -22,8 +26,8 @@ def forward(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Ten
     batch, _, heads, channels = value.shape
     locations = locations.contiguous()
     output = locations.new_zeros(batch, weights.shape[1], heads, channels)
-    with _threads_of_torch():
-        _forward(_array(value, locations), _levels(sides), _array(locations), _array(weights), _array(output))
+    arrays = (_array(value, locations), _levels(sides), _array(locations), _array(weights), _array(output))
+    _in_threads(_forward, batch * weights.shape[1], *arrays)
     return output.flatten(2).to(value.dtype)
 
 
@@ -34,17 +38,9 @@ def backward(
     grad = grad.unflatten(2, value.shape[2:])
     shapes = (value.shape, locations.shape, weights.shape)
     of_value, of_locations, of_weights = (torch.zeros(shape, dtype=locations.dtype) for shape in shapes)
-    with _threads_of_torch():
-        _backward(
-            _array(grad, locations),
-            _array(value, locations),
-            _levels(sides),
-            _array(locations),
-            _array(weights),
-            _array(of_value),
-            _array(of_locations),
-            _array(of_weights),
-        )
+    given = (_array(grad, locations), _array(value, locations), _levels(sides), _array(locations), _array(weights))
+    found = (_array(of_value), _array(of_locations), _array(of_weights))
+    _in_threads(_backward, value.shape[0] * value.shape[2], *given, *found)
     return of_value.to(value.dtype), of_locations, of_weights
 
 
@@ -60,14 +56,15 @@ def _levels(sides: Sequence[int]) -> NDArray[np.int64]:
     return np.column_stack([shapes, np.concatenate([[0], ends[:-1]])])
 
 
-@contextmanager
-def _threads_of_torch() -> Iterator[None]:
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
+def _in_threads(work: Callable[..., None], count: int, *arrays: NDArray[Any]) -> None:
+    """`work(first, end, *arrays)` on all of `count` items, shared out to as many threads as torch uses."""
+    threads = max(1, min(torch.get_num_threads(), count))
+    parts = list(pairwise(count * part // threads for part in range(threads + 1)))
+    if threads == 1:
+        work(0, count, *arrays)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda part: work(*part, *arrays), parts))
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -81,11 +78,12 @@ def _neighbours(position, size):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _forward(value, levels, locations, weights, output):  # type: ignore[no-untyped-def]
+def _forward(first, end, value, levels, locations, weights, output):  # type: ignore[no-untyped-def]
+    """Outputs of the (image, query) pairs from `first` to before `end`."""
     real = value.dtype.type
     channels = value.shape[3]
-    batch, queries, heads, depth, points = weights.shape
-    for item in numba.prange(batch * queries):
+    _, queries, heads, depth, points = weights.shape
+    for item in range(first, end):
         b, q = item // queries, item % queries
         for h in range(heads):
             for level in range(depth):
@@ -111,11 +109,14 @@ def _forward(value, levels, locations, weights, output):  # type: ignore[no-unty
 
 
 @_compiled
-def _backward(grad, value, levels, locations, weights, of_value, of_locations, of_weights):  # type: ignore[no-untyped-def]
+def _backward(  # type: ignore[no-untyped-def]
+    first, end, grad, value, levels, locations, weights, of_value, of_locations, of_weights
+):
+    """Gradients of the (image, head) pairs from `first` to before `end`: no two of them write to the same place."""
     real = value.dtype.type
     channels = value.shape[3]
-    batch, queries, heads, depth, points = weights.shape
-    for item in numba.prange(batch * heads):  # no two write to the same place, so the order of sums is fixed
+    _, queries, heads, depth, points = weights.shape
+    for item in range(first, end):
         b, h = item // heads, item % heads
         for q in range(queries):
             for level in range(depth):
