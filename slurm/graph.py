@@ -3,6 +3,7 @@
 stages:
   explore:
     run: sohes.pipeline:explore                  # module:function
+    distributed: false                           # true: it trains, with a process for each of its GPUs
     inputs: {images: images, labels: a/train}    # name: path in the run folder; "." is the run folder itself
     after: [evaluate]                            # stages to wait for beyond those named by the inputs
     after_any: [score]                           # the same, but these may also have failed
@@ -31,7 +32,10 @@ FLAGS = {"images": "images.folder", "ground_truth": "images.ground_truth", "weig
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one stage needs. 0 leaves the choice to the machine or the cluster; run locally, only `cpus` counts."""
+    """What one stage needs. 0 leaves the choice to the machine or the cluster.
+
+    Run locally, only `cpus` counts, and for a distributed stage `gpus`, as far as the machine has them.
+    """
 
     gpus: int = 0
     cpus: int = 0
@@ -53,6 +57,7 @@ class Stage:
         parents: the stages that come before, from the inputs, `after` and `after_any`.
         may_fail: those of the parents that need not have finished, only ended.
         config: instance of the configuration class of the stage's function.
+        distributed: its function can run in several processes, as torchrun starts them, and gets one for each GPU.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Stage:
     may_fail: tuple[str, ...]
     config: Any
     resources: Resources
+    distributed: bool
 
     def is_lost_with(self, others: Container[str]) -> bool:
         """Whether it cannot run when those stages do not finish."""
@@ -116,6 +122,7 @@ class _Draft:
     after_any: list[str]
     config: Settings
     resources: Settings
+    distributed: bool
     parents: tuple[str, ...] = field(default=())
     may_fail: tuple[str, ...] = field(default=())
 
@@ -230,7 +237,7 @@ def _check_name(name: str, origin: str) -> None:
 
 
 def _draft(name: str, group: str, value: Mapping[str, Any], origin: str) -> _Draft:
-    check_keys(value, ("run", "inputs", "after", "after_any", "matrix", "config", "resources"), origin)
+    check_keys(value, ("run", "distributed", "inputs", "after", "after_any", "matrix", "config", "resources"), origin)
     run = value.get("run")
     if not isinstance(run, str) or not re.fullmatch(r"[\w.]+:\w+", run):
         raise ConfigError(f"{origin}: 'run' must be module:function, given {run!r}")
@@ -239,11 +246,14 @@ def _draft(name: str, group: str, value: Mapping[str, Any], origin: str) -> _Dra
     lists = isinstance(after, list) and isinstance(after_any, list)
     if not lists or not all(isinstance(path, str) for path in [*inputs.values(), *after, *after_any]):
         raise ConfigError(f"{origin}: 'inputs' holds paths, 'after' and 'after_any' are lists of stages")
+    distributed = value.get("distributed", False)
+    if not isinstance(distributed, bool):
+        raise ConfigError(f"{origin}: 'distributed' must be true or false, given {distributed!r}")
     config = Settings(config_class(load_function(run, name), name), name)
     config.update(mapping(value.get("config"), f"{origin}, config"), origin)
     resources = Settings(Resources, f"{name}.resources")
     resources.update(mapping(value.get("resources"), f"{origin}, resources"), origin)
-    return _Draft(name, group, run, inputs, after, after_any, config, resources)
+    return _Draft(name, group, run, inputs, after, after_any, config, resources, distributed)
 
 
 def _set_parents(draft: _Draft, drafts: Mapping[str, _Draft], origin: str) -> None:
@@ -328,4 +338,5 @@ def _finish(draft: _Draft) -> Stage:
         may_fail=draft.may_fail,
         config=draft.config.build(),
         resources=draft.resources.build(),
+        distributed=draft.distributed,
     )

@@ -26,6 +26,7 @@ import yaml
 
 from slurm.graph import Graph
 from slurm.plan import Planned, config_values
+from slurm.processes import LOG_FORMAT, end_processes, environment, processes_for, run_distributed
 from slurm.state import LOCK, StageFolder, Status, disk_is_full, locked, no_space_message
 from sohes.configuration import config_class, load_function
 from sohes.errors import DataError, SohesError
@@ -53,6 +54,7 @@ class Job:
     """A stage as plain data, so that it can be unpickled anywhere before any of its modules is imported.
 
     Attributes:
+        gpus: over which the stage is spread, a process for each; 1 for a stage that is not distributed.
         launcher: set for a process of its own on this machine, absent on a cluster and in the launcher's process.
         captures: send output to log.txt.
     """
@@ -69,6 +71,7 @@ class Job:
     config: Mapping[str, Any]
     fingerprint: str
     identity: Mapping[str, Any]
+    gpus: int = 1
     launcher: Launcher | None = None
     captures: bool = True
 
@@ -84,6 +87,8 @@ class Job:
         """Called by submitit on a time-out or preemption: the same job again, which resumes from the stage's folder."""
         from submitit.helpers import DelayedSubmission
 
+        if self.gpus > 1:
+            end_processes()
         if _attempt is not None:
             _attempt.end("requeued")
         return DelayedSubmission(self)
@@ -101,7 +106,7 @@ class Job:
                 _attempt = _Attempt(folder, resumes=resumes, launcher=self.launcher)
                 if self.captures:
                     stack.enter_context(_captured(folder.log))
-                stack.enter_context(_environment("SOHES_PROGRESS", str(folder.progress_file)))
+                stack.enter_context(environment({"SOHES_PROGRESS": str(folder.progress_file)}))
                 print(_attempt.headline(self.stage, resumes=resumes), flush=True)
                 self._work(folder, _attempt)
                 print(f"=== {_now()} {self.stage} finished in {_attempt.seconds():.1f} s", flush=True)
@@ -132,7 +137,11 @@ class Job:
             if not path.exists():
                 stage = self.inputs[name].split("/")[0]
                 raise DataError(f"input {name} of stage {self.stage}: {path} is missing; run again with --from {stage}")
-        result = function(config, inputs, folder.path)
+        processes = processes_for(self.gpus) if self.gpus > 1 else 1
+        if processes > 1:
+            result = run_distributed(function, config, inputs, folder.path, processes=processes)
+        else:
+            result = function(config, inputs, folder.path)
         assert isinstance(result, StageResult), f"{self.run} returned {type(result).__name__}, not a StageResult"
         for row in result.measurements:
             assert math.isfinite(row.value), f"{self.run} measured {row.metric} = {row.value}"
@@ -189,6 +198,7 @@ def make_job(
         config=dataclasses.asdict(stage.config),
         fingerprint=planned.fingerprint,
         identity=dict(planned.identity),
+        gpus=max(1, stage.resources.gpus) if stage.distributed else 1,
         launcher=launcher,
         captures=captures,
     )
@@ -303,9 +313,7 @@ def _captured(log: Path) -> Iterator[None]:
             stack.callback(stream.flush)
             os.dup2(file.fileno(), descriptor)
         handler = logging.StreamHandler(sys.stderr)
-        logging.basicConfig(
-            level=logging.INFO, handlers=[handler], force=True, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        logging.basicConfig(level=logging.INFO, handlers=[handler], force=True, format=LOG_FORMAT)
         stack.callback(logging.getLogger().removeHandler, handler)
         logging.getLogger("submitit").propagate = False  # it has handlers of its own
         yield
@@ -314,19 +322,6 @@ def _captured(log: Path) -> Iterator[None]:
 def _restore(saved: int, descriptor: int) -> None:
     os.dup2(saved, descriptor)
     os.close(saved)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _now() -> str:

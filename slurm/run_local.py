@@ -14,11 +14,11 @@ import submitit
 
 from slurm.job import Job
 from slurm.plan import Planned
+from slurm.processes import GRACE_S
 from slurm.state import StageFolder, Status, no_space_message
 from slurm.view import Board
 
 _POLL_S = 0.2
-_GRACE_S = 120.0  # from the interrupt to the kill: for the running step, and for writing its state
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 _FULL_BELOW_BYTES = 1 << 20
 _LOG_LINES = 20
@@ -125,7 +125,7 @@ def _own_status(process: submitit.LocalJob[None], folder: StageFolder) -> Status
 
 def _stop(process: submitit.LocalJob[None], folder: StageFolder) -> None:
     """End a stage: interrupt it, and kill its whole process group after a while or at a second interrupt."""
-    give_up, interrupted = time.monotonic() + _GRACE_S, False
+    give_up, interrupted = time.monotonic() + GRACE_S, False
     with suppress(KeyboardInterrupt):
         while not process.done() and time.monotonic() < give_up:
             status = _own_status(process, folder)

@@ -1,0 +1,168 @@
+"""A training on several GPUs of one machine: a process for each, started and watched by torch's elastic agent.
+
+The stage's own process is the agent. It trains nothing itself: it hands signals on, and its own log, progress file and
+record stay those of the stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sohes.errors import SohesError
+from sohes.records import StageResult, usable_cores
+
+GRACE_S = 120.0  # from an interrupt to the kill: for the running step, and for writing its state
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+_SLURM_GRACE_S = 60.0  # of the 90 between SLURM's warning and its kill
+_AGENT_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+
+StageFunction = Callable[[Any, dict[str, Path], Path], StageResult]
+
+
+def processes_for(gpus: int) -> int:
+    """How many processes train where a stage asks for `gpus`.
+
+    One for each that this machine has of them; without any, as many on the CPU, so that a recipe can be tried anywhere.
+    """
+    import torch
+
+    return min(gpus, torch.cuda.device_count() or gpus)
+
+
+def run_distributed(
+    function: StageFunction, config: Any, inputs: dict[str, Path], out: Path, *, processes: int
+) -> StageResult:
+    """Call a stage function in several processes, as torchrun would; returns what it returns in the main one.
+
+    Raises:
+        KeyboardInterrupt: a signal came; it was handed on, and the processes have ended.
+        SohesError: a process was killed.
+        Exception: of the process that failed first, with its traceback as a note.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores()) // processes
+    # older versions of torch do not know the second, and wait 30 s
+    settings = {"OMP_NUM_THREADS": f"{max(1, threads)}", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{GRACE_S:.0f}"}
+    with tempfile.TemporaryDirectory() as folder, environment(settings), _interruptible():
+        failure = Path(folder) / "failure"
+        agent = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            max_restarts=0,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            results = elastic_launch(agent, _process)(function, config, inputs, out, failure)
+        except ChildFailedError as error:
+            _, first = error.get_first_failure()
+            if first.exitcode >= 0 and failure.exists():
+                raise pickle.loads(failure.read_bytes()) from None
+            how = first.signal_name() if first.exitcode < 0 else f"exit status {first.exitcode}"
+            raise SohesError(
+                f"one of the {processes} processes of the training ended without a word ({how}). Often the memory was "
+                "full: watch it, or make the stage smaller."
+            ) from error
+    result: StageResult = results[0]
+    return result
+
+
+def end_processes() -> None:
+    """Have the training that runs finish its step, save and end; for a signal handler of the agent."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it as well when the job is requeued
+    give_up = time.monotonic() + _SLURM_GRACE_S
+    # those that load data for a training in this very process are daemons
+    processes = [process for process in multiprocessing.active_children() if not process.daemon]
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(max(0.0, give_up - time.monotonic()))
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """The agent's exception at a signal becomes a KeyboardInterrupt; its handlers, which it leaves behind, go."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    handlers = {number: signal.getsignal(number) for number in _AGENT_HANDLES}
+    try:
+        yield
+    except SignalException as error:
+        raise KeyboardInterrupt(str(error)) from error
+    finally:
+        for process in multiprocessing.active_children():  # the signal came while the agent was starting them
+            process.kill()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _process(
+    function: StageFunction, config: Any, inputs: dict[str, Path], out: Path, failure: Path
+) -> StageResult | None:
+    """One of the processes of a training. It exits when it fails: the others would wait for it."""
+    import torch
+
+    # The training loop has handlers of its own. Outside it there is nothing to save, and no handler would be called
+    # while torch waits for another process.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM's warning may come to all; the agent acts on it
+    is_main = os.environ["RANK"] == "0"
+    if not is_main:
+        os.environ.pop("SOHES_PROGRESS", None)
+    logging.basicConfig(level=logging.INFO if is_main else logging.WARNING, format=LOG_FORMAT)
+    try:
+        result = function(config, inputs, out)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    except (Exception, KeyboardInterrupt) as error:
+        _keep(error, failure)
+        sys.exit(1)
+    return result if is_main else None
+
+
+def _keep(error: BaseException, failure: Path) -> None:
+    """Leave the error for the agent, unless another process failed before: what follows is its consequence."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        kept = error
+    except Exception:  # whatever the constructor of somebody's error raises
+        kept = RuntimeError(f"{type(error).__name__}: {error}")
+    kept.add_note(f"In training process {os.environ['RANK']}:\n{''.join(traceback.format_exception(error))}")
+    with suppress(FileExistsError), failure.open("xb") as file:
+        pickle.dump(kept, file)
