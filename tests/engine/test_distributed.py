@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -58,12 +57,12 @@ def test_two_processes_train_as_one(folders: dict[str, tuple[Path, Path]], name:
     histories = [pd.read_csv(folder / "history.csv") for folder in folders[name]]
     one, two = (history.drop(columns=["data_seconds", "step_seconds"]) for history in histories)
     assert one.columns.tolist() == two.columns.tolist()
-    assert np.allclose(one, two, rtol=1e-4, equal_nan=True)
+    pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-4)
     # Adam blows up the rounding of gradients that are zero in theory (biases before a norm): hence of the whole, and
     # against how far the weights moved since the checkpoint before
     last, before = (weights(path) for path in checkpoints(folders[name][0]))
     other = weights(checkpoints(folders[name][1])[0])
-    assert float((other - last).norm()) < 0.01 * float((last - before).norm())
+    assert float((other - last).norm()) < 0.05 * float((last - before).norm())
 
 
 def weights(checkpoint: Path) -> Tensor:

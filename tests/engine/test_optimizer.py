@@ -28,7 +28,7 @@ def test_parameter_groups() -> None:
         vit + "cls_token": (0.25, 0.0),
         "class_predictor.weight": (1.0, 0.5),
         "class_predictor.bias": (1.0, 0.0),
-        "ancestor_head.bias": (1.0, 0.0),
+        "ancestor_head.threshold": (1.0, 0.0),
         "model.pixel_level_module.decoder.level_embed": (1.0, 0.0),
         "model.transformer_module.level_embed.weight": (1.0, 0.0),
         "model.transformer_module.queries_embedder.weight": (1.0, 0.0),
