@@ -51,24 +51,24 @@ def test_teacher_starts_as_the_student_and_follows(module: CorrectModule) -> Non
 def test_short_runs_start_faster() -> None:
     """alpha = 1 - 1/(t + 1): after steps 1, 2, 3 the teacher is the plain mean of start and all students so far."""
     module = make(iterations=100)
-    start = float(module.teacher.ancestor_head.bias)
+    start = float(module.teacher.ancestor_head.threshold)
     seen = [start]
     for value in (1.0, 5.0, -3.0):
         with torch.no_grad():
-            module.student.ancestor_head.bias.fill_(value)
+            module.student.ancestor_head.threshold.fill_(value)
         module.follow()
         seen.append(value)
-        assert float(module.teacher.ancestor_head.bias) == pytest.approx(sum(seen) / len(seen), rel=1e-5)
+        assert float(module.teacher.ancestor_head.threshold) == pytest.approx(sum(seen) / len(seen), rel=1e-5)
 
 
 def test_alpha_is_limited() -> None:
     module = make(replace(SETTINGS, ema=0.9), iterations=100)
     module.step = 50  # 1 - 1/52 is above 0.9
-    start = float(module.teacher.ancestor_head.bias)
+    start = float(module.teacher.ancestor_head.threshold)
     with torch.no_grad():
-        module.student.ancestor_head.bias.fill_(1.0)
+        module.student.ancestor_head.threshold.fill_(1.0)
     module.follow()
-    assert float(module.teacher.ancestor_head.bias) == pytest.approx(0.9 * start + 0.1, rel=1e-5)
+    assert float(module.teacher.ancestor_head.threshold) == pytest.approx(0.9 * start + 0.1, rel=1e-5)
 
 
 def test_buffers_follow_too(module: CorrectModule) -> None:
@@ -353,12 +353,12 @@ def test_several_teachers_are_pooled_and_the_first_is_the_result() -> None:
     module = make(replace(SETTINGS, ema=(0.9, 0.5), threshold="fixed", tau_init=0.5))
     assert len(module.teachers) == 2
     assert module.teachers[0] is module.teacher
-    start = float(module.teacher.ancestor_head.bias)
+    start = float(module.teacher.ancestor_head.threshold)
     with torch.no_grad():
-        module.student.ancestor_head.bias.fill_(1.0)
+        module.student.ancestor_head.threshold.fill_(1.0)
     module.follow()
     for teacher, momentum in zip(module.teachers, (0.9, 0.5), strict=True):
-        assert float(teacher.ancestor_head.bias) == pytest.approx(momentum * start + 1 - momentum, rel=1e-5)
+        assert float(teacher.ancestor_head.threshold) == pytest.approx(momentum * start + 1 - momentum, rel=1e-5)
     module.train()
     assert not any(
         teacher.training or any(p.requires_grad for p in teacher.parameters()) for teacher in module.teachers
