@@ -77,7 +77,8 @@ def run_distributed(
             results = elastic_launch(agent, _process)(function, config, inputs, out, failure)
         except ChildFailedError as error:
             _, first = error.get_first_failure()
-            if first.exitcode >= 0 and failure.exists():
+            # a killed process makes others fail; one that raised can make others abort, and be noticed after them
+            if first.exitcode != -signal.SIGKILL and failure.exists():
                 raise pickle.loads(failure.read_bytes()) from None
             how = first.signal_name() if first.exitcode < 0 else f"exit status {first.exitcode}"
             raise SohesError(
