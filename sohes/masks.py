@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-BoolArray = NDArray[np.bool_]
+from sohes.runs import BoolArray, IntArray, read_runs
+
 FloatArray = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 AREA_CLASSES = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}  # px², COCO's
 
@@ -66,10 +66,7 @@ def pairwise_intersections(rles: Sequence[Mapping[str, Any]]) -> IntArray:
     One sweep along the runs of all masks: the work is the number of overlapping pairs of runs, not of masks.
     """
     assert len({tuple(rle["size"]) for rle in rles}) <= 1, "masks of several images"
-    texts = [rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode("ascii") for rle in rles]
-    offsets = np.cumsum([0, *map(len, texts)])
-    digits = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
-    starts, ends, owners = _runs(digits, offsets)
+    starts, ends, owners = read_runs(rles)
     order = np.argsort(starts, kind="stable")
     later = _sweep(starts[order], ends[order], owners[order], len(rles)).astype(np.int64)
     common = later + later.T
@@ -96,37 +93,6 @@ def pairwise_coverage(rles: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
     """covered[i, j] in [0, 1]: the share of mask j that lies inside mask i, (M, M); 0 for an empty mask j."""
     common = pairwise_intersections(rles)
     return common / np.maximum(common.diagonal(), 1)
-
-
-@numba.njit(cache=True, nogil=True)
-def _runs(digits: IntArray, offsets: IntArray) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Start, end and mask of each run of ones, from the `counts` of COCO RLEs one after another, less "0".
-
-    A count is written in groups of five bits, lowest first, and from the fourth on as the difference to the one two
-    before. Images have less than 2^31 px.
-    """
-    starts = np.empty(len(digits), np.int32)
-    ends, owners = np.empty_like(starts), np.empty_like(starts)
-    found = 0
-    for mask in range(len(offsets) - 1):
-        position = count = previous = before = value = shift = 0
-        for digit in digits[offsets[mask] : offsets[mask + 1]]:
-            value |= (digit & 31) << shift
-            shift += 5
-            if digit & 32:  # more groups follow
-                continue
-            if digit & 16:  # negative
-                value -= 1 << shift
-            if count > 2:
-                value += before
-            if count % 2 and value:
-                starts[found], ends[found], owners[found] = position, position + value, mask
-                found += 1
-            position += value
-            before, previous = previous, value
-            count += 1
-            value = shift = 0
-    return starts[:found], ends[:found], owners[:found]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -14,9 +14,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from sohes.masks import BoolArray, IntArray, _runs
-
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
 RunArray = NDArray[np.int32]
+
+
+def read_runs(rles: Sequence[Mapping[str, Any]]) -> tuple[RunArray, RunArray, RunArray]:
+    """Start, end and mask (R,) of each run of set pixels of COCO RLEs, in their order."""
+    texts = [rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode("ascii") for rle in rles]
+    digits = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
+    return _read_runs(digits, np.cumsum([0, *map(len, texts)]))
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,7 @@ class MaskRuns:
     @classmethod
     def of_rles(cls, rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> MaskRuns:
         """Read COCO RLEs, all of size `size_hw`."""
-        texts = [rle["counts"] if isinstance(rle["counts"], bytes) else rle["counts"].encode("ascii") for rle in rles]
-        digits = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
-        starts, ends, owners = _runs(digits, np.cumsum([0, *map(len, texts)]))
+        starts, ends, owners = read_runs(rles)
         return cls(size_hw, starts, ends, np.searchsorted(owners, np.arange(len(rles) + 1)))
 
     def __len__(self) -> int:
@@ -70,20 +75,35 @@ class MaskRuns:
         _paint(self.starts, self.ends, self.first, index, self.size_hw[0], canvas)
 
 
-def decode_window(
-    rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int], rows: IntArray, columns: IntArray
-) -> BoolArray:
-    """`decode_masks(rles, size_hw)[:, rows][:, :, columns]`, (M, h, w) bool, at the cost of the runs.
+@numba.njit(cache=True, nogil=True)
+def _read_runs(digits: IntArray, offsets: IntArray) -> tuple[RunArray, RunArray, RunArray]:
+    """`read_runs` of the `counts` one after another, less "0".
 
-    Args:
-        rles: COCO RLEs.
-        size_hw: of their image in px.
-        rows: (h,), rising or repeated.
-        columns: (w,), in any order.
+    A count is written in groups of five bits, lowest first, and from the fourth on as the difference to the one two
+    before. Images have less than 2^31 px.
     """
-    masks = np.zeros((len(rles), len(rows), len(columns)), dtype=bool)
-    MaskRuns.of_rles(rles, size_hw).window(rows, columns).paint(np.arange(len(rles)), masks)
-    return masks
+    starts = np.empty(len(digits), np.int32)
+    ends, owners = np.empty_like(starts), np.empty_like(starts)
+    found = 0
+    for mask in range(len(offsets) - 1):
+        position = count = previous = before = value = shift = 0
+        for digit in digits[offsets[mask] : offsets[mask + 1]]:
+            value |= (digit & 31) << shift
+            shift += 5
+            if digit & 32:  # more groups follow
+                continue
+            if digit & 16:  # negative
+                value -= 1 << shift
+            if count > 2:
+                value += before
+            if count % 2 and value:
+                starts[found], ends[found], owners[found] = position, position + value, mask
+                found += 1
+            position += value
+            before, previous = previous, value
+            count += 1
+            value = shift = 0
+    return starts[:found], ends[:found], owners[:found]
 
 
 @numba.njit(cache=True, nogil=True)

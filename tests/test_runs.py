@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sohes.masks import BoolArray, encode_masks
-from sohes.runs import MaskRuns, decode_window
+from sohes.masks import encode_masks
+from sohes.runs import BoolArray, IntArray, MaskRuns
+
+
+def decode_window(rles: list[dict], size_hw: tuple[int, int], rows: IntArray, columns: IntArray) -> BoolArray:
+    """The window of all masks, painted."""
+    masks = np.zeros((len(rles), len(rows), len(columns)), dtype=bool)
+    MaskRuns.of_rles(rles, size_hw).window(rows, columns).paint(np.arange(len(rles)), masks)
+    return masks
 
 
 def random_masks(rng: np.random.Generator, count: int, size_hw: tuple[int, int]) -> BoolArray:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sohes.backbones.precision import autocast
 from sohes.correct import labels
 from sohes.correct.labels import Predictions
-from sohes.correct.thresholds import CLASSES, SizeThresholds, keep_counter, size_classes
+from sohes.correct.thresholds import CLASSES, SizeThresholds, size_classes
 from sohes.segmenters.losses import segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter
 from sohes.segmenters.matching import Targets, match
@@ -29,8 +29,6 @@ class CorrectModule(BaseModel):
     `others` are further teachers, when there are several momenta. `step` counts steps of the optimiser.
     """
 
-    step: int
-
     def __init__(
         self, segmenter: EntitySegmenter, losses: LossSettings, settings: TeacherSettings, *, iterations: int
     ) -> None:
@@ -40,7 +38,14 @@ class CorrectModule(BaseModel):
         self.others = nn.ModuleList(others)
         self.thresholds = SizeThresholds(settings)
         self.losses, self.settings, self.iterations = losses, settings, iterations
-        keep_counter(self, "step")
+        self.step = 0
+
+    def get_extra_state(self) -> Tensor:
+        """`step`, which is no buffer since reading one would wait for the device."""
+        return torch.tensor(self.step)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.step = int(state)
 
     @property
     def teachers(self) -> list[nn.Module]:

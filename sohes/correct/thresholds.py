@@ -6,9 +6,6 @@ score that leaves as many teacher labels as the initial labels have in that clas
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -25,31 +22,6 @@ def size_classes(areas: Tensor) -> Tensor:
     return torch.bucketize(areas.float(), bounds, right=True)
 
 
-def keep_counter(module: nn.Module, name: str) -> None:
-    """Give `module` a whole number `name`, from 0, that its state holds but no device: reading it waits for nothing."""
-
-    def save(owner: nn.Module, state: MutableMapping[str, Any], prefix: str, metadata: Any) -> None:
-        state[prefix + name] = torch.tensor(getattr(owner, name))
-
-    def load(
-        owner: nn.Module,
-        state: MutableMapping[str, Any],
-        prefix: str,
-        metadata: Any,
-        strict: bool,
-        missing: list[str],
-        *_: Any,
-    ) -> None:
-        if prefix + name in state:
-            setattr(owner, name, int(state.pop(prefix + name)))
-        else:
-            missing.append(prefix + name)
-
-    setattr(module, name, 0)
-    module.register_state_dict_post_hook(save)
-    module.register_load_state_dict_pre_hook(load)
-
-
 class SizeThresholds(nn.Module):
     """Thresholds tau (3,) for small, medium and large, learnt by count matching. All of it is state.
 
@@ -59,7 +31,6 @@ class SizeThresholds(nn.Module):
     tau: Tensor
     expected: Tensor
     scores: Tensor
-    seen: int
 
     def __init__(self, settings: ThresholdSettings) -> None:
         super().__init__()
@@ -67,7 +38,14 @@ class SizeThresholds(nn.Module):
         self.register_buffer("tau", torch.full((len(CLASSES),), settings.tau_init))
         self.register_buffer("expected", torch.full((len(CLASSES),), torch.nan))  # initial labels an image
         self.register_buffer("scores", torch.zeros(settings.tau_window, len(CLASSES), _SCORES_AN_IMAGE))
-        keep_counter(self, "seen")
+        self.seen = 0
+
+    def get_extra_state(self) -> Tensor:
+        """`seen`, which is no buffer since reading one would wait for the device."""
+        return torch.tensor(self.seen)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.seen = int(state)
 
     def observe(self, label_counts: Tensor, scores: Tensor, classes: Tensor) -> None:
         """Remember a batch.

@@ -22,7 +22,7 @@ from sohes.errors import DataError
 from sohes.instruct.photometric import add_noise
 from sohes.masks import BoolArray, IntArray, MaskForest
 from sohes.runs import MaskRuns
-from sohes.segmenters.losses import Targets
+from sohes.segmenters.matching import Targets
 from sohes.settings import SampleSettings
 
 _ATTEMPTS = 400  # crops tried, two an image, when one leaves no target; many, for most images may have no mask

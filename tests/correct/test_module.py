@@ -374,7 +374,7 @@ def test_several_teachers_are_pooled_and_the_first_is_the_result() -> None:
 
 
 def test_one_teacher_adds_nothing_to_the_state(module: CorrectModule) -> None:
-    assert {name.split(".")[0] for name in module.state_dict()} == {"student", "teacher", "thresholds", "step"}
+    assert {name.split(".")[0] for name in module.state_dict()} == {"student", "teacher", "thresholds", "_extra_state"}
 
 
 def sets_of(

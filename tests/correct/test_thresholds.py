@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
 import pytest
 import torch
 
-from sohes.correct.thresholds import SizeThresholds, keep_counter, size_classes
+from sohes.correct.thresholds import SizeThresholds, size_classes
 from sohes.errors import ConfigError
 from sohes.settings import ThresholdSettings
 
@@ -155,18 +154,13 @@ def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:
         ThresholdSettings(**values)
 
 
-def test_a_counter_is_a_number_in_the_state() -> None:
-    owner = torch.nn.Linear(1, 1)
-    keep_counter(owner, "count")
-    outer = torch.nn.Sequential(owner)
-    owner.count = 7
-    state = outer.state_dict()
-    assert int(state["0.count"]) == 7
-    twin = copy.deepcopy(outer)
-    owner.count = 1
-    assert int(twin.state_dict()["0.count"]) == 7  # of its own module, though copied
-    outer.load_state_dict(state)
-    assert owner.count == 7
-    del state["0.count"]
-    with pytest.raises(RuntimeError, match=r"0\.count"):
-        outer.load_state_dict(state)
+def test_the_images_seen_are_state() -> None:
+    thresholds = SizeThresholds(ThresholdSettings())
+    thresholds.seen = 7
+    state = torch.nn.ModuleDict({"one": thresholds}).state_dict()
+    twin = torch.nn.ModuleDict({"one": SizeThresholds(ThresholdSettings())})
+    twin.load_state_dict(state)
+    assert twin["one"].seen == 7
+    del state["one._extra_state"]
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        twin.load_state_dict(state)

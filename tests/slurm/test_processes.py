@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -79,14 +80,15 @@ def test_two_processes_give_one_record(run_dir: Path, capfd: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [
-        ("user", DataError, "^image 7 is odd; use an even one"),
-        ("bug", RuntimeError, "^TwoError: no such thing"),
-        ("killed", SohesError, r"one of the 2 processes .* ended without a word \(SIGKILL\)"),
+        ("user", DataError, "image 7 is odd; use an even one"),
+        ("bug", RuntimeError, "TwoError: no such thing"),
+        ("killed", SohesError, r"one of the 2 processes .* ended without a word \(SIGKILL\)\. .*"),
     ],
 )
 def test_the_error_of_another_process_arrives(run_dir: Path, how: str, kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message) as raised:
+    with pytest.raises(kind) as raised:
         job(run_dir, "add", f"add.fail={how}")()
+    assert re.fullmatch(message, str(raised.value))  # `match` would read the notes as well
     folder = StageFolder(run_dir, "add")
     error = folder.error()
     assert error is not None
@@ -110,7 +112,7 @@ def start(run_dir: Path) -> subprocess.Popen[str]:
     launcher = subprocess.Popen(
         command(*arguments, "learn.image_s=1"), env=environment(), stdout=subprocess.PIPE, text=True
     )
-    wait_until(lambda: step(run_dir) or launcher.poll() is not None, seconds=240)
+    wait_until(lambda: step(run_dir) or launcher.poll() is not None, seconds=120)
     return launcher
 
 
