@@ -324,15 +324,16 @@ def _enter(slots, links, edges, patches, sums, slot, rival):  # type: ignore[no-
     entry.best, entry.similarity, entry.older = _NONE, -np.inf, 0
     link = entry.ring
     while link >= 0:
-        other = links[link].to
-        older = slots[other].number
         edge = edges[link >> 1]
-        if older < entry.number and _comes_first(edge.similarity, older, entry):
-            if edge.similarity >= rival and not edge.exact:
-                edge.similarity = _similarity(slots, patches, sums, slot, other)
-                edge.exact = True
-            if _comes_first(edge.similarity, older, entry):
-                entry.best, entry.similarity, entry.older = link, edge.similarity, older
+        if edge.similarity >= entry.similarity:
+            other = links[link].to
+            older = slots[other].number
+            if older < entry.number and _comes_first(edge.similarity, older, entry):
+                if edge.similarity >= rival and not edge.exact:
+                    edge.similarity = _similarity(slots, patches, sums, slot, other)
+                    edge.exact = True
+                if _comes_first(edge.similarity, older, entry):
+                    entry.best, entry.similarity, entry.older = link, edge.similarity, older
         link = _following(slots, links, slot, link)
 
 
