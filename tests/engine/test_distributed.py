@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,14 +59,18 @@ def test_two_processes_train_as_one(folders: dict[str, tuple[Path, Path]], name:
     one, two = (history.drop(columns=["data_seconds", "step_seconds"]) for history in histories)
     assert one.columns.tolist() == two.columns.tolist()
     pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-4)
-    # Adam blows up the rounding of gradients that are zero in theory (biases before a norm): hence of the whole, and
-    # against how far the weights moved since the checkpoint before
-    last, before = (weights(path) for path in checkpoints(folders[name][0]))
+    last, before = (weights(path) for path in checkpoints(folders[name][0]))  # two steps apart
     other = weights(checkpoints(folders[name][1])[0])
-    assert float((other - last).norm()) < 0.05 * float((last - before).norm())
+    assert float((other - last).norm()) < 0.002 * float((last - before).norm())
+
+
+# What these add is the same for all keys of an attention or taken out by the norm that follows: their gradient is zero
+# in theory, and Adam makes steps of its rounding.
+WITHOUT_EFFECT = re.compile(r"(input_projections\.\d\.0|encoder\.(norms\.\d|scales\.\d\.\d|vit\.norm)|k_proj)\.bias$")
 
 
 def weights(checkpoint: Path) -> Tensor:
-    """All weights of a checkpoint, student's and teacher's in phase 3."""
+    """The weights of a checkpoint that have an effect, student's and teacher's in phase 3."""
     state = torch.load(checkpoint, weights_only=True)["model"]
-    return torch.cat([state[key].flatten() for key in sorted(state) if key.startswith(("segm", "student", "teacher"))])
+    keys = [key for key in sorted(state) if key.startswith(("segm", "student", "teacher"))]
+    return torch.cat([state[key].flatten() for key in keys if not WITHOUT_EFFECT.search(key)])
