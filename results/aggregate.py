@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from results.ladder import hierarchy, ladder
-from results.plots import write_plots
+from results.plots import write_ladder_plots, write_transfer_plots
 from results.render import to_csv, to_latex, to_markdown
 from results.schema import TABLES_STAGE, Row, Run, load_run, published_rows
 from results.summary import summary
@@ -56,7 +56,8 @@ def aggregate(folders: Sequence[Path], out: Path, *, tables: Sequence[str] = tup
     published = published_rows()
     built = [TABLES[name](runs, published) for name in tables]
     measured = [row for run in runs for row in run.rows]
-    plots = write_plots(measured, transfer_pairs(runs), published, out / "plots")
+    plots = write_ladder_plots(runs, published, out / "plots") if "ladder" in tables else []
+    plots += write_transfer_plots(transfer_pairs(runs), out / "plots") if "transfer" in tables else []
     files = {
         out / "summary.md": summary(runs, built, plots, out),
         out / "tables" / "measured.csv": to_csv(measured),  # every measured number, also those no table shows
@@ -77,11 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m results.aggregate", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="run folder, such as runs/demo")
     parser.add_argument("--out", type=Path, help=f"output folder; default for one run: RUN_DIR/{TABLES_STAGE}")
+    parser.add_argument(
+        "--tables", nargs="+", default=list(TABLES), metavar="NAME", help=f"which of {', '.join(TABLES)}"
+    )
     options = parser.parse_args(arguments)
     if options.out is None and len(options.runs) > 1:
         parser.error("several runs need --out DIR")
     try:
-        written = aggregate(options.runs, options.out or options.runs[0] / TABLES_STAGE)
+        written = aggregate(options.runs, options.out or options.runs[0] / TABLES_STAGE, tables=options.tables)
     except SohesError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

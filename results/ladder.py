@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from results.schema import Row, Run
-from results.table import DASH, Block, Table, by_key, find, one_decimal, phase_of, show, title_of
+from results.table import DASH, Block, Table, by_key, find, one_decimal, phase_of, repeats_blocks, show, title_of
 
 PHASES = ("SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3")
 LADDER_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
@@ -36,7 +36,10 @@ def ladder(runs: Sequence[Run]) -> Table:
         name="ladder",
         title="From labels to segmenter: class-agnostic mask AR of each phase, in %",
         rows=tuple(rows),
-        blocks=tuple(_ladder_block(run, data, group) for (run, data), group in groups.items()),
+        blocks=(
+            *repeats_blocks(runs, rows, LADDER_METRICS),
+            *(_ladder_block(run, data, group) for (run, data), group in groups.items()),
+        ),
         verdicts=tuple(verdicts),
     )
 
@@ -93,7 +96,7 @@ def ladder_verdict(values: Sequence[float | None]) -> str:
 def hierarchy(runs: Sequence[Run]) -> Table:
     """How well each phase tells wholes from parts, beside the coverage rule on the same masks."""
     rows = [row for run in runs for row in run.rows if row.metric in HIERARCHY_METRICS]
-    blocks, verdicts = [], []
+    blocks, verdicts = repeats_blocks(runs, rows, HIERARCHY_METRICS), []
     for (run, data), group in by_key(rows, "run", "data").items():
         methods = by_key(group, "method")
         blocks.append(
@@ -108,7 +111,8 @@ def hierarchy(runs: Sequence[Run]) -> Table:
                 notes=("Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",),
             )
         )
-        verdicts += [f"{method}: {_hierarchy_verdict(own)}" for (method,), own in methods.items()]
+        where = f" of run {run}" if len(runs) > 1 else ""
+        verdicts += [f"{method}{where}: {_hierarchy_verdict(own)}" for (method,), own in methods.items()]
     return Table(
         name="hierarchy",
         title="Relations between masks matched to ground truth, in %",

@@ -8,20 +8,21 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from results.ladder import LADDER_METRICS, PHASES
-from results.schema import Row
+from results.ladder import PHASES
+from results.schema import Row, Run, repeats
 from results.table import by_key, one_decimal, phase_of, title_of
 from results.transfer import Pair
 from sohes.files import atomic_path
 
 CITED_BARS = ("SAM", "CutLER", "SOHES")
-MEASURED_TITLE = "Measured by this run:"
+MEASURED_TITLE = "Measured:"
 SIZES = {"mask_ar_1000": "all", "mask_ar_1000_s": "small", "mask_ar_1000_m": "medium", "mask_ar_1000_l": "large"}
 # light to dark in the order of the phases; told apart in grey print and with any colour vision
 _PHASE_COLOURS = dict(zip(("labels (phase 1)", "phase 2", "phase 3"), ("#a6d96a", "#26828e", "#46237a"), strict=True))
@@ -34,7 +35,8 @@ def plot_ladder(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Pa
     """AR@1000 of each phase, overall and by object size, beside published seven-data-set means.
 
     Args:
-        rows: measured rows of one run on one data set.
+        rows: measured rows on one data set, of one run or of several that repeat it; of those the bars show the mean,
+            and a line its standard deviation to either side.
         published: all cited rows.
         path: picture to write; the suffix decides the format.
     """
@@ -58,11 +60,15 @@ def plot_ladder(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Pa
             hue_order=phases,
             palette=[_PHASE_COLOURS[phase] for phase in phases],
             saturation=1,
+            errorbar="sd",
+            err_kws={"color": _INK, "linewidth": 1},
             ax=own,
         )
         _label_bars(own)
         own.set(xlabel="size of the annotated objects", ylabel="class-agnostic mask AR@1000 (%)")
-        own.set_title(textwrap.fill(f"{MEASURED_TITLE} {rows[0].data}, {rows[0].n_images} images", 72))
+        runs = len(by_key(rows, "run"))
+        of_runs = f"; mean and standard deviation of {runs} runs" if runs > 1 else ""
+        own.set_title(textwrap.fill(f"{MEASURED_TITLE} {rows[0].data}, {rows[0].n_images} images{of_runs}", 72))
         _legend(own, len(phases))
         highest = max(float(bars["value"].max()), _plot_cited(cited, published))
         own.set_ylim(0, 1.25 * highest)  # one axis for both panels: bars of equal height are equal numbers
@@ -122,20 +128,27 @@ def plot_transfer(pairs: Sequence[Pair], path: Path) -> Path:
     return path
 
 
-def write_plots(rows: Sequence[Row], pairs: Sequence[Pair], published: Sequence[Row], folder: Path) -> list[Path]:
-    """All plots that the numbers allow, one a run and data set; the paths written."""
-    written = []
-    measured = [row for row in rows if row.metric in LADDER_METRICS and phase_of(row) in PHASES]
-    ladders = [group for group in by_key(measured, "run", "data").values() if any(r.metric in SIZES for r in group)]
-    for index, group in enumerate(ladders):
-        written.append(plot_ladder(group, published, folder / _name("ladder", index, len(ladders))))
+def write_ladder_plots(runs: Sequence[Run], published: Sequence[Row], folder: Path) -> list[Path]:
+    """One plot for each data set of a run, or of runs that repeat it; the paths written."""
+    groups: list[list[Row]] = []
+    for repeated in repeats(runs):
+        rows = [row for run in repeated for row in run.rows if row.metric in SIZES and phase_of(row) in PHASES]
+        groups += by_key(rows, "data").values()
+    return [
+        plot_ladder(group, published, folder / _name("ladder", index, len(groups)))
+        for index, group in enumerate(groups)
+    ]
+
+
+def write_transfer_plots(pairs: Sequence[Pair], folder: Path) -> list[Path]:
+    """One plot for each run that has both sides of some pair; the paths written."""
     by_run: dict[str, list[Pair]] = {}
     for pair in pairs:
         if pair.gain is not None and pair.any.unit == "%":
             by_run.setdefault(pair.any.run, []).append(pair)
-    for index, own in enumerate(by_run.values()):
-        written.append(plot_transfer(own, folder / _name("transfer", index, len(by_run))))
-    return written
+    return [
+        plot_transfer(own, folder / _name("transfer", index, len(by_run))) for index, own in enumerate(by_run.values())
+    ]
 
 
 def _name(stem: str, index: int, count: int) -> str:
@@ -159,9 +172,14 @@ def _legend(axes: Axes, columns: int) -> None:
 
 def _label_bars(axes: Axes) -> None:
     box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # keeps the grid out of the digits
+    lines = [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axes.lines]
+    tops = {round(float(x[0]), 3): float(y.max()) for x, y in lines}  # of the deviations
     for container in axes.containers:
-        values = [str(one_decimal(float(value))) for value in container.datavalues]  # type: ignore[attr-defined]
-        axes.bar_label(container, values, padding=2, size=8.5, color=_INK, bbox=box)  # type: ignore[arg-type]
+        for bar, value in zip(container, container.datavalues, strict=True):  # type: ignore[attr-defined]
+            middle = bar.get_x() + bar.get_width() / 2
+            place = middle, max(value, tops.get(round(middle, 3), value))
+            style: dict[str, Any] = {"ha": "center", "va": "bottom", "size": 8.5, "color": _INK, "bbox": box}
+            axes.annotate(str(one_decimal(float(value))), place, (0, 2), textcoords="offset points", **style)
     axes.grid(axis="x", visible=False)
     sns.despine(ax=axes, left=True)
 

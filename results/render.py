@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import astuple
 
@@ -30,9 +31,11 @@ _LATEX = {
     "→": r"$\rightarrow$",
     DASH: "--",
     "²": r"\textsuperscript{2}",
+    "±": r"$\pm$",
     "…": r"\dots{}",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
 }
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?( ± \d+(\.\d*)?)?")
 
 
 def to_csv(rows: Iterable[Row]) -> str:
@@ -126,6 +129,5 @@ def _numbered(block: Block, sources: dict[str, int]) -> list[tuple[str, ...]]:
 def _numeric_columns(block: Block) -> list[bool]:
     """Which columns hold numbers (or dashes) only; they are set flush right."""
     return [
-        all(cell == DASH or cell.lstrip("+-").replace(".", "", 1).isdigit() for cell in cells)
-        for cells in zip(*block.lines, strict=True)
+        all(cell == DASH or _NUMBER.fullmatch(cell) for cell in cells) for cells in zip(*block.lines, strict=True)
     ] or [False] * len(block.header)

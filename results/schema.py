@@ -7,7 +7,7 @@ A measured row carries a dagger and its scale on the method ("SOHES phase 3 †d
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
 from functools import cache
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sohes.errors import DataError
 from sohes.files import read_json
-from sohes.records import RECORD_FILE, Record, read_records
+from sohes.records import RECORD_FILE, Record, content_hash, read_records
 
 DAGGER = "†"
 MEASURED, CITED = "measured", "cited"
@@ -186,6 +186,21 @@ def load_run(folder: Path) -> Run:
         raise DataError(f"{folder}: no */{RECORD_FILE} in it; give the folder of a run, such as runs/demo")
     rows = tuple(row for record in records for row in record_rows(record, folder))
     return Run(Path(folder), records, rows, unfinished_stages(folder))
+
+
+def repeats(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs with different seeds and else the same settings, in the stages that all have, together; others alone."""
+    common = set.intersection(*({record.stage for record in run.records} for run in runs)) if runs else set()
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {record.stage: {**record.config, "seed": None} for record in run.records if record.stage in common}
+        key = content_hash([run.records[0].recipe, run.records[0].scale, settings])
+        groups.setdefault(key, []).append(run)
+    together = []
+    for group in groups.values():
+        distinct = len({run.records[0].seed for run in group}) == len(group)
+        together += [group] if distinct else [[run] for run in group]
+    return together
 
 
 def unfinished_stages(folder: Path) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
+from statistics import mean, stdev
 
-from results.schema import DAGGER, MEASURED, Row
+from results.schema import DAGGER, MEASURED, Row, Run, repeats
 from sohes.errors import DataError
 
 DASH = "\N{EN DASH}"
@@ -111,6 +112,37 @@ def one_decimal(value: float) -> Decimal:
     Decimal('25.3')
     """
     return Decimal(repr(value)).quantize(Decimal("0.1"), ROUND_HALF_UP)
+
+
+def repeats_blocks(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> list[Block]:
+    """Mean and standard deviation over runs that differ in their seed alone, a block for each data set.
+
+    The deviation is that of a sample (n - 1). A number that one of the runs lacks is a dash.
+    """
+    blocks = []
+    for group in repeats(runs):
+        if len(group) == 1:
+            continue
+        seeds = {run.records[0].run: run.records[0].seed for run in group}
+        for (data,), measured in by_key((row for row in rows if row.run in seeds), "data").items():
+            methods = by_key(measured, "method")
+            blocks.append(
+                Block(
+                    measured=True,
+                    heading=f"Measured · {len(seeds)} runs, seeds {', '.join(map(str, seeds.values()))} · {data}",
+                    header=("Method", *map(title_of, metrics), "Images", "Source"),
+                    lines=tuple(_mean_line(method, own, metrics, len(seeds)) for (method,), own in methods.items()),
+                    notes=("Mean ± standard deviation over the runs, which differ in their seed alone.",),
+                )
+            )
+    return blocks
+
+
+def _mean_line(method: str, rows: Sequence[Row], metrics: Sequence[str], runs: int) -> tuple[str, ...]:
+    values = [[row.number for row in rows if row.metric == metric] for metric in metrics]
+    cells = [f"{one_decimal(mean(v))} ± {one_decimal(stdev(v))}" if len(v) == runs else DASH for v in values]
+    sources = dict.fromkeys(row.source.removeprefix(f"{MEASURED}: ") for row in rows)
+    return method, *cells, rows[0].n_images, f"{MEASURED}: {'; '.join(sources)}"
 
 
 def separation_notes(measured: Sequence[Row]) -> tuple[str, ...]:

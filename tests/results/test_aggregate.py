@@ -15,7 +15,7 @@ from results.aggregate import aggregate, main
 from results.render import escape_latex
 from results.stage import TablesConfig, tables
 from sohes.errors import ConfigError
-from tests.results.conftest import LADDER, ladder_measurements, measurement
+from tests.results.conftest import HEAD_STAGES, LADDER, head_measurements, ladder_measurements, measurement
 
 TABLES = ("ladder", "zero_shot", "hierarchy", "transfer")
 
@@ -136,6 +136,14 @@ def test_several_runs_stand_side_by_side(make_run, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "both" / "plots").iterdir()} == {"ladder_1.png", "ladder_2.png"}
     with pytest.raises(SystemExit):
         main([str(first), str(second)])
+
+
+def test_runs_that_repeat_each_other_share_a_plot(make_run, tmp_path):
+    stages = {"evaluate": ladder_measurements()} | {stage: head_measurements(stage) for stage in HEAD_STAGES}
+    runs = [str(make_run(f"seed-{seed}", stages, seed=seed)) for seed in (0, 1)]
+    assert main([*runs, "--out", str(tmp_path / "out"), "--tables", "ladder", "hierarchy"]) == 0
+    assert [path.name for path in (tmp_path / "out" / "plots").iterdir()] == ["ladder.png"]
+    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {"ladder", "hierarchy", "measured"}
 
 
 def test_command_says_what_is_wrong(tmp_path, capsys):

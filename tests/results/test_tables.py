@@ -157,6 +157,37 @@ def test_hierarchy_table(make_run):
     assert line["relation recall"] == "\N{EN DASH}"
 
 
+def test_runs_that_differ_in_their_seed_alone_have_a_mean(make_run):
+    """Of 1, 2 and 6: mean 3, deviations -2, -1, 3, so a sample deviation of the root of 14 / 2."""
+    values = {seed: (value, 10.0, None, None, None) for seed, value in enumerate([1.0, 2.0, 6.0])}
+    runs = [
+        load_run(make_run(f"seed-{seed}", {"evaluate": ladder_measurements({"SOHES phase 2": line})}, seed=seed))
+        for seed, line in values.items()
+    ]
+    mean, *single = ladder(runs).blocks
+    assert mean.heading == "Measured · 3 runs, seeds 0, 1, 2 · demo · scenes val, not comparable"
+    dash = "\N{EN DASH}"
+    assert mean.lines[0][:7] == ("SOHES phase 2 †demo", "3.0 ± 2.6", "10.0 ± 0.0", dash, dash, dash, "24")
+    assert [block.lines[0][1] for block in single] == ["1.0", "2.0", "6.0"]
+    assert all(f"runs/seed-{seed}/evaluate/record.json" in mean.lines[0][-1] for seed in values)
+
+
+def test_runs_of_one_seed_or_of_other_settings_have_no_mean(make_run):
+    rows = {"evaluate": ladder_measurements()}
+    first, again = load_run(make_run("a", rows)), load_run(make_run("b", rows))
+    assert len(ladder([first, again]).blocks) == 2
+    other = load_run(make_run("c", rows, seed=1, scale="small"))
+    assert len(ladder([first, other]).blocks) == 2
+
+
+def test_hierarchy_verdicts_name_the_run_where_there_are_several(make_run):
+    rows = [measurement("SOHES phase 3", name, 61.0) for name in ("relation_f1", "coverage_relation_f1")]
+    runs = [load_run(make_run(name, {"evaluate": rows}, seed=seed)) for seed, name in enumerate("ab")]
+    assert hierarchy(runs).verdicts == tuple(
+        f"SOHES phase 3 †demo of run {name}: relation F1 61.0 equals the coverage rule's 61.0" for name in "ab"
+    )
+
+
 def suite_cell(method, dataset, value, n_images=10):
     return [measurement(method, "mask_ar_1000", value, data=dataset, n_images=n_images, init=f"{method} weights")]
 
