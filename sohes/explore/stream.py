@@ -1,9 +1,9 @@
 """Phase 1 over any number of images, at the speed of the ViT.
 
-Three kinds of threads share the work. The caller's takes images from the source, a few ahead of the one whose result
-is due; workers decode them and do everything of `Explorer.explore` between two looks through the ViT; feature threads
-run the ViT on whatever views wait, those of several images in one batch. The heavy parts of all three leave Python's
-lock alone.
+The caller's thread takes images from the source, a few ahead of the one whose result is due. Workers decode them and do
+everything of `Explorer.explore` between two looks through the ViT; feature threads run the ViT on whatever views wait,
+those of several images in one batch. Without a GPU each thread does both, for more threads than cores would push each
+other's data out of the caches. The heavy parts leave Python's lock alone.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ from sohes.data.listing import Listing
 from sohes.errors import DataError
 from sohes.explore.explorer import Exploration, Explorer, View
 from sohes.masks import FloatArray, MaskForest
-from sohes.records import config_hash, usable_cores
+from sohes.records import config_hash
 from sohes.settings import HUMAN_TRAINED
 
 K = TypeVar("K")
-_FEATURE_THREADS_ON_GPU = 2  # one computes while the other moves its arrays
+# by device: one computes while the other moves its arrays
+_FEATURE_THREADS = {"cuda": 2}
 
 
 def explore_stream(
@@ -46,7 +47,7 @@ def explore_stream(
     Args:
         explorer: what to do with each image.
         items: a key, and a function that loads the image (H, W, 3) uint8 RGB; taken one by one, as results leave.
-        workers: threads beside those of the ViT; default one for each usable core.
+        workers: threads, those of a GPU not among them; default as many as torch uses.
         look_ahead: most images in memory, finished ones that wait for their turn among them; default twice `workers`.
 
     Yields:
@@ -55,10 +56,9 @@ def explore_stream(
     Raises:
         Exception: whatever else loading or exploring an image raised, when its turn comes.
     """
-    workers = workers or usable_cores()
+    workers = workers or torch.get_num_threads()
     look_ahead = look_ahead or 2 * workers
-    feature_threads = _FEATURE_THREADS_ON_GPU if explorer.device.type == "cuda" else torch.get_num_threads()
-    with _one_core_an_operation(), _Pool(explorer, workers, feature_threads) as pool:
+    with _one_core_an_operation(), _Pool(explorer, workers) as pool:
         source = iter(items)
         flying: deque[tuple[K, _Task]] = deque()
         while True:
@@ -166,15 +166,19 @@ _Asked = tuple[_Task, int, View]  # a view, and which of its image's it is
 
 
 class _Pool:
-    """The workers and the feature threads, and what waits for them. All state is guarded by `_change`."""
+    """The threads, and what waits for them. All state is guarded by `_change`."""
 
-    def __init__(self, explorer: Explorer, workers: int, feature_threads: int) -> None:
+    def __init__(self, explorer: Explorer, workers: int) -> None:
         self._explorer = explorer
         self._change = threading.Condition()
         self._steps: deque[_Task] = deque()  # images that a worker can take on
         self._waiting: dict[tuple[int, int], deque[_Asked]] = {}  # views of each size, oldest first
         self._closed = False
-        roles = [self._work] * workers + [self._look] * feature_threads
+        feature_threads = _FEATURE_THREADS.get(explorer.device.type, 0)
+        if feature_threads:
+            roles = [self._work] * workers + [self._look] * feature_threads
+        else:
+            roles = [self._work_and_look] * workers
         self._threads = [threading.Thread(target=role, name=role.__name__, daemon=True) for role in roles]
 
     def __enter__(self) -> _Pool:
@@ -212,23 +216,47 @@ class _Pool:
                 if self._closed:
                     return
                 task = self._steps.popleft()
-            views = task.go_on(self._explorer)
-            with self._change:
-                for index, view in enumerate(views):
-                    self._waiting.setdefault((view.shape[0], view.shape[1]), deque()).append((task, index, view))
-                self._change.notify_all()
+            self._go_on(task)
 
     def _look(self) -> None:
         device = self._explorer.device
         with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
-            while batch := self._next_batch():
-                try:
-                    maps = self._explorer.features([view for _, _, view in batch])
-                except BaseException as error:
-                    for task, _, _ in batch:
-                        task.finish(error)
-                    maps = []
-                self._deliver(batch, maps)
+            while True:
+                with self._change:
+                    self._change.wait_for(lambda: self._waiting or self._closed)
+                    if self._closed:
+                        return
+                    batch = self._next_batch()
+                self._look_at(batch)
+
+    def _work_and_look(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._steps or self._waiting or self._closed)
+                if self._closed:
+                    return
+                task = self._steps.popleft() if self._steps else None
+                batch = [] if task else self._next_batch()
+            if task:
+                self._go_on(task)
+            else:
+                self._look_at(batch)
+
+    def _go_on(self, task: _Task) -> None:
+        views = task.go_on(self._explorer)
+        with self._change:
+            for index, view in enumerate(views):
+                self._waiting.setdefault((view.shape[0], view.shape[1]), deque()).append((task, index, view))
+            self._change.notify_all()
+
+    def _look_at(self, batch: Sequence[_Asked]) -> None:
+        try:
+            maps = self._explorer.features([view for _, _, view in batch])
+        except BaseException as error:
+            for task, _, _ in batch:
+                task.finish(error)
+            maps = []
+        self._deliver(batch, maps)
 
     def _deliver(self, batch: Sequence[_Asked], maps: Sequence[FloatArray]) -> None:
         with self._change:
@@ -241,18 +269,14 @@ class _Pool:
             self._change.notify_all()
 
     def _next_batch(self) -> list[_Asked]:
-        """Views that make up a batch, wherever there are enough of one size; else what has waited longest.
+        """Of the views that wait: those that make up a batch of one size, or else what has waited longest.
 
-        A batch that is not full costs as much as a full one, but no more than waiting. Empty when the pool is closed.
+        A batch that is not full costs as much as a full one, but no more than waiting.
         """
-        with self._change:
-            self._change.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return []
-            full = (size for size, views in self._waiting.items() if len(views) >= self._explorer.batch_size(size))
-            size = next(full, next(iter(self._waiting)))
-            views = self._waiting.pop(size)
-            batch = [views.popleft() for _ in range(min(len(views), self._explorer.batch_size(size)))]
-            if views:
-                self._waiting[size] = views  # and goes to the end of the line
-            return batch
+        full = (size for size, views in self._waiting.items() if len(views) >= self._explorer.batch_size(size))
+        size = next(full, next(iter(self._waiting)))
+        views = self._waiting.pop(size)
+        batch = [views.popleft() for _ in range(min(len(views), self._explorer.batch_size(size)))]
+        if views:
+            self._waiting[size] = views  # and goes to the end of the line
+        return batch
