@@ -29,7 +29,7 @@ from sohes.files import write_json
 from sohes.instruct.module import InstructModule
 from sohes.records import hardware, versions
 from sohes.segmenters.losses import drawn_points, segmentation_loss
-from sohes.segmenters.mask2former import EntitySegmenter, SegmenterOutput, build_segmenter
+from sohes.segmenters.mask2former import EntitySegmenter, build_segmenter
 from sohes.segmenters.matching import Matching, Targets, match
 from sohes.segmenters.points import random_points
 from sohes.settings import LossSettings
@@ -121,23 +121,21 @@ def agreement(segmenter: EntitySegmenter, reference: nn.Module, pixels: Tensor, 
     theirs = reference(pixels, output_auxiliary_logits=True)
     layers = [*theirs.auxiliary_logits, vars(theirs)]
     errors = {}
+    masks = [ours.mask_logits(layer) for layer in range(len(layers))]
     for name, own, foreign in (
         ("class logits", ours.entity_logits, "class_queries_logits"),
-        ("mask logits", ours.mask_logits, "masks_queries_logits"),
+        ("mask logits", masks, "masks_queries_logits"),
     ):
         errors[name] = max(float((a - b[foreign]).norm() / b[foreign].norm()) for a, b in zip(own, layers, strict=True))
     # on the same logits, since the smallest difference in them may change a matching
-    same = SegmenterOutput(
-        [layer["class_queries_logits"] for layer in layers],
-        [layer["masks_queries_logits"] for layer in layers],
-        ours.ancestor_logits,
+    *auxiliary, last = (
+        {"masks_queries_logits": mask, "class_queries_logits": entity}
+        for mask, entity in zip(masks, ours.entity_logits, strict=True)
     )
-    matchings = match(same, targets, LOSSES)
-    terms = segmentation_loss(same, targets, matchings, LOSSES)
+    matchings = match(ours, targets, LOSSES)
+    terms = segmentation_loss(ours, targets, matchings, LOSSES)
     with our_points(targets, matchings):
-        found = reference.get_loss_dict(
-            same.mask_logits[-1], same.entity_logits[-1], **labels_of(targets), auxiliary_predictions=layers[:-1]
-        )
+        found = reference.get_loss_dict(*last.values(), **labels_of(targets), auxiliary_predictions=auxiliary)
     for name, prefix in (("entity", "loss_cross_entropy"), ("mask", "loss_mask"), ("dice", "loss_dice")):
         expected = sum(value for key, value in found.items() if key.startswith(prefix))
         errors[f"{name} loss"] = abs(float(terms[name] / expected) - 1)

@@ -124,7 +124,7 @@ class CorrectModule(BaseModel):
             outputs = [teacher(pixel_values) for teacher in self.teachers]
         found = labels.read_predictions(
             torch.cat([output.entity_logits[-1] for output in outputs], dim=1),
-            torch.cat([output.mask_logits[-1] for output in outputs], dim=1),
+            torch.cat([output.mask_logits() for output in outputs], dim=1),
             labels.content_mask(content_hw, (initial.masks.shape[-2], initial.masks.shape[-1])),
             initial.masks if self.settings.confirm_iou else initial.masks[:, :0],
             self.settings.teacher_nms_iou,

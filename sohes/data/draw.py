@@ -92,7 +92,7 @@ def _outline(panel: NDArray[np.float32], mask: NDArray[np.bool_], colour: list[f
 
 
 def grid(images: Sequence[ImageArray], captions: Sequence[str], columns: int) -> ImageArray:
-    """Contact sheet on white, row by row; each picture is brought to the size of the first, its shape kept.
+    """Contact sheet on white, row by row; each picture is brought into the size of the first, its shape kept.
 
     Args:
         images: each (H, W, 3) uint8 RGB.
@@ -105,19 +105,26 @@ def grid(images: Sequence[ImageArray], captions: Sequence[str], columns: int) ->
     enlarge = max(1.0, _MIN_SIDE_PX / width)
     height, width = max(1, round(height * enlarge)), round(width * enlarge)
     line = _CAPTION_PX + 4 if any(captions) else 0
-    rows = -(-len(images) // columns)
     columns = min(columns, len(images))
-    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, rows * (height + line + _GAP) + _GAP), "white")
+    pictures = [_fitted(image, (height, width)) for image in images]
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    heights = [line + max(picture.height for picture in row) + _GAP for row in rows]
+    sheet = Image.new("RGB", (columns * (width + _GAP) + _GAP, sum(heights) + _GAP), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=_CAPTION_PX * 0.75)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x = _GAP + place % columns * (width + _GAP)
-        y = _GAP + place // columns * (height + line + _GAP)
-        scale = min(height / image.shape[0], width / image.shape[1])
-        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        picture = Image.fromarray(image)
-        sheet.paste(picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC), (x, y + line))
+        y = _GAP + sum(heights[: place // columns])
+        sheet.paste(picture, (x, y + line))
         while caption and pen.textlength(caption, font=font) > width:
             caption = caption[:-2].rstrip("…") + "…" if len(caption) > 2 else ""
         pen.text((x + 1, y + line / 2), caption, fill="black", font=font, anchor="lm")
     return np.asarray(sheet, dtype=np.uint8)
+
+
+def _fitted(image: ImageArray, size_hw: tuple[int, int]) -> Image.Image:
+    """The picture as large as it fits."""
+    scale = min(size_hw[0] / image.shape[0], size_hw[1] / image.shape[1])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    picture = Image.fromarray(image)
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)

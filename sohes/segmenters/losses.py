@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sohes.backbones.precision import autocast_dtype
-from sohes.segmenters.mask2former import ENTITY, NOTHING, SegmenterOutput
+from sohes.segmenters.mask2former import ENTITY, NOTHING, SegmenterOutput, mask_logits
 from sohes.segmenters.matching import Matching, Targets
 from sohes.segmenters.points import random_points, sample_masks, sample_points
 from sohes.settings import LossSettings
@@ -48,7 +48,9 @@ def segmentation_loss(
         excuse = None if excused is None else excused[layer]
         terms["entity"].append(_entity_loss(output.entity_logits[layer], matching, settings.no_object_weight, excuse))
         random = random_points(keys, layer + 1, rows[layer], drawn_points(settings), targets.masks.device)
-        mask, dice = _mask_loss(output.mask_logits[layer], targets, matching, random, settings)
+        mask, dice = _mask_loss(
+            output.mask_embeddings[layer], output.pixel_features, targets, matching, random, settings
+        )
         terms["mask"].append(mask / count)
         terms["dice"].append(dice / count)
     loss = {name: getattr(settings, f"{name}_weight") * torch.stack(values).sum() for name, values in terms.items()}
@@ -62,7 +64,7 @@ def unlike_targets(output: SegmenterOutput, targets: Targets) -> list[Tensor]:
 
     Such a query may have found what the labels lack (`soft_no_object`, §3.4 of the method notes).
     """
-    (height, width), device = output.mask_logits[0].shape[-2:], targets.masks.device
+    (height, width), device = output.pixel_features.shape[-2:], targets.masks.device
     lines, columns = (
         ((torch.arange(small, device=device) + 0.5) * (large / small)).long()
         for small, large in zip((height, width), targets.masks.shape[-2:], strict=True)
@@ -71,8 +73,8 @@ def unlike_targets(output: SegmenterOutput, targets: Targets) -> list[Tensor]:
     wanted = targets.masks[:, :, lines[:, None], columns].flatten(2).to(dtype)
     wanted_area = wanted.sum(-1, dtype=torch.float32)[:, None]
     unlike = []
-    for logits in output.mask_logits:
-        given = (logits > 0).flatten(2).to(dtype)
+    for layer in range(len(output.mask_embeddings)):
+        given = (output.mask_logits(layer) > 0).flatten(2).to(dtype)
         shared = (given @ wanted.mT).float()
         union = given.sum(-1, dtype=torch.float32)[:, :, None] + wanted_area - shared
         unlike.append((shared < _UNLIKE_IOU * union.clamp(min=1)).all(-1))
@@ -95,31 +97,34 @@ def drawn_points(settings: LossSettings) -> int:
 
 
 def _mask_loss(
-    logits: Tensor, targets: Targets, matching: Matching, random: Tensor, settings: LossSettings
+    embeddings: Tensor, features: Tensor, targets: Targets, matching: Matching, random: Tensor, settings: LossSettings
 ) -> tuple[Tensor, Tensor]:
     """Sums over the matched pairs of point-wise cross-entropy and of Dice, at the best of the points `random`."""
     if len(matching.query) == 0:
-        return logits.sum() * 0.0, logits.sum() * 0.0
-    rows = matching.image * logits.shape[1] + matching.query
+        nothing = (embeddings.sum() + features.sum()) * 0.0  # keeps the graph of a distributed run whole
+        return nothing, nothing
+    # the matched queries alone, in the places of their targets
+    places = embeddings.new_zeros(*targets.valid.shape, embeddings.shape[-1])
+    matched = places.index_put((matching.image, matching.target), embeddings[matching.image, matching.query])
+    rows = matching.image * targets.masks.shape[1] + matching.target
     with torch.no_grad():
-        points = _uncertain_points(_maps(logits, rows), random, settings)
-        target = matching.image * targets.masks.shape[1] + matching.target
-        labels = sample_masks(targets.masks.flatten(0, 1), target, points)
-    # the backward pass copies the matched maps again rather than keep those of all layers
-    values: Tensor = checkpoint(_values, logits, rows, points, use_reentrant=False, preserve_rng_state=False)
+        points = _uncertain_points(_maps(matched, features, rows), random, settings)
+        labels = sample_masks(targets.masks.flatten(0, 1), rows, points)
+    # the backward pass computes the maps again rather than keep those of all layers
+    values: Tensor = checkpoint(_values, matched, features, rows, points, use_reentrant=False, preserve_rng_state=False)
     cross_entropy = F.binary_cross_entropy_with_logits(values, labels, reduction="none").mean(-1).sum()
     probability = values.sigmoid()
     dice = 1 - (2 * (probability * labels).sum(-1) + 1) / (probability.sum(-1) + labels.sum(-1) + 1)
     return cross_entropy, dice.sum()
 
 
-def _maps(logits: Tensor, rows: Tensor) -> Tensor:
-    """Maps (K, 1, h, w) of logits (B, N, h, w), rows being b N + n."""
-    return logits.flatten(0, 1).index_select(0, rows)[:, None]
+def _maps(embeddings: Tensor, features: Tensor, rows: Tensor) -> Tensor:
+    """Mask logits (K, 1, h, w) of embeddings (B, M, C), rows being b M + m."""
+    return mask_logits(embeddings, features).flatten(0, 1).index_select(0, rows)[:, None]
 
 
-def _values(logits: Tensor, rows: Tensor, points: Tensor) -> Tensor:
-    return sample_points(_maps(logits, rows), points)[:, 0]
+def _values(embeddings: Tensor, features: Tensor, rows: Tensor, points: Tensor) -> Tensor:
+    return sample_points(_maps(embeddings, features, rows), points)[:, 0]
 
 
 def _uncertain_points(logits: Tensor, random: Tensor, settings: LossSettings) -> Tensor:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.models.mask2former.configuration_mask2former import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import (
+    Mask2FormerMaskPredictor,
     Mask2FormerModel,
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention,
     Mask2FormerPreTrainedModel,
@@ -25,7 +27,7 @@ from sohes.backbones.pyramid import TimmPyramidConfig
 from sohes.backbones.timm_folder import TimmViT
 
 ENTITY, NOTHING = 0, 1  # places in the logit pair
-_COVERAGE_SIDE = 128  # px
+_COVERAGE_SIDE = 128  # px, about; larger maps are read at every second, third, ... pixel
 
 
 @strict
@@ -59,6 +61,23 @@ class PixelDecoderAttention(Mask2FormerPixelDecoderEncoderMultiscaleDeformableAt
         return attend(self, queries, centres, encoder_hidden_states, spatial_shapes_list)
 
 
+class MaskPredictor(Mask2FormerMaskPredictor):
+    """Gives what the masks are products of instead of the masks, and the same attention masks, at the size they have.
+
+    Interpolation and product commute: so the full maps of all queries, layer after layer, are never computed.
+    """
+
+    def forward(  # type: ignore[override]
+        self, outputs: Tensor, pixel_embeddings: Tensor, attention_mask_target_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        embeddings = self.mask_embedder(outputs.transpose(0, 1))
+        with torch.no_grad():
+            small = F.interpolate(pixel_embeddings, attention_mask_target_size, mode="bilinear", align_corners=False)
+            outside = (embeddings @ small.flatten(2) < 0)[:, None]
+            attention_mask = outside.expand(-1, self.num_heads, -1, -1).flatten(0, 1)
+        return embeddings, attention_mask
+
+
 class AncestorHead(nn.Module):
     """P[i, j]: is query i's entity an ancestor of query j's? (SOHES §3.2; the form is this project's.)
 
@@ -86,23 +105,32 @@ class AncestorHead(nn.Module):
 
 @torch.no_grad()
 def coverage(mask_logits: Tensor) -> Tensor:
-    """C[i, j] (B, N, N) float32: the share of mask j that mask i covers, of logits (B, N, h, w); 0 of an empty mask.
-
-    Large maps are read at every second, third, ... pixel: all of them would take gigabytes.
-    """
-    step = max(1, max(mask_logits.shape[-2:]) // _COVERAGE_SIDE)
+    """C[i, j] (B, N, N) float32: the share of mask j that mask i covers, of logits (B, N, h, w); 0 of an empty mask."""
     with torch.autocast(mask_logits.device.type, enabled=False):  # areas beyond 256 px are not exact in bfloat16
-        inside = (mask_logits[:, :, ::step, ::step] > 0).flatten(2).float()
+        inside = (mask_logits > 0).flatten(2).float()
         return inside @ inside.transpose(1, 2) / inside.sum(-1).clamp(min=1)[:, None, :]
 
 
 @dataclass(frozen=True)
 class SegmenterOutput:
-    """Raw predictions. The lists have one entry for the learned queries and one after each decoder layer."""
+    """Raw predictions. The lists have one entry for the learned queries and one after each decoder layer.
+
+    Mask logits are kept as the products that they are: all of them would take tens of gigabytes at the paper's scale.
+    """
 
     entity_logits: list[Tensor]  # (B, N, 2): entity, nothing
-    mask_logits: list[Tensor]  # (B, N, h, w)
+    mask_embeddings: list[Tensor]  # (B, N, C) of the queries
+    pixel_features: Tensor  # (B, C, h, w)
     ancestor_logits: Tensor  # (B, N, N), of the last layer's queries
+
+    def mask_logits(self, layer: int = -1) -> Tensor:
+        """Mask logits (B, N, h, w) float32 of all queries after a layer."""
+        return mask_logits(self.mask_embeddings[layer], self.pixel_features)
+
+
+def mask_logits(embeddings: Tensor, features: Tensor) -> Tensor:
+    """Mask logits (B, N, h, w) float32 of queries (B, N, C) on pixels (B, C, h, w)."""
+    return torch.einsum("bnc,bchw->bnhw", embeddings, features).float()
 
 
 class EntitySegmenter(Mask2FormerPreTrainedModel):
@@ -117,6 +145,7 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
         for layer in self.model.pixel_level_module.decoder.encoder.layers:
             # a new module would need initialising, which transformers does for its own classes alone
             layer.self_attn.__class__ = PixelDecoderAttention
+        self.model.transformer_module.decoder.mask_predictor.__class__ = MaskPredictor
         self.class_predictor = nn.Linear(config.hidden_dim, 2)
         self.ancestor_head = AncestorHead(config.hidden_dim, config.ancestor_dim)
         self.post_init()
@@ -129,11 +158,15 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
     def forward(self, pixel_values: Tensor) -> SegmenterOutput:
         hidden = self.model(pixel_values=pixel_values, output_hidden_states=True)
         queries = [state.transpose(0, 1) for state in hidden.transformer_decoder_intermediate_states]
-        masks = [logits.float() for logits in hidden.masks_queries_logits]
+        embeddings, features = list(hidden.masks_queries_logits), hidden.pixel_decoder_last_hidden_state
+        step = max(1, max(features.shape[-2:]) // _COVERAGE_SIDE)
+        with torch.no_grad():
+            coarse = mask_logits(embeddings[-1], features[..., ::step, ::step])
         return SegmenterOutput(
             entity_logits=[self.class_predictor(state).float() for state in queries],
-            mask_logits=masks,
-            ancestor_logits=self.ancestor_head(queries[-1], masks[-1]),
+            mask_embeddings=embeddings,
+            pixel_features=features,
+            ancestor_logits=self.ancestor_head(queries[-1], coarse),
         )
 
 

@@ -76,10 +76,11 @@ def match(output: SegmenterOutput, targets: Targets, settings: LossSettings) -> 
     wanted = sample_masks(targets.masks.flatten(0, 1), rows, points.repeat_interleave(most, 0)).unflatten(
         0, (images, -1)
     )
+    features = sample_points(output.pixel_features, points).to(output.pixel_features.dtype)
     costs = torch.stack(
         [
-            _cost(entity, sample_points(masks, points), wanted, settings)
-            for entity, masks in zip(output.entity_logits, output.mask_logits, strict=True)
+            _cost(entity, (embeddings @ features).float(), wanted, settings)
+            for entity, embeddings in zip(output.entity_logits, output.mask_embeddings, strict=True)
         ]
     )
     costs = costs.nan_to_num(_INVALID, _INVALID, _INVALID).cpu()  # of all layers at once: one wait for the device

@@ -68,7 +68,7 @@ class Segmenter:
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)
         with autocast(self.device):
             output = self.model(batch)
-        masks = F.interpolate(output.mask_logits[-1], (height, width), mode="bilinear", align_corners=False)[0]
+        masks = F.interpolate(output.mask_logits(), (height, width), mode="bilinear", align_corners=False)[0]
         scores = prediction_scores(output.entity_logits[-1][0], masks)
         order = torch.argsort(scores, descending=True, stable=True)[:MAX_MASKS]
         rles = self._encode(masks[order], size_hw)

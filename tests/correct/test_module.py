@@ -17,6 +17,7 @@ from sohes.segmenters import losses
 from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Matching, Targets
 from sohes.settings import TeacherSettings
+from tests.segmenters.samples import output_of
 from tests.segmenters.tiny import LOSSES, tiny_segmenter
 
 CANVAS = 64
@@ -133,7 +134,7 @@ def say(module: CorrectModule, *images: list[tuple[float, tuple[int, int, int, i
         for query, (score, (top, left, bottom, right)) in enumerate(rows):
             entity[image, query] = torch.tensor([score, 1 - score]).log()
             masks[image, query, top:bottom, left:right] = 30.0
-    answer = SegmenterOutput([entity], [masks], torch.zeros(len(images), count, count))
+    answer = output_of([entity], [masks], torch.zeros(len(images), count, count))
     module.teacher.forward = lambda pixels: answer  # type: ignore[method-assign]
 
 

@@ -82,6 +82,8 @@ def test_grid_places_pictures_row_by_row() -> None:
     strip = captioned[6 : 6 + LINE]
     assert strip[:, 6:306].min() < 128
     assert strip[:, 306:312].min() == 255, "a caption must not run into the next column"
+    flat = [*pictures, np.full((100, 300, 3), 90, dtype=np.uint8)]
+    assert grid(flat[2:], ["", ""], columns=1).shape[0] == 6 + 206 + 106, "a row is as high as its pictures"
     with pytest.raises(ValueError, match="3 pictures, 1 captions"):
         grid(pictures, ["a"], columns=2)
 

@@ -21,7 +21,8 @@ PIXELS = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 def step(segmenter: EntitySegmenter) -> tuple[Tensor, dict[str, Tensor]]:
     """A loss over all outputs, and its gradients."""
     output = segmenter.train()(PIXELS)
-    loss = sum(part.square().mean() for part in (*output.entity_logits, *output.mask_logits, output.ancestor_logits))
+    masks = [output.mask_logits(layer) for layer in range(len(output.mask_embeddings))]
+    loss = sum(part.square().mean() for part in (*output.entity_logits, *masks, output.ancestor_logits))
     assert isinstance(loss, Tensor)
     loss.backward()
     return loss.detach(), {n: p.grad for n, p in segmenter.named_parameters() if p.grad is not None}

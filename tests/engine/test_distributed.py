@@ -61,7 +61,7 @@ def test_two_processes_train_as_one(folders: dict[str, tuple[Path, Path]], name:
     pd.testing.assert_frame_equal(one, two, check_exact=False, rtol=1e-4)
     last, before = (weights(path) for path in checkpoints(folders[name][0]))  # two steps apart
     other = weights(checkpoints(folders[name][1])[0])
-    assert float((other - last).norm()) < 0.002 * float((last - before).norm())
+    assert float((other - last).norm()) < 0.01 * float((last - before).norm())
 
 
 # What these add is the same for all keys of an attention or taken out by the norm that follows: their gradient is zero

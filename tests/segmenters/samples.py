@@ -26,11 +26,16 @@ def make_output(images: int, queries: int, layers: int = 1, seed: int = 0) -> Se
     def draw(*shape: int) -> Tensor:
         return (2 * torch.randn(*shape, generator=generator)).requires_grad_()
 
-    return SegmenterOutput(
-        entity_logits=[draw(images, queries, 2) for _ in range(layers)],
-        mask_logits=[draw(images, queries, SIZE, SIZE) for _ in range(layers)],
-        ancestor_logits=draw(images, queries, queries),
-    )
+    entity_logits = [draw(images, queries, 2) for _ in range(layers)]
+    mask_logits = [draw(images, queries, SIZE, SIZE) for _ in range(layers)]
+    return output_of(entity_logits, mask_logits, draw(images, queries, queries))
+
+
+def output_of(entity_logits: list[Tensor], mask_logits: list[Tensor], ancestor_logits: Tensor) -> SegmenterOutput:
+    """An output with these mask logits (B, N, h, w): its features tell each pixel from all others."""
+    images, _, height, width = mask_logits[0].shape
+    features = torch.eye(height * width).view(1, -1, height, width).expand(images, -1, -1, -1)
+    return SegmenterOutput(entity_logits, [logits.flatten(2) for logits in mask_logits], features, ancestor_logits)
 
 
 def make_targets(counts: list[int], seed: int = 1) -> Targets:

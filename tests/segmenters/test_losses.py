@@ -14,7 +14,7 @@ from sohes.segmenters.losses import ancestor_loss, segmentation_loss, unlike_tar
 from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Targets, match
 from sohes.settings import LossSettings
-from tests.segmenters.samples import SETTINGS, SIZE, grid_points, make_output, make_targets, pairs
+from tests.segmenters.samples import SETTINGS, SIZE, grid_points, make_output, make_targets, output_of, pairs
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_terms_against_a_plain_reference() -> None:
             weights += weight
         entity += total / weights
         for (image, query), target in taken.items():
-            logits = output.mask_logits[layer][image, query]
+            logits = output.mask_logits(layer)[image, query]
             wanted = targets.masks[image, target].float()
             probability = logits.sigmoid()
             mask += float(-(wanted * logits.sigmoid().log() + (1 - wanted) * (-logits).sigmoid().log()).mean()) / 4
@@ -59,7 +59,7 @@ def test_entity_mask_and_dice_by_hand() -> None:
     masks = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
     masks[0, :2] = True
     targets = Targets.pad([masks], [torch.zeros(1, 1, dtype=torch.bool)])
-    output = SegmenterOutput([torch.zeros(1, 2, 2)], [torch.zeros(1, 2, SIZE, SIZE)], torch.zeros(1, 2, 2))
+    output = output_of([torch.zeros(1, 2, 2)], [torch.zeros(1, 2, SIZE, SIZE)], torch.zeros(1, 2, 2))
     found = segmentation_loss(output, targets, [pairs((0, 1, 0))], SETTINGS)
     assert float(found["entity"]) == pytest.approx(2 * math.log(2))
     assert float(found["mask"]) == pytest.approx(5 * math.log(2))
@@ -165,11 +165,12 @@ def test_means_run_over_the_whole_batch() -> None:
 @pytest.mark.usefixtures("full_grid")
 def test_only_matched_maps_get_gradients() -> None:
     output, targets = make_output(2, 4), make_targets([2, 1])
+    output.mask_embeddings[0].retain_grad()
     found = segmentation_loss(output, targets, [pairs((0, 3, 0), (0, 0, 1), (1, 2, 0))], SETTINGS)
     (found["mask"] + found["dice"]).backward()
-    gradient = output.mask_logits[0].grad
+    gradient = output.mask_embeddings[0].grad
     assert gradient is not None
-    assert gradient.flatten(2).abs().sum(-1).nonzero().tolist() == [[0, 0], [0, 3], [1, 2]]
+    assert gradient.abs().sum(-1).nonzero().tolist() == [[0, 0], [0, 3], [1, 2]]
 
 
 def test_the_loss_does_not_depend_on_how_a_batch_is_spread() -> None:
@@ -180,7 +181,8 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_spread() -> None:
     def terms(images: slice) -> list[float]:
         part = SegmenterOutput(
             [x[images] for x in output.entity_logits],
-            [x[images] for x in output.mask_logits],
+            [x[images] for x in output.mask_embeddings],
+            output.pixel_features[images],
             output.ancestor_logits[images],
         )
         theirs = Targets(*(x[images] for x in (targets.masks, targets.valid, targets.ancestor, targets.keys)))
@@ -211,7 +213,7 @@ def test_queries_unlike_every_target() -> None:
     logits[0, 1, 4:] = 1.0  # none
     logits[0, 2, :2] = 1.0  # the first target; the fourth query predicts nothing
     logits[1, 0, 0, 0] = 1.0  # 1 of 64 pixels: IoU 0.016
-    output = SegmenterOutput([torch.zeros(2, 4, 2)], [logits], torch.zeros(2, 4, 4))
+    output = output_of([torch.zeros(2, 4, 2)], [logits], torch.zeros(2, 4, 4))
     (unlike,) = unlike_targets(output, targets)
     assert unlike.tolist() == [[False, True, False, True], [False, True, True, True]]
 
@@ -223,18 +225,17 @@ def test_the_bound_of_unlike() -> None:
     logits = torch.ones(1, 2, 10, 10)
     logits[0, 1, 0, 0] = -1.0
     targets = Targets.pad([target], [torch.zeros(1, 1, dtype=torch.bool)])
-    (unlike,) = unlike_targets(SegmenterOutput([torch.zeros(1, 2, 2)], [logits], torch.zeros(1, 2, 2)), targets)
+    (unlike,) = unlike_targets(output_of([torch.zeros(1, 2, 2)], [logits], torch.zeros(1, 2, 2)), targets)
     assert unlike.tolist() == [[False, True]]
 
 
 def test_soft_no_object_excuses_the_unlike_and_whom_the_caller_excuses() -> None:
     targets = Targets.pad([stripes(slice(0, 8))], [torch.zeros(1, 1, dtype=torch.bool)])
-    output = make_output(1, 4)
-    with torch.no_grad():
-        output.mask_logits[0][:] = -3.0
-        output.mask_logits[0][0, [0, 1], :4] = 3.0  # a duplicate of the matched query
-        output.mask_logits[0][0, 2, 6:] = 3.0  # something that no target shows
-        output.mask_logits[0][0, 3, :2] = 3.0
+    logits = torch.full((1, 4, SIZE, SIZE), -3.0)
+    logits[0, [0, 1], :4] = 3.0  # a duplicate of the matched query
+    logits[0, 2, 6:] = 3.0  # something that no target shows
+    logits[0, 3, :2] = 3.0
+    output = output_of(make_output(1, 4).entity_logits, [logits], torch.zeros(1, 4, 4))
     matching, soft = pairs((0, 0, 0)), replace(SETTINGS, soft_no_object=True)
 
     def taught(settings: LossSettings, excused: list[torch.Tensor] | None) -> list[bool]:

@@ -51,7 +51,7 @@ def test_matching_is_the_cheapest_of_all(seed: int) -> None:
                 [
                     pair_cost(
                         output.entity_logits[layer][image, query],
-                        output.mask_logits[layer][image, query],
+                        output.mask_logits(layer)[image, query],
                         targets.masks[image, target],
                     )
                     for target in range(count)
@@ -76,7 +76,7 @@ def test_more_targets_than_queries() -> None:
 def test_matching_survives_numbers_that_are_not() -> None:
     output = make_output(1, 3)
     with torch.no_grad():
-        output.mask_logits[0][0, 1] = torch.nan
+        output.mask_embeddings[0][0, 1] = torch.nan
     (matching,) = match(output, make_targets([2]), SETTINGS)
     assert sorted(matching.query.tolist()) == [0, 2]
 
