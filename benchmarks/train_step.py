@@ -277,7 +277,7 @@ def describe(result: dict[str, Any]) -> str:
     mfu = f", {result['mfu']:.1%} of the peak, the ViT alone {result['vit_mfu']:.1%}" if "mfu" in result else ""
     lines.append(
         f"  {result['flops'] / 1e12:.3g} TFLOP a step, {result['vit_flops'] / 1e12:.3g} of a ViT alone{mfu}; "
-        f"mask logits of all layers {result['mask_logits_gb']:.2g} GB"
+        f"all mask logits of all layers would take {result['mask_logits_gb']:.2g} GB"
     )
     if result["ratio"] is not None:
         lines.append(f"  ratio      {result['ratio']:.2f}")
