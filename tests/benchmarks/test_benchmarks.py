@@ -1,0 +1,50 @@
+"""Every speed claim's script still runs, at the smallest size: each asserts that ours and the reference agree."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sohes.files import read_json
+
+EXPLORE = ["--limit", "2", "--scenes-px", "96", "--set", "size_global=98", "max_crops=1", "size_local=56"]
+EXPLORE += ["min_side_px=16", "min_area_px=20", "center=true", "theta_merge=null"]
+SCRIPTS: dict[str, tuple[str, list[str]]] = {
+    "clustering": ("clustering", ["6", "9", "--channels", "5"]),
+    "deformable": ("deformable", ["--repeats", "1"]),
+    "evaluation": ("evaluation", ["--images", "2", "--objects", "5"]),
+    "explore_memory": ("explore_throughput", ["--repeat", "20", *EXPLORE]),
+    "explore_throughput": ("explore_throughput", ["--rounds", "1", *EXPLORE]),
+    "mask_algebra": ("mask_algebra", ["--masks", "40"]),
+    "train_step": ("train_step", ["--sizes", "64", "--batch", "1", "--queries", "8", "--targets", "2", "--steps", "1"]),
+    "training_data": ("training_data", ["--samples", "1"]),
+}
+SLOW = {"deformable", "training_data"}
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict | list):
+        return [number for part in (value.values() if isinstance(value, dict) else value) for number in numbers(part)]
+    return [value] if isinstance(value, int | float) else []
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SCRIPTS]
+)
+def test_it_runs_and_writes_its_record(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, arguments = SCRIPTS[name]
+    record = tmp_path / "record.json"
+    monkeypatch.setattr(sys, "argv", [script, *arguments, "--json", str(record)])
+    import_module(f"benchmarks.{script}").main()
+    found = read_json(record)
+    assert found["hardware"]
+    assert len(numbers(found)) >= 3
+    committed = read_json(Path(__file__).parents[2] / "benchmarks" / "records" / f"{name}.json")
+    assert found.keys() == committed.keys(), "the committed record is of another version of the script"
+    assert capsys.readouterr().out
