@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from results.schema import Row, Run
-from results.table import DASH, Block, Table, by_key, find, one_decimal, phase_of, repeats_blocks, show, title_of
+from results.table import DASH, Block, Table, by_key, find, method_block, one_decimal, phase_of, repeats_blocks, show
 
 PHASES = ("SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3")
 LADDER_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
@@ -45,20 +45,13 @@ def ladder(runs: Sequence[Run]) -> Table:
 
 
 def _ladder_block(run: str, data: str, group: Sequence[Row]) -> Block:
-    methods = sorted(by_key(group, "method").items(), key=lambda item: PHASES.index(phase_of(item[1][0])))
-    return Block(
-        measured=True,
-        heading=f"Measured · run {run} · {data}",
-        header=("Method", *map(title_of, LADDER_METRICS), "Images", "Source"),
-        lines=tuple(
-            (method, *(show(find(rows, metric)) for metric in LADDER_METRICS), rows[0].n_images, rows[0].source)
-            for (method,), rows in methods
-        ),
-        notes=(
-            "AR@1000: recall at up to 1,000 masks an image, mean over IoU 0.50 to 0.95.",
-            "S, M, L: objects below 32², up to 96², above 96² px.",
-            "The labels carry no learned score, so their AP says little; their AR does not depend on scores.",
-        ),
+    return method_block(
+        f"run {run} · {data}",
+        sorted(group, key=lambda row: PHASES.index(phase_of(row))),
+        LADDER_METRICS,
+        "AR@1000: recall at up to 1,000 masks an image, mean over IoU 0.50 to 0.95.",
+        "S, M, L: objects below 32², up to 96², above 96² px.",
+        "The labels carry no learned score, so their AP says little; their AR does not depend on scores.",
     )
 
 
@@ -98,20 +91,10 @@ def hierarchy(runs: Sequence[Run]) -> Table:
     rows = [row for run in runs for row in run.rows if row.metric in HIERARCHY_METRICS]
     blocks, verdicts = repeats_blocks(runs, rows, HIERARCHY_METRICS), []
     for (run, data), group in by_key(rows, "run", "data").items():
-        methods = by_key(group, "method")
-        blocks.append(
-            Block(
-                measured=True,
-                heading=f"Measured · run {run} · {data}",
-                header=("Method", *map(title_of, HIERARCHY_METRICS), "Images", "Source"),
-                lines=tuple(
-                    (method, *(show(find(own, metric)) for metric in HIERARCHY_METRICS), own[0].n_images, own[0].source)
-                    for (method,), own in methods.items()
-                ),
-                notes=("Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",),
-            )
-        )
+        rule = "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse."
+        blocks.append(method_block(f"run {run} · {data}", group, HIERARCHY_METRICS, rule))
         where = f" of run {run}" if len(runs) > 1 else ""
+        methods = by_key(group, "method")
         verdicts += [f"{method}{where}: {_hierarchy_verdict(own)}" for (method,), own in methods.items()]
     return Table(
         name="hierarchy",

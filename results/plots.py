@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from results.ladder import PHASES
-from results.schema import Row, Run, repeats
+from results.schema import Row, Run, group_repeats
 from results.table import by_key, one_decimal, phase_of, title_of
 from results.transfer import Pair
 from sohes.files import atomic_path
@@ -131,7 +131,7 @@ def plot_transfer(pairs: Sequence[Pair], path: Path) -> Path:
 def write_ladder_plots(runs: Sequence[Run], published: Sequence[Row], folder: Path) -> list[Path]:
     """One plot for each data set of a run, or of runs that repeat it; the paths written."""
     groups: list[list[Row]] = []
-    for repeated in repeats(runs):
+    for repeated in group_repeats(runs):
         rows = [row for run in repeated for row in run.rows if row.metric in SIZES and phase_of(row) in PHASES]
         groups += by_key(rows, "data").values()
     return [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sohes.errors import DataError
 from sohes.files import read_json
-from sohes.records import RECORD_FILE, Record, content_hash, read_records
+from sohes.records import RECORD_FILE, Record, read_records
 
 DAGGER = "†"
 MEASURED, CITED = "measured", "cited"
@@ -188,19 +188,28 @@ def load_run(folder: Path) -> Run:
     return Run(Path(folder), records, rows, unfinished_stages(folder))
 
 
-def repeats(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs with different seeds and else the same settings, in the stages that all have, together; others alone."""
-    common = set.intersection(*({record.stage for record in run.records} for run in runs)) if runs else set()
-    groups: dict[str, list[Run]] = {}
+def group_repeats(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ in their seed alone together, every other run by itself."""
+    groups: list[list[Run]] = []
     for run in runs:
-        settings = {record.stage: {**record.config, "seed": None} for record in run.records if record.stage in common}
-        key = content_hash([run.records[0].recipe, run.records[0].scale, settings])
-        groups.setdefault(key, []).append(run)
-    together = []
-    for group in groups.values():
-        distinct = len({run.records[0].seed for run in group}) == len(group)
-        together += [group] if distinct else [[run] for run in group]
-    return together
+        group = next((group for group in groups if all(_repeats(run, other) for other in group)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return groups
+
+
+def _repeats(run: Run, other: Run) -> bool:
+    """Whether the seeds differ and in all stages that both have, a measuring one among them, nothing else does."""
+    first, second = run.records[0], other.records[0]
+    if first.seed == second.seed or (first.recipe, first.scale) != (second.recipe, second.scale):
+        return False
+    theirs = {record.stage: record for record in other.records}
+    shared = [(record, theirs[record.stage]) for record in run.records if record.stage in theirs]
+    return any(record.measurements for record, _ in shared) and all(
+        {**record.config, "seed": None} == {**their.config, "seed": None} for record, their in shared
+    )
 
 
 def unfinished_stages(folder: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from statistics import mean, stdev
 
-from results.schema import DAGGER, MEASURED, Row, Run, repeats
+from results.schema import DAGGER, MEASURED, Row, Run, group_repeats
 from sohes.errors import DataError
 
 DASH = "\N{EN DASH}"
@@ -114,35 +114,45 @@ def one_decimal(value: float) -> Decimal:
     return Decimal(repr(value)).quantize(Decimal("0.1"), ROUND_HALF_UP)
 
 
+def method_block(heading: str, rows: Sequence[Row], metrics: Sequence[str], *notes: str) -> Block:
+    """Measured rows, one line a method; of several runs, which differ in their seed alone, mean and deviation."""
+    runs = len(by_key(rows, "run"))
+    return Block(
+        measured=True,
+        heading=f"Measured · {heading}",
+        header=("Method", *map(title_of, metrics), "Images", "Source"),
+        lines=tuple(
+            (method, *(_cell(own, metric, runs) for metric in metrics), own[0].n_images, _source(own))
+            for (method,), own in by_key(rows, "method").items()
+        ),
+        notes=notes,
+    )
+
+
+def _cell(rows: Sequence[Row], metric: str, runs: int) -> str:
+    """The number of one run; of several, their mean and a sample's deviation (n - 1), a dash if one run lacks it."""
+    if runs == 1:
+        return show(find(rows, metric))
+    found = [find(own, metric) for own in by_key(rows, "run").values()]
+    values = [row.number for row in found if row is not None]
+    return f"{one_decimal(mean(values))} ± {one_decimal(stdev(values))}" if len(values) == runs else DASH
+
+
+def _source(rows: Sequence[Row]) -> str:
+    return f"{MEASURED}: {'; '.join(dict.fromkeys(row.source.removeprefix(f'{MEASURED}: ') for row in rows))}"
+
+
 def repeats_blocks(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> list[Block]:
-    """Mean and standard deviation over runs that differ in their seed alone, a block for each data set.
-
-    The deviation is that of a sample (n - 1). A number that one of the runs lacks is a dash.
-    """
+    """A block of means for each group of runs that differ in their seed alone, and each of their data sets."""
     blocks = []
-    for group in repeats(runs):
-        if len(group) == 1:
-            continue
-        seeds = {run.records[0].run: run.records[0].seed for run in group}
-        for (data,), measured in by_key((row for row in rows if row.run in seeds), "data").items():
-            methods = by_key(measured, "method")
-            blocks.append(
-                Block(
-                    measured=True,
-                    heading=f"Measured · {len(seeds)} runs, seeds {', '.join(map(str, seeds.values()))} · {data}",
-                    header=("Method", *map(title_of, metrics), "Images", "Source"),
-                    lines=tuple(_mean_line(method, own, metrics, len(seeds)) for (method,), own in methods.items()),
-                    notes=("Mean ± standard deviation over the runs, which differ in their seed alone.",),
-                )
-            )
+    for group in group_repeats(runs):
+        seeds = {run.records[0].run: str(run.records[0].seed) for run in group}
+        if len(group) > 1:
+            heading = f"{len(group)} runs, seeds {', '.join(seeds.values())}"
+            note = "Mean ± standard deviation over the runs, which differ in their seed alone."
+            by_data = by_key((row for row in rows if row.run in seeds), "data")
+            blocks += [method_block(f"{heading} · {data}", own, metrics, note) for (data,), own in by_data.items()]
     return blocks
-
-
-def _mean_line(method: str, rows: Sequence[Row], metrics: Sequence[str], runs: int) -> tuple[str, ...]:
-    values = [[row.number for row in rows if row.metric == metric] for metric in metrics]
-    cells = [f"{one_decimal(mean(v))} ± {one_decimal(stdev(v))}" if len(v) == runs else DASH for v in values]
-    sources = dict.fromkeys(row.source.removeprefix(f"{MEASURED}: ") for row in rows)
-    return method, *cells, rows[0].n_images, f"{MEASURED}: {'; '.join(sources)}"
 
 
 def separation_notes(measured: Sequence[Row]) -> tuple[str, ...]:

@@ -54,7 +54,9 @@ def head_measurements(stage):
 HEAD_STAGES = ("mmseg_start", "mmseg_sohes", "mmdet_start", "mmdet_sohes")
 
 
-def write_run(folder: Path, stages: dict, *, scale: str = "demo", seed: int = 0, notes: dict | None = None) -> Path:
+def write_run(
+    folder: Path, stages: dict, *, scale: str = "demo", seed: int = 0, lr: float = 0.1, notes: dict | None = None
+) -> Path:
     """A run folder with one record a stage; the run is called as the folder."""
     for index, (stage, measurements) in enumerate(stages.items()):
         record = Record(
@@ -63,7 +65,7 @@ def write_run(folder: Path, stages: dict, *, scale: str = "demo", seed: int = 0,
             recipe="sohes_full",
             scale=scale,
             seed=seed,
-            config={"lr": 0.1, "seed": seed},
+            config={"lr": lr, "seed": seed},
             config_hash="0123456789abcdef",
             commit="abc123def456",
             versions={"python": "3.11.9", "torch": "2.12.1"},

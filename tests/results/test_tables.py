@@ -176,8 +176,12 @@ def test_runs_of_one_seed_or_of_other_settings_have_no_mean(make_run):
     rows = {"evaluate": ladder_measurements()}
     first, again = load_run(make_run("a", rows)), load_run(make_run("b", rows))
     assert len(ladder([first, again]).blocks) == 2
-    other = load_run(make_run("c", rows, seed=1, scale="small"))
-    assert len(ladder([first, other]).blocks) == 2
+    scaled = load_run(make_run("c", rows, seed=1, scale="small"))
+    assert len(ladder([first, scaled]).blocks) == 2
+    faster = load_run(make_run("d", rows, seed=1, lr=0.2))
+    assert len(ladder([first, faster]).blocks) == 2
+    unfinished = load_run(make_run("e", {"images": []}, seed=2))
+    assert len(ladder([first, faster, unfinished]).blocks) == 2, "what a third run lacks is compared all the same"
 
 
 def test_hierarchy_verdicts_name_the_run_where_there_are_several(make_run):
