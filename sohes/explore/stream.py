@@ -175,11 +175,8 @@ class _Pool:
         self._waiting: dict[tuple[int, int], deque[_Asked]] = {}  # views of each size, oldest first
         self._closed = False
         feature_threads = _FEATURE_THREADS.get(explorer.device.type, 0)
-        if feature_threads:
-            roles = [self._work] * workers + [self._look] * feature_threads
-        else:
-            roles = [self._work_and_look] * workers
-        self._threads = [threading.Thread(target=role, name=role.__name__, daemon=True) for role in roles]
+        roles = [(True, not feature_threads)] * workers + [(False, True)] * feature_threads
+        self._threads = [threading.Thread(target=self._run, name="explore", args=role, daemon=True) for role in roles]
 
     def __enter__(self) -> _Pool:
         for thread in self._threads:
@@ -209,38 +206,22 @@ class _Pool:
             return task.result
         raise task.result
 
-    def _work(self) -> None:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._steps or self._closed)
-                if self._closed:
-                    return
-                task = self._steps.popleft()
-            self._go_on(task)
-
-    def _look(self) -> None:
+    def _run(self, works: bool, looks: bool) -> None:
+        """A thread that takes images on, runs the ViT, or both; images first, for they free memory."""
         device = self._explorer.device
-        with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
+        own_stream = looks and device.type == "cuda"
+        with torch.cuda.stream(torch.cuda.Stream(device)) if own_stream else nullcontext():
             while True:
                 with self._change:
-                    self._change.wait_for(lambda: self._waiting or self._closed)
+                    self._change.wait_for(lambda: (works and self._steps) or (looks and self._waiting) or self._closed)
                     if self._closed:
                         return
-                    batch = self._next_batch()
-                self._look_at(batch)
-
-    def _work_and_look(self) -> None:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._steps or self._waiting or self._closed)
-                if self._closed:
-                    return
-                task = self._steps.popleft() if self._steps else None
-                batch = [] if task else self._next_batch()
-            if task:
-                self._go_on(task)
-            else:
-                self._look_at(batch)
+                    task = self._steps.popleft() if works and self._steps else None
+                    batch = [] if task else self._next_batch()
+                if task:
+                    self._go_on(task)
+                else:
+                    self._look_at(batch)
 
     def _go_on(self, task: _Task) -> None:
         views = task.go_on(self._explorer)
