@@ -135,7 +135,7 @@ def agreement(segmenter: EntitySegmenter, reference: nn.Module, pixels: Tensor, 
     matchings = match(ours, targets, LOSSES)
     terms = segmentation_loss(ours, targets, matchings, LOSSES)
     with our_points(targets, matchings):
-        found = reference.get_loss_dict(*last.values(), **labels_of(targets), auxiliary_predictions=auxiliary)
+        found = reference.get_loss_dict(**last, **labels_of(targets), auxiliary_predictions=auxiliary)
     for name, prefix in (("entity", "loss_cross_entropy"), ("mask", "loss_mask"), ("dice", "loss_dice")):
         expected = sum(value for key, value in found.items() if key.startswith(prefix))
         errors[f"{name} loss"] = abs(float(terms[name] / expected) - 1)
