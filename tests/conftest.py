@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,3 +28,11 @@ def assets() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real photographs and weights: set SOHES_ASSETS to the folder that holds data/ and weights/")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Rounding depends on their number: a test that left another one would fail later ones that compare bits."""
+    before = torch.get_num_threads()
+    yield
+    assert torch.get_num_threads() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class TensorBoardHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self._writer is None:
-            self._writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=batch_idx)
+            self._writer = _writer(self.out / "tensorboard", batch_idx)
         for name, value in outputs.items():
             if not np.isnan(float(value)):
                 self._writer.add_scalar(name, float(value), batch_idx)
@@ -40,3 +41,10 @@ class TensorBoardHook(Hook):
     def after_train(self, runner: Runner) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _writer(folder: Path, step: int) -> SummaryWriter:
+    """Of a file that TensorBoard reads after those there: it goes by their names, which hold whole seconds."""
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    time.sleep(max(0.0, max(seconds, default=0) + 1 - time.time()))
+    return SummaryWriter(str(folder), purge_step=step)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from sohes.engine import runner
 from sohes.engine.checkpoints import checkpoints
+from sohes.engine.tensorboard import TensorBoardHook
 from sohes.errors import SohesError
 from tests.engine.conftest import STEPS, interrupt, results, run, stop_at
 
@@ -130,6 +133,7 @@ def test_failed_between_checkpoints(
 
 KILLED = """
 import sys
+import time
 from pathlib import Path
 import torch
 from sohes.engine import runner
@@ -178,6 +182,23 @@ def tensorboard_steps(out: Path) -> list[int]:
     events = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
     return [event.step for event in events.Scalars("loss")]
+
+
+def test_tensorboard_resumed_in_the_same_second(tmp_path: Path) -> None:
+    """The number of the resumed process sorts first here, as it may when numbers begin anew."""
+    folder = tmp_path / "tensorboard"
+    with SummaryWriter(str(folder)) as first:
+        for step in range(3):
+            first.add_scalar("loss", 1.0, step)
+    (path,) = folder.iterdir()
+    path.rename(folder / f"events.out.tfevents.{int(time.time()):010d}.~.9.9")
+    hook = TensorBoardHook(tmp_path)
+    for step in range(1, 4):
+        hook.after_train_iter(None, step, outputs={"loss": 2.0})
+    hook.after_train(None)
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 1.0), (1, 2.0), (2, 2.0), (3, 2.0)]
 
 
 def test_tensorboard_holds_the_history_and_the_sheets(undisturbed: dict[str, Path]) -> None:
