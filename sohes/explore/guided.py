@@ -28,8 +28,8 @@ class GuidedFilter:
         around = image[self._corner[0] : top + height + self.margin, self._corner[1] : left + width + self.margin]
         self._luma = cv2.cvtColor(around, cv2.COLOR_RGB2GRAY).astype(np.float32) / np.float32(255)
         # what depends on the image alone is shared by all masks
-        self._mean, square = _box_means(self._luma, self._luma**2, *_mirrored(self._luma, self.radius))
-        self._inverse = 1 / (square - self._mean**2 + np.float32(eps))
+        self._mean, square = _box_means(self._luma, self._luma**2, self.radius)
+        self._inverse = np.reciprocal(square - self._mean**2 + np.float32(eps))
 
     def __call__(self, soft: FloatArray, corner: tuple[int, int]) -> BoolArray:
         return self.filter(soft, corner) >= 0.5
@@ -37,28 +37,25 @@ class GuidedFilter:
     def filter(self, soft: FloatArray, corner: tuple[int, int]) -> FloatArray:
         """The filter's output (h, w) before thresholding."""
         top, left = corner[0] - self._corner[0], corner[1] - self._corner[1]
-        window = np.s_[top : top + soft.shape[0], left : left + soft.shape[1]]
-        luma, mean, inverse = (np.ascontiguousarray(image[window]) for image in (self._luma, self._mean, self._inverse))
-        return _guided(luma, mean, inverse, np.ascontiguousarray(soft), *_mirrored(soft, self.radius))
+        output: FloatArray = _guided(self._luma, self._mean, self._inverse, soft, top, left, self.radius)
+        return output
 
 
-def _mirrored(image: FloatArray, radius: int) -> tuple[Places, Places]:
-    """Rows and columns that stand at -radius - 1, ..., size + radius - 1: beyond its border the image is mirrored."""
-    places = (np.arange(-radius - 1, size + radius) % (2 * size) for size in image.shape)
-    rows, columns = (
-        np.minimum(at, 2 * size - 1 - at).astype(np.uint32) for at, size in zip(places, image.shape, strict=True)
-    )
-    return rows, columns
+@numba.njit(cache=True, nogil=True)
+def _mirrored(size: int, radius: int) -> Places:
+    """Which row stands at -radius - 1, ..., size + radius - 1: beyond its border the image is mirrored."""
+    places = np.empty(size + 2 * radius + 1, np.uint32)
+    for i in range(len(places)):
+        place = (i - radius - 1) % (2 * size)
+        places[i] = min(place, 2 * size - 1 - place)
+    return places
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
-def _box_means(first: FloatArray, second: FloatArray, rows: Places, columns: Places) -> tuple[FloatArray, FloatArray]:
-    """Means of two images (h, w) over squares, by running sums; two at a time hide the latency of each other's sum.
-
-    `rows` and `columns` as from `_mirrored`: their length beyond the image's is the side of the square.
-    """
+def _box_means(first: FloatArray, second: FloatArray, radius: int) -> tuple[FloatArray, FloatArray]:
+    """Means of two images (h, w) over squares, by running sums; two at a time hide the latency of each other's sum."""
     height, width = first.shape
-    side = len(rows) - height
+    rows, columns, side = _mirrored(height, radius), _mirrored(width, radius), 2 * radius + 1
     scale = 1.0 / side**2
     first_mean, second_mean = np.empty_like(first), np.empty_like(first)
     first_sums, second_sums = np.zeros(width), np.zeros(width)  # of the columns, over the rows of the square
@@ -86,16 +83,23 @@ def _box_means(first: FloatArray, second: FloatArray, rows: Places, columns: Pla
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
 def _guided(
-    luma: FloatArray, mean: FloatArray, inverse: FloatArray, soft: FloatArray, rows: Places, columns: Places
+    luma: FloatArray, mean: FloatArray, inverse: FloatArray, soft: FloatArray, top: int, left: int, radius: int
 ) -> FloatArray:
-    """Equations 5, 6 and 8 of the paper; `mean` of the luma, `inverse` of its variance plus eps."""
-    offset, slope = _box_means(soft, luma * soft, rows, columns)  # until the loop, means of soft and product
-    for y in range(luma.shape[0]):
-        for x in range(luma.shape[1]):
-            slope[y, x] = (slope[y, x] - mean[y, x] * offset[y, x]) * inverse[y, x]
-            offset[y, x] -= slope[y, x] * mean[y, x]
-    slope, offset = _box_means(slope, offset, rows, columns)
-    for y in range(luma.shape[0]):
-        for x in range(luma.shape[1]):
-            offset[y, x] += slope[y, x] * luma[y, x]
+    """Equations 5, 6 and 8 of the paper; `mean` of the luma, `inverse` of its variance plus eps. `soft` is a window."""
+    product = np.empty_like(soft)
+    for y in range(soft.shape[0]):
+        row = luma[top + y]
+        for x in range(soft.shape[1]):
+            product[y, x] = soft[y, x] * row[left + x]
+    offset, slope = _box_means(soft, product, radius)  # until the loop, means of soft and product
+    for y in range(soft.shape[0]):
+        row, factor = mean[top + y], inverse[top + y]
+        for x in range(soft.shape[1]):
+            slope[y, x] = (slope[y, x] - row[left + x] * offset[y, x]) * factor[left + x]
+            offset[y, x] -= slope[y, x] * row[left + x]
+    slope, offset = _box_means(slope, offset, radius)
+    for y in range(soft.shape[0]):
+        row = luma[top + y]
+        for x in range(soft.shape[1]):
+            offset[y, x] += slope[y, x] * row[left + x]
     return offset

@@ -20,19 +20,18 @@ class Crop:
     window: Window
     small: list[int] = field(default_factory=list)  # indices of global regions
 
-    def shows(self, box: NDArray[np.float64], side: int) -> bool:
-        """Whether a region's box (top, left, bottom, right in px) that wants `side` px can use this crop.
+    def shows(self, boxes: NDArray[np.float64], sides: NDArray[np.float64]) -> BoolArray:
+        """Which regions can use this crop, (R,) bool: their boxes lie in its central half, its side suits them.
 
-        It can when the box lies in the central half of the crop and the sides are within a factor of two.
+        Args:
+            boxes: (R, 4) top, left, bottom, right in px.
+            sides: (R,) that they want, px; the crop's may be half or twice as much.
         """
-        window, quarter = self.window, self.window.height / 4
-        central = (
-            box[0] >= window.top + quarter
-            and box[1] >= window.left + quarter
-            and box[2] <= window.top + 3 * quarter
-            and box[3] <= window.left + 3 * quarter
-        )
-        return bool(central and 0.5 <= window.height / side <= 2)
+        start, quarter = np.asarray([self.window.top, self.window.left]), self.window.height / 4
+        central = (boxes[:, :2] >= start + quarter).all(1) & (boxes[:, 2:] <= start + 3 * quarter).all(1)
+        ratio = self.window.height / sides
+        shown: BoolArray = central & (ratio >= 0.5) & (ratio <= 2)
+        return shown
 
 
 def small_regions(regions: Regions, settings: ExploreSettings) -> list[int]:
@@ -46,22 +45,22 @@ def small_regions(regions: Regions, settings: ExploreSettings) -> list[int]:
 def plan_crops(regions: Regions, small: list[int], size_hw: tuple[int, int], settings: ExploreSettings) -> list[Crop]:
     """Crops of at most `max_crops` for the small regions; a region that no crop serves is in none of them."""
     height, width = size_hw
-    grid = np.asarray(regions.levels.shape[1:])
-    scale = np.tile(np.asarray([height, width]) / grid, 2)
+    boxes = regions.boxes[small] * np.tile(np.divide(size_hw, regions.levels.shape[1:]), 2)
+    longest = (boxes[:, 2:] - boxes[:, :2]).max(axis=1)
+    sides = np.minimum(np.maximum(np.rint(settings.crop_ratio * longest), settings.min_side_px), min(size_hw))
+    waiting = np.ones(len(small), dtype=bool)
     crops: list[Crop] = []
-    for index in small:
-        box = regions.boxes[index] * scale
-        longest = max(box[2] - box[0], box[3] - box[1])
-        side = min(max(round(settings.crop_ratio * longest), settings.min_side_px), height, width)
-        crop = next((crop for crop in crops if crop.shows(box, side)), None)
-        if crop is None:
-            if len(crops) == settings.max_crops:
-                continue
-            top = min(max(round((box[0] + box[2] - side) / 2), 0), height - side)
-            left = min(max(round((box[1] + box[3] - side) / 2), 0), width - side)
-            crop = Crop(Window(top, left, side, side))
-            crops.append(crop)
-        crop.small.append(index)
+    while waiting.any() and len(crops) < settings.max_crops:
+        region = int(waiting.argmax())
+        box, side = boxes[region], int(sides[region])
+        top = min(max(round((box[0] + box[2] - side) / 2), 0), height - side)
+        left = min(max(round((box[1] + box[3] - side) / 2), 0), width - side)
+        crop = Crop(Window(top, left, side, side))
+        served = waiting & crop.shows(boxes, sides)
+        served[region] = True
+        waiting &= ~served
+        crop.small += [small[i] for i in np.flatnonzero(served)]
+        crops.append(crop)
     return crops
 
 
@@ -87,7 +86,7 @@ def accepted(
     member = np.stack([inside.levels[inside.first[i]] == inside.numbers[i] for i in possible]).reshape(
         len(possible), -1
     )
-    sizes = inside.sizes[possible].astype(np.float32)
+    sizes = inside.sizes[possible]
     taken = np.zeros(len(possible), dtype=bool)
     replaced = []
     rows, columns = _global_patches(crop.window, inside.levels.shape[1:], regions.levels.shape[1:], size_hw)
@@ -95,8 +94,9 @@ def accepted(
     for index in crop.small:
         patches = regions.levels[regions.first[index]] == regions.numbers[index]
         grown = cv2.dilate(patches.view(np.uint8), np.ones((3, 3), np.uint8)).view(bool)
-        shown = np.stack([grown[rows[:, None], columns], patches[rows[:, None], columns]]).reshape(2, -1)
-        near, common = (member.astype(np.float32) @ shown.T.astype(np.float32)).T
+        near, common = (
+            np.count_nonzero(member & shown[rows[:, None], columns].ravel(), axis=1) for shown in (grown, patches)
+        )
         close = near >= 0.5 * sizes
         taken |= close
         iou = common / (sizes + scale * regions.sizes[index] - common)  # of all of it, even if the crop shows less

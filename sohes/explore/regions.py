@@ -57,52 +57,59 @@ class Regions:
 def find_regions(features: FloatArray, thresholds: Sequence[float]) -> Regions:
     """Cluster a feature map (h, w, D) at descending cosines."""
     levels = merge_patches(features, thresholds)
-    length = np.linalg.norm(features, axis=-1, keepdims=True)
-    unit = (features / np.maximum(length, 1e-12)).reshape(-1, features.shape[-1])
-    seen = np.zeros(levels.max() + 1, dtype=bool)
-    last = np.zeros(levels.max() + 1, dtype=np.int64)
-    columns: list[tuple[NDArray[np.int64], ...]] = []
-    cohesion = []
-    width = levels.shape[2]
-    for level, flat in enumerate(levels.reshape(len(levels), -1)):
-        last[flat] = level
-        order = np.flatnonzero(~seen[flat])  # patches of regions that are new at this level
-        if not len(order):
-            continue
-        order = order[np.argsort(flat[order], kind="stable")]
-        numbers, starts, sizes = np.unique(flat[order].astype(np.int64), return_index=True, return_counts=True)
-        seen[numbers] = True
-        rows, cols = np.divmod(order, width)
-        box = [
-            np.minimum.reduceat(rows, starts),
-            np.minimum.reduceat(cols, starts),
-            np.maximum.reduceat(rows, starts) + 1,
-            np.maximum.reduceat(cols, starts) + 1,
-        ]
-        columns.append((numbers, sizes, np.full(len(numbers), level), *box))
-        cohesion.append(np.linalg.norm(_sums(unit, order, starts), axis=1) / sizes)
-    numbers, sizes, first, *box = (np.concatenate(column) for column in zip(*columns, strict=True))
-    order = np.argsort(numbers)
-    return Regions(
-        levels=levels,
-        numbers=numbers[order],
-        sizes=sizes[order],
-        first=first[order],
-        last=last[numbers[order]],
-        boxes=np.stack(box, axis=1)[order],
-        cohesion=np.concatenate(cohesion)[order].astype(np.float32),
-    )
+    columns = _describe(np.ascontiguousarray(features).reshape(-1, features.shape[-1]), levels)
+    return Regions(levels, *columns)
 
 
 @numba.njit(nogil=True, cache=True)
-def _sums(features: FloatArray, order: NDArray[np.int64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sum of the rows `order[starts[i] : starts[i + 1]]` of (N, D), for each i: (len(starts), D) float64."""
-    sums = np.zeros((len(starts), features.shape[1]))
-    for region in range(len(starts)):
-        end = starts[region + 1] if region + 1 < len(starts) else len(order)
-        for place in range(starts[region], end):
-            sums[region] += features[order[place]]
-    return sums
+def _describe(
+    features: FloatArray, levels: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], FloatArray]:
+    """Numbers, sizes, first and last levels, boxes and cohesions of all regions, see `Regions`."""
+    width = levels.shape[2]
+    maps = levels.reshape(len(levels), -1)
+    most = maps.max() + 1
+    size, first, last = np.zeros(most, np.int64), np.full(most, -1), np.full(most, -1)
+    for level in range(len(maps)):
+        for number in maps[level]:
+            if first[number] < 0:
+                first[number] = level
+            size[number] += first[number] == level
+            last[number] = level
+    numbers = np.flatnonzero(size)
+    ends = np.cumsum(size)  # of each region's part of `members`, once they are filled in from the end
+    members = np.empty(ends[-1], np.int64)
+    for level in range(len(maps)):
+        for patch in range(maps.shape[1]):
+            number = maps[level, patch]
+            if first[number] == level:
+                ends[number] -= 1
+                members[ends[number]] = patch
+    lengths = np.empty(len(features))
+    for patch in range(len(features)):
+        lengths[patch] = max(_length(features[patch]), 1e-12)
+    boxes, cohesion = np.empty((len(numbers), 4), np.int64), np.empty(len(numbers), np.float32)
+    for index, number in enumerate(numbers):
+        total = np.zeros(features.shape[1])
+        top = left = maps.shape[1]
+        bottom = right = 0
+        for patch in members[ends[number] : ends[number] + size[number]]:
+            row, column = patch // width, patch % width
+            top, left, bottom, right = min(top, row), min(left, column), max(bottom, row + 1), max(right, column + 1)
+            weight = 1 / lengths[patch]
+            for c in range(len(total)):
+                total[c] += features[patch, c] * weight
+        boxes[index, 0], boxes[index, 1], boxes[index, 2], boxes[index, 3] = top, left, bottom, right
+        cohesion[index] = _length(total) / size[number]
+    return numbers, size[numbers], first[numbers], last[numbers], boxes, cohesion
+
+
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _length(vector: NDArray[np.floating]) -> float:
+    square = 0.0
+    for value in vector:
+        square += np.float64(value) * np.float64(value)
+    return np.sqrt(square)
 
 
 class Upsampler:
@@ -133,29 +140,54 @@ class Upsampler:
         ):
             inner.append((max(0, int((first - 1) * patch)), min(side, int(np.ceil((last + 1) * patch)))))
         (top, bottom), (left, right) = inner
-        rows = self._rows[top:bottom, box[0] : box[2]]
-        columns = self._columns[left:right, box[1] : box[3]]
-        soft = rows @ patches.astype(np.float32) @ columns.T
         above, before = self._view.top + top, self._view.left + left
         corner = max(0, above - margin), max(0, before - margin)
         end = (
-            min(self._size_hw[0], above + soft.shape[0] + margin),
-            min(self._size_hw[1], before + soft.shape[1] + margin),
+            min(self._size_hw[0], above + bottom - top + margin),
+            min(self._size_hw[1], before + right - left + margin),
         )
         out = np.zeros((end[0] - corner[0], end[1] - corner[1]), np.float32)
-        out[
-            above - corner[0] : above - corner[0] + soft.shape[0],
-            before - corner[1] : before - corner[1] + soft.shape[1],
-        ] = soft
+        soft = out[above - corner[0] :, before - corner[1] :]
+        rows, columns = self._rows[top:bottom], self._columns[left:right]
+        _interpolate(patches, rows["patch"] - box[0], rows["next"], columns["patch"] - box[1], columns["next"], soft)
         return out, corner
 
 
-def _interpolation(patches: int, pixels: int) -> FloatArray:
-    """Weights (pixels, patches) of bilinear up-sampling in one direction, half-pixel centres, edges repeated."""
+_PLACE = np.dtype([("patch", np.int64), ("next", np.float32)])
+
+
+def _interpolation(patches: int, pixels: int) -> NDArray[np.void]:
+    """For bilinear up-sampling in one direction, half-pixel centres, edges repeated: (pixels,) records.
+
+    Pixel i has weight `next` in patch `patch` + 1 and the rest in `patch`.
+    """
     place = np.clip((np.arange(pixels) + 0.5) * patches / pixels - 0.5, 0, patches - 1)
-    below = np.minimum(place.astype(np.int64), max(patches - 2, 0))
-    weights = np.zeros((pixels, patches), np.float32)
-    pixel = np.arange(pixels)
-    weights[pixel, below] = 1 - (place - below)
-    weights[pixel, np.minimum(below + 1, patches - 1)] += (place - below).astype(np.float32)
-    return weights
+    places = np.empty(pixels, _PLACE)
+    places["patch"] = np.minimum(place.astype(np.int64), max(patches - 2, 0))
+    places["next"] = place - places["patch"]
+    return places
+
+
+@numba.njit(nogil=True, cache=True)
+def _interpolate(
+    patches: BoolArray,
+    rows: NDArray[np.int64],
+    row_weights: FloatArray,
+    columns: NDArray[np.int64],
+    column_weights: FloatArray,
+    soft: FloatArray,
+) -> None:
+    """Fill the top left of `soft` from patches (h, w), beyond which all is 0; places count from their first patch.
+
+    In place of a product of matrices: a BLAS has threads of its own, which would get in the way of the stream's.
+    """
+    height, width = patches.shape
+    line = np.zeros(width + 4, np.float32)  # a row of patches as the pixel row sees it, two zeros at each end
+    for y in range(len(rows)):
+        row, weight = rows[y], row_weights[y]
+        for j in range(width):
+            here = np.float32(1) - weight if 0 <= row < height and patches[row, j] else np.float32(0)
+            line[j + 2] = here + weight if 0 <= row + 1 < height and patches[row + 1, j] else here
+        for x in range(len(columns)):
+            j = min(max(columns[x], -2), width) + 2  # patches may be smaller than pixels
+            soft[y, x] = line[j] * (np.float32(1) - column_weights[x]) + line[j + 1] * column_weights[x]

@@ -91,7 +91,7 @@ def test_a_crop_serves_what_lies_in_its_central_half(left: int, shared: bool) ->
 @pytest.mark.parametrize(("side", "shared"), [(40, True), (20, True), (19, False), (80, True), (81, False)])
 def test_a_crop_serves_what_wants_about_its_size(side: int, shared: bool) -> None:
     crop = Crop(Window(100, 100, 40, 40))
-    assert crop.shows(np.array([115.0, 115, 120, 125]), side) == shared
+    assert crop.shows(np.array([[115.0, 115, 120, 125]]), np.array([side])).tolist() == [shared]
 
 
 def test_the_first_crop_that_shows_a_region_serves_it() -> None:
