@@ -155,6 +155,16 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
         """The timm ViT inside."""
         return self.model.pixel_level_module.encoder.vit
 
+    def train(self, mode: bool = True) -> EntitySegmenter:
+        """Training mode, but for the pixel decoder's layers where there is no dropout.
+
+        In it, each of them would make the processor wait for the GPU, to see whether all values are finite.
+        """
+        super().train(mode)
+        if not self.config.dropout:
+            self.model.pixel_level_module.decoder.encoder.layers.eval()
+        return self
+
     def forward(self, pixel_values: Tensor) -> SegmenterOutput:
         hidden = self.model(pixel_values=pixel_values, output_hidden_states=True)
         queries = [state.transpose(0, 1) for state in hidden.transformer_decoder_intermediate_states]

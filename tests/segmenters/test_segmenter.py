@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskPredictor
 
 from sohes.backbones.timm_folder import save_backbone_folder
@@ -123,6 +125,19 @@ def test_any_image_size(model: EntitySegmenter, size_hw: tuple[int, int]) -> Non
     assert (forest.areas > 0).all()
     assert (np.diff(forest.scores) <= 0).all()
     assert forest.scores.dtype == np.float32
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("neck", ["pyramid", "adapter"])
+def test_on_a_gpu_no_devices_are_mixed_and_nothing_is_waited_for(neck: str, training: bool) -> None:
+    """On tensors that have a shape and a device only, whose values nobody can ask for."""
+    model = tiny_segmenter(neck=neck).train(training)
+    shapes = {name: value.shape for name, value in (*model.named_parameters(), *model.named_buffers())}
+    with FakeTensorMode():
+        state = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
+        output = functional_call(model, state, torch.empty(2, 3, 96, 64, device="cuda"))
+        assert output.mask_logits().shape == (2, 8, 24, 16)
+        assert {value.device.type for value in (output.mask_logits(), output.ancestor_logits)} == {"cuda"}
 
 
 def test_limits_of_the_input_size(model: EntitySegmenter) -> None:

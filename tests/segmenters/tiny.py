@@ -17,11 +17,11 @@ PROVENANCE = Provenance(timm_name="vit_tiny_patch16_224", init="random weights")
 LOSSES = LossSettings(points=64)
 
 
-def tiny_segmenter(*, seed: int = 0, queries: int = 8) -> EntitySegmenter:
+def tiny_segmenter(*, seed: int = 0, queries: int = 8, neck: str = "pyramid") -> EntitySegmenter:
     """Untrained, on the CPU."""
     return build_segmenter(
         TIMM_CONFIG,
-        neck="pyramid",
+        neck=neck,
         seed=seed,
         pyramid_dim=32,
         num_queries=queries,
