@@ -46,5 +46,6 @@ class TensorBoardHook(Hook):
 def _writer(folder: Path, step: int) -> SummaryWriter:
     """Of a file that TensorBoard reads after those there: it goes by their names, which hold whole seconds."""
     seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
-    time.sleep(max(0.0, max(seconds, default=0) + 1 - time.time()))
+    wait = max(seconds, default=0) + 1 - time.time()
+    time.sleep(min(max(wait, 0.0), 1.0))  # not for hours, where another machine's clock was ahead
     return SummaryWriter(str(folder), purge_step=step)

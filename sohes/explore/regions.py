@@ -85,9 +85,9 @@ def _describe(
             if first[number] == level:
                 ends[number] -= 1
                 members[ends[number]] = patch
-    lengths = np.empty(len(features))
+    weights = np.empty(len(features))  # that give all features the length 1
     for patch in range(len(features)):
-        lengths[patch] = max(_length(features[patch]), 1e-12)
+        weights[patch] = 1 / max(_length(features[patch]), 1e-12)
     boxes, cohesion = np.empty((len(numbers), 4), np.int64), np.empty(len(numbers), np.float32)
     for index, number in enumerate(numbers):
         total = np.zeros(features.shape[1])
@@ -96,9 +96,8 @@ def _describe(
         for patch in members[ends[number] : ends[number] + size[number]]:
             row, column = patch // width, patch % width
             top, left, bottom, right = min(top, row), min(left, column), max(bottom, row + 1), max(right, column + 1)
-            weight = 1 / lengths[patch]
             for c in range(len(total)):
-                total[c] += features[patch, c] * weight
+                total[c] += features[patch, c] * weights[patch]
         boxes[index, 0], boxes[index, 1], boxes[index, 2], boxes[index, 3] = top, left, bottom, right
         cohesion[index] = _length(total) / size[number]
     return numbers, size[numbers], first[numbers], last[numbers], boxes, cohesion

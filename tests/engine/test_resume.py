@@ -133,7 +133,6 @@ def test_failed_between_checkpoints(
 
 KILLED = """
 import sys
-import time
 from pathlib import Path
 import torch
 from sohes.engine import runner
