@@ -69,6 +69,8 @@ def label_listing(
 ) -> None:
     """Segment every image of a listing, or every one of a job's part, that the store does not hold yet.
 
+    Files that an earlier run skipped are tried again.
+
     Args:
         segment: gives the results for many images in the order in which it takes them.
         listing: the images.
@@ -82,6 +84,7 @@ def label_listing(
         DataError: the store was made with another header, or cannot be read.
     """
     with LabelWriter(folder, header=header, shard_size=shard_size) as writer:
+        writer.reopen(partial(_loads, listing))
         share = sum(map(len, writer.shards(len(listing), job).values()))
         left = writer.left(len(listing), job)
         jobs = ((place, partial(listing.load, place)) for places in left for place in places)
@@ -91,3 +94,11 @@ def label_listing(
                 writer.skip(listing.names[place], str(result))
             else:
                 writer.add(listing.ids[place], listing.names[place], result)
+
+
+def _loads(listing: Listing, name: str) -> bool:
+    try:
+        listing.load(listing.names.index(name))
+    except DataError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,9 @@ class LabelWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.shard_size = shard_size
         self.header = json.loads(json.dumps(dict(header), sort_keys=True))
-        self._finished = {shard.number: shard.places for shard in map(self._checked, _shards(self.folder))}
+        shards = [self._checked(path) for path in _shards(self.folder)]
+        self._finished = {shard.number: shard.places for shard in shards}
+        self._unused = {shard.number: [entry["file"] for entry in shard.skipped] for shard in shards}
         self._numbers: Iterator[int] = itertools.count(max(self._finished, default=-1) + 1)
         self._begin()
 
@@ -97,6 +99,12 @@ class LabelWriter:
                 f"{path}: holds another number of images than the {self.shard_size} of a shard now; {where}"
             )
         return shard
+
+    def reopen(self, usable: Callable[[str], bool]) -> None:
+        """Count those shards as unfinished that skipped a file which is `usable` by now."""
+        for number, files in self._unused.items():
+            if any(map(usable, files)):
+                del self._finished[number]
 
     def left(self, total: int, job: tuple[int, int] = (0, 1)) -> list[range]:
         """Places of images that no finished shard holds, shard by shard: give just these to `add` or `skip`, in order.
