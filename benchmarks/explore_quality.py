@@ -216,7 +216,7 @@ def _plot(table: pd.DataFrame, path: Path) -> None:
     for size, marker in (("s", "o"), ("m", "s"), ("l", "D")):
         sizes.plot(table[f"ar_{size}"], range(len(table)), marker, label=size.upper())
     sizes.set(xlabel="mask AR@1000 by size of the object")
-    sizes.legend(loc="lower right", title="object")
+    sizes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130, bbox_inches="tight")
     plt.close(figure)
