@@ -91,7 +91,10 @@ class CorrectModule(BaseModel):
         mode: str = "loss",
         **_: Any,
     ) -> dict[str, Tensor]:
-        """Losses of a batch from `collate`: the student's noisy view against the sets of targets."""
+        """Loss of a batch from `collate`: the student's noisy view against the sets of targets.
+
+        Beside `loss`, labels an image, and each set's terms before its weight, which moves and would hide their course.
+        """
         initial = Targets(masks, valid, ancestor, key)
         predictions = self.look(pixel_values, initial, content_hw)
         taught = self.teach(predictions, initial.keys)
@@ -101,7 +104,9 @@ class CorrectModule(BaseModel):
         matchings = {name: match(output, targets, self.losses) for name, (_, targets) in sets.items()}
         size = output.entity_logits[0].shape[:2]
         matched = {name: [layer.mask(*size) for layer in layers] for name, layers in matchings.items()}
-        loss = {"teacher_labels": taught.valid.sum().float() / len(valid)}
+        counts = {"initial_labels": initial.valid, "teacher_labels": taught.valid}
+        logged = {name: valid.sum().float() / len(valid) for name, valid in counts.items()}
+        loss = output.entity_logits[-1].new_zeros(())
         for name, (weight, targets) in sets.items():
             # an image without labels in a set is taught nothing by it, and not "nothing" either; nor is, by one set, a
             # query that serves another
@@ -109,8 +114,9 @@ class CorrectModule(BaseModel):
             for other in matched.keys() - {name}:
                 excused = [mine | theirs for mine, theirs in zip(excused, matched[other], strict=True)]
             terms = segmentation_loss(output, targets, matchings[name], self.losses, excused=excused)
-            loss |= {f"loss_{term}_{name}": weight * value for term, value in terms.items()}
-        return loss
+            loss = loss + weight * torch.stack([*terms.values()]).sum()
+            logged |= {f"{term}_{name}": value.detach() for term, value in terms.items()}
+        return {"loss": loss} | logged
 
     def weights(self) -> tuple[float, float]:
         """Weights of the initial and the teacher's labels: 1 to 0 by a cosine, and 2 to 3 [HASSOD]."""
@@ -158,19 +164,22 @@ class CorrectModule(BaseModel):
 
 
 class TeacherHook(Hook):
-    """Before the first step the teacher looks at some images; after each, it follows; logs the thresholds.
+    """Before the first step the teacher looks at some images, which sets the thresholds; after each, it follows.
 
     A hook, since the wrapper of a distributed run never calls the module's own `train_step`.
     """
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         module, loader = _bare(runner.model), runner.train_dataloader
+        if module.thresholds.seen >= module.settings.teacher_warmup:
+            return
         positions = iter(loader.sampler)  # the first of the training; they come again
         while module.thresholds.seen < module.settings.teacher_warmup:
             samples = [loader.dataset[position] for position in islice(positions, loader.batch_size)]
             batch = module.data_preprocessor(loader.collate_fn(samples))
             initial = Targets(batch["masks"], batch["valid"], batch["ancestor"], batch["key"])
             module.look(batch["pixel_values"], initial, batch["content_hw"])
+        module.thresholds.start()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         module = _bare(runner.model)

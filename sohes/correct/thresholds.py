@@ -1,7 +1,7 @@
 """Score thresholds for the teacher's labels, one for each size class (§4.4 of the method notes).
 
-Small entities get lower scores; under one threshold the student would forget them. Each class's threshold follows the
-score that leaves as many teacher labels as the initial labels have in that class.
+Small entities get lower scores; under one threshold the student would forget them. Each class's threshold starts at the
+score that leaves as many teacher labels as the initial labels have in that class, and follows it.
 """
 
 from __future__ import annotations
@@ -66,8 +66,15 @@ class SizeThresholds(nn.Module):
         mean = label_counts.mean(0)
         self.expected.copy_(torch.where(self.expected.isnan(), mean, 0.99 * self.expected + 0.01 * mean))
 
+    def start(self) -> None:
+        """Set tau to the count-matching scores of the images seen so far."""
+        self._move(0.0, weight=1.0)
+
     def update(self, progress: float) -> None:
         """Move tau towards the count-matching scores; `progress` of the phase in [0, 1]."""
+        self._move(progress, weight=1 - self.settings.tau_momentum)
+
+    def _move(self, progress: float, *, weight: float) -> None:
         settings = self.settings
         if settings.threshold == "fixed":
             return
@@ -81,7 +88,7 @@ class SizeThresholds(nn.Module):
         wanted = (kappa * expected * images).round().long()
         rank = torch.minimum(wanted, (ranked > 0).sum(1)).clamp(min=1) - 1
         raw = torch.where(wanted == 0, 1.0, ranked.gather(1, rank[:, None])[:, 0])
-        self.tau.lerp_(raw.clamp(settings.tau_min, settings.tau_max).expand_as(self.tau), 1 - settings.tau_momentum)
+        self.tau.lerp_(raw.clamp(settings.tau_min, settings.tau_max).expand_as(self.tau), weight)
 
 
 def _gather(rows: Tensor) -> Tensor:

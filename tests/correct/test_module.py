@@ -86,8 +86,7 @@ def test_teacher_is_never_trained(module: CorrectModule) -> None:
     assert module.student.training
     assert not any(part.training for part in module.teacher.modules())
     assert not any(parameter.requires_grad for parameter in module.teacher.parameters())
-    loss = module(**batch())
-    sum(value for name, value in loss.items() if name.startswith("loss")).backward()
+    module(**batch())["loss"].backward()
     assert all(parameter.grad is None for parameter in module.teacher.parameters())
     assert [name for name, parameter in module.student.named_parameters() if parameter.grad is None] == []
 
@@ -252,7 +251,7 @@ def test_thresholds_move_every_so_many_steps() -> None:
 
 
 def test_the_teacher_looks_at_some_images_first() -> None:
-    """At 64 at least, a batch at a time, once: those that the training starts with; nothing is learnt from them."""
+    """At 64 at least, a batch at a time, once: those that the training starts with. They set the thresholds alone."""
     module = make(replace(SETTINGS, teacher_warmup=5))
     start = {name: value.clone() for name, value in module.student.state_dict().items()}
     asked: list[int] = []
@@ -269,6 +268,10 @@ def test_the_teacher_looks_at_some_images_first() -> None:
         assert asked == [0, 1, 2, 3, 4, 5]
     assert module.thresholds.seen == 6
     assert module.thresholds.expected.tolist() == pytest.approx([1, 1, 0])
+    before = module.thresholds.tau.clone()
+    module.thresholds.start()
+    assert torch.equal(module.thresholds.tau, before)
+    assert before.tolist() != pytest.approx([SETTINGS.tau_init] * 3)
     assert module.step == 0
     assert all(torch.equal(value, start[name]) for name, value in module.student.state_dict().items())
 
@@ -283,9 +286,17 @@ def test_weights_of_the_two_sets() -> None:
 
 
 def total(terms: dict[str, Tensor], kind: str) -> float:
-    return sum(
-        float(value.detach()) for name, value in terms.items() if name.startswith("loss") and name.endswith(kind)
-    )
+    return sum(float(value) for name, value in terms.items() if name.endswith(f"_{kind}"))
+
+
+def test_terms_are_logged_without_their_weight(module: CorrectModule) -> None:
+    """Else a falling loss of the teacher's labels looks like a rising one; the loss itself has the weights."""
+    say(module, [(0.9, BIG)], [(0.9, PART)])
+    module.iterations, module.step = 100, 50
+    terms = module(**batch())
+    assert float(terms["loss"].detach()) == pytest.approx(0.5 * total(terms, "initial") + 2.5 * total(terms, "teacher"))
+    assert [name for name in terms if "loss" in name] == ["loss"]  # mmengine adds all of that name
+    assert float(terms["initial_labels"]) == 2
 
 
 def test_an_unlabelled_image_adds_nothing_to_the_teacher_term(module: CorrectModule) -> None:
@@ -311,9 +322,10 @@ def test_a_silent_image_beside_a_labelled_one(monkeypatch: pytest.MonkeyPatch) -
         return output
 
     monkeypatch.setattr(module.student, "forward", listen)
+    monkeypatch.setattr(module, "weights", lambda: (0.0, 1.0))
     terms = module(**batch())
     assert float(terms["teacher_labels"]) == 0.5
-    terms["loss_entity_teacher"].backward()
+    terms["loss"].backward()
     gradient = heard["entity"].grad
     assert gradient is not None
     assert gradient[0].any()
@@ -418,10 +430,10 @@ def test_an_initial_label_half_alike_joins_the_merged_set() -> None:
 def test_merged_losses(module: CorrectModule) -> None:
     module.settings = replace(SETTINGS, targets="merge")
     terms = module(**batch())
-    assert {name for name in terms if name.startswith("loss")} == {
-        f"loss_{term}_merged" for term in ("entity", "mask", "dice", "ancestor")
+    assert {name for name in terms if name.endswith("_merged")} == {
+        f"{term}_merged" for term in ("entity", "mask", "dice", "ancestor")
     }
-    sum(value for name, value in terms.items() if name.startswith("loss")).backward()
+    terms["loss"].backward()
     assert [name for name, parameter in module.student.named_parameters() if parameter.grad is None] == []
 
 

@@ -75,6 +75,15 @@ def test_momentum() -> None:
     assert float(thresholds.tau[SMALL]) == pytest.approx(0.9 * (0.9 * 0.7 + 0.1 * 0.5) + 0.1 * 0.5)
 
 
+def test_the_start_has_no_memory() -> None:
+    thresholds = observed([[0.5]], [1], settings=ThresholdSettings())
+    thresholds.start()
+    assert thresholds.tau.tolist() == pytest.approx([0.5, 0.9, 0.9])
+    fixed = observed([[0.5]], [1], settings=ThresholdSettings(threshold="fixed"))
+    fixed.start()
+    assert fixed.tau.tolist() == pytest.approx([0.7] * 3)
+
+
 def test_expected_labels_are_an_average_over_time() -> None:
     thresholds = observed([[0.5], [0.5]], [4, 2])
     assert thresholds.expected.tolist() == pytest.approx([3, 0, 0])  # the first batch starts it
