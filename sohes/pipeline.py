@@ -269,7 +269,26 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
         measurements += scores.measurements(
             method=method, backbone=provenance.timm_name, init=provenance.init, data=data
         )
+    notes.append(_as_labels(seen, *list(predictions.values())[:2]))
     return StageResult(measurements=measurements, notes=[*notes, *problems.lines()], artefacts=drawn)
+
+
+def _as_labels(truth: ImageSet, labels: LabelStore, predictions: LabelStore) -> str:
+    """How good a teacher phase 3 had: as many of phase 2's best masks as there are labels, scored beside those."""
+    from sohes.evaluation.mask_recall import evaluate_masks
+    from sohes.evaluation.predictions import Predictions
+    from sohes.segmenters.decode import select_forest
+
+    def best(image_id: int) -> MaskForest:
+        distinct = select_forest(predictions.forest(image_id), min_score=0.0, nms_iou=0.8)  # as the teacher's are
+        return distinct.select(range(min(len(distinct), len(labels.forest(image_id)))))
+
+    ids = [item.id for item in truth.items]
+    ours, theirs = (evaluate_masks(truth, Predictions(ids, one)).mask_ar_1000 for one in (best, labels.forest))
+    note = (
+        f"as many of phase 2's best masks as there are labels: AR@1000 {100 * ours:.1f}, the labels {100 * theirs:.1f}"
+    )
+    return note + ("; where phase 3 fails, let phase 2 learn for longer" if ours < theirs else "")
 
 
 @dataclass(frozen=True, kw_only=True)

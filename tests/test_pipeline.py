@@ -15,11 +15,12 @@ from PIL import Image
 
 from sohes import pipeline
 from sohes.correct.stage import CorrectConfig, correct
-from sohes.data.coco import read_coco
-from sohes.data.labels import LabelStore
+from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
+from sohes.data.labels import LabelStore, LabelWriter
 from sohes.errors import ConfigError, DataError
 from sohes.files import read_json
 from sohes.instruct.stage import InstructConfig, instruct
+from sohes.masks import MaskForest, encode_masks
 from sohes.pipeline import (
     EvaluateConfig,
     ExploreConfig,
@@ -27,6 +28,7 @@ from sohes.pipeline import (
     ImagesConfig,
     LabelledConfig,
     WeightsConfig,
+    _as_labels,
     evaluate,
     explore,
     export,
@@ -124,11 +126,35 @@ def test_every_stage_leaves_what_the_next_needs(finished: tuple[Path, dict[str, 
 
 def test_measurements(finished: tuple[Path, dict[str, StageResult]]) -> None:
     rows = finished[1]["evaluate"].measurements
+    assert [note for note in finished[1]["evaluate"].notes if note.startswith("as many of phase 2's best masks")]
     assert {row.method for row in rows} == {"SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3"}
     assert {row.data for row in rows} == {"generated scenes (held out)"}
     assert {(row.backbone, row.init, row.n_images) for row in rows} == {("test_vit", "random weights", 2)}
     assert all(0 <= row.value <= 100 for row in rows if row.metric.startswith("mask_ar"))
     assert all((row.method, "mask_ar_1000") in {(r.method, r.metric) for r in rows} for row in rows)
+
+
+@pytest.mark.parametrize(("labelled", "ours", "theirs"), [((0, 1), 50.0, 100.0), ((0,), 50.0, 50.0)])
+def test_teacher_beside_the_labels(labelled: tuple[int, ...], ours: float, theirs: float, tmp_path: Path) -> None:
+    """Two objects. The best predictions are the first object, twice, and a mask of neither."""
+    boxes = np.zeros((4, 20, 20), bool)
+    boxes[0, :8, :8] = boxes[1, 10:18, 10:18] = boxes[2, :8, :7] = boxes[3, 2:5, 12:19] = True
+    rles = encode_masks(boxes)
+    objects = [Annotation(id=i + 1, image_id=1, category_id=1, segmentation=rles[i]) for i in range(2)]
+    item = ImageItem(id=1, path=tmp_path / "1.png", height=20, width=20)
+    truth = ImageSet(source=tmp_path / "truth.json", items=[item], annotations={1: objects})
+    made = {
+        "labels": MaskForest.from_rles([rles[i] for i in labelled], (20, 20)),
+        "predictions": MaskForest.from_rles(rles, (20, 20), scores=np.float32([0.9, 0.3, 0.8, 0.7])),
+    }
+    stores = []
+    for name, forest in made.items():
+        with LabelWriter(tmp_path / name, header={}) as writer:
+            writer.add(1, "1.png", forest)
+        stores.append(LabelStore(tmp_path / name))
+    note = _as_labels(truth, *stores)
+    assert f"AR@1000 {ours:.1f}, the labels {theirs:.1f}" in note
+    assert ("let phase 2 learn for longer" in note) == (ours < theirs)
 
 
 def test_exported_vit_is_the_trained_one(finished: tuple[Path, dict[str, StageResult]]) -> None:
