@@ -269,7 +269,8 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
         measurements += scores.measurements(
             method=method, backbone=provenance.timm_name, init=provenance.init, data=data
         )
-    notes.append(_as_labels(seen, *list(predictions.values())[:2]))
+    if seen.items:
+        notes.append(_as_labels(seen, *list(predictions.values())[:2]))
     return StageResult(measurements=measurements, notes=[*notes, *problems.lines()], artefacts=drawn)
 
 
@@ -285,10 +286,10 @@ def _as_labels(truth: ImageSet, labels: LabelStore, predictions: LabelStore) -> 
 
     ids = [item.id for item in truth.items]
     ours, theirs = (evaluate_masks(truth, Predictions(ids, one)).mask_ar_1000 for one in (best, labels.forest))
-    note = (
-        f"as many of phase 2's best masks as there are labels: AR@1000 {100 * ours:.1f}, the labels {100 * theirs:.1f}"
+    return (
+        "the teacher with which phase 3 began: as many of its best masks as there are labels have "
+        f"AR@1000 {100 * ours:.1f}, the labels {100 * theirs:.1f}"
     )
-    return note + ("; where phase 3 fails, let phase 2 learn for longer" if ours < theirs else "")
 
 
 @dataclass(frozen=True, kw_only=True)

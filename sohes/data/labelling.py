@@ -97,6 +97,8 @@ def label_listing(
 
 
 def _loads(listing: Listing, name: str) -> bool:
+    if name not in listing.names:
+        return False
     try:
         listing.load(listing.names.index(name))
     except DataError:
