@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -68,14 +69,20 @@ def assert_same_end(out: Path, expected: Path) -> None:
     assert (out / "curves.png").stat().st_size > 1000
 
 
+TERMS = {"instruct": {"all": "^loss_"}, "correct": {"initial": "._initial$", "teacher": "._teacher$"}}
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_history_has_every_step_once(undisturbed: dict[str, Path], phase: str) -> None:
     history = pd.read_csv(undisturbed[phase] / "history.csv")
     assert history["step"].tolist() == list(range(STEPS))
     assert history.drop(columns="label_agreement").notna().all(axis=None)
     assert history["label_agreement"].notna().tolist() == [False, False, True] * 2
-    terms = [name for name in history.columns if name.startswith("loss_")]
-    assert history["loss"].to_numpy() == pytest.approx(history[terms].sum(axis=1).to_numpy(), rel=1e-4)
+    terms = {name: history.filter(regex=pattern).sum(axis=1) for name, pattern in TERMS[phase].items()}
+    if phase == "correct":
+        fading = 0.5 + 0.5 * np.cos(np.pi * history["step"] / STEPS)
+        terms = {"initial": fading * terms["initial"], "teacher": (3 - fading) * terms["teacher"]}
+    assert history["loss"].to_numpy() == pytest.approx(sum(terms.values()).to_numpy(), rel=1e-4)
     assert history["grad_norm"].gt(0).all()
     assert set(history.columns) >= {"loss_entity", "lr"} if phase == "instruct" else {"tau_s", "teacher_labels"}
     # warm-up over two steps; then the phase's own schedule
