@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.records import Measurement, StageResult
-from sohes.settings import ExploreSettings
+from sohes.settings import ExploreSettings, TeacherSettings
 
 if TYPE_CHECKING:
     from sohes.data.coco import ImageSet
@@ -277,15 +277,18 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
 def _as_labels(truth: ImageSet, labels: LabelStore, predictions: LabelStore) -> str:
     """How good a teacher phase 3 had: as many of phase 2's best masks as there are labels, scored beside those."""
     from sohes.evaluation.mask_recall import evaluate_masks
-    from sohes.evaluation.predictions import Predictions
+    from sohes.evaluation.predictions import Predictions, Problems, from_store
     from sohes.segmenters.decode import select_forest
 
-    def best(image_id: int) -> MaskForest:
-        distinct = select_forest(predictions.forest(image_id), min_score=0.0, nms_iou=0.8)  # as the teacher's are
-        return distinct.select(range(min(len(distinct), len(labels.forest(image_id)))))
+    # what cannot be scored was named before
+    clusters, predicted = (from_store(store, truth, Problems()) for store in (labels, predictions))
 
-    ids = [item.id for item in truth.items]
-    ours, theirs = (evaluate_masks(truth, Predictions(ids, one)).mask_ar_1000 for one in (best, labels.forest))
+    def best(image_id: int) -> MaskForest:
+        distinct = select_forest(predicted[image_id], min_score=0.0, nms_iou=TeacherSettings.teacher_nms_iou)
+        return distinct.select(range(min(len(distinct), len(clusters[image_id]))))
+
+    teacher = Predictions(predicted.image_ids, best)
+    ours, theirs = (evaluate_masks(truth, found).mask_ar_1000 for found in (teacher, clusters))
     return (
         "the teacher with which phase 3 began: as many of its best masks as there are labels have "
         f"AR@1000 {100 * ours:.1f}, the labels {100 * theirs:.1f}"

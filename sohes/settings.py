@@ -163,7 +163,7 @@ class ThresholdSettings(_Settings):
     """Origins: 0.7 is HASSOD's fixed threshold, the rest is ours."""
 
     threshold: str = "per_size"  # or "single", one for all sizes; or "fixed" at tau_init
-    tau_init: float = 0.7  # of the others only without teacher_warmup, which sets their start
+    tau_init: float = 0.7  # the fixed threshold; the others start at it where teacher_warmup is 0
     tau_min: float = 0.2
     tau_max: float = 0.9
     tau_every: int = 10  # steps between updates

@@ -38,6 +38,6 @@ class LabelGuard(Hook):
         if self.low == PATIENCE:
             raise SohesError(
                 f"for {PATIENCE} steps the teacher gave less than {SHARE:.0%} of the {expected:.1f} initial labels an "
-                f"image, {labels:.1f} at step {batch_idx}; lower tau_min (if fixed, tau_init), or train phase 2 for "
-                "longer, and start the stage anew"
+                f"image, {labels:.1f} at step {batch_idx}; lower tau_min (tau_init, where threshold=fixed), or train "
+                "phase 2 for longer, and start the stage anew"
             )
