@@ -13,6 +13,7 @@ import timm
 import torch
 from PIL import Image
 
+from benchmarks import teacher_labels
 from sohes import pipeline
 from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
@@ -154,6 +155,20 @@ def test_teacher_beside_the_labels(labelled: tuple[int, ...], ours: float, their
         stores.append(LabelStore(tmp_path / name))
     note = _as_labels(truth, *stores)
     assert f"AR@1000 {ours:.1f}, the labels {theirs:.1f}" in note
+
+
+def test_script_on_the_teacher_says_what_the_note_says(
+    finished: tuple[Path, dict[str, StageResult]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, results = finished
+    (note,) = [note for note in results["evaluate"].notes if note.startswith("the teacher with which")]
+    monkeypatch.setattr("sys.argv", ["teacher_labels", str(run)])
+    teacher_labels.main()
+    _, *lines = capsys.readouterr().out.splitlines()
+    rows = {line.rsplit(maxsplit=5)[0].strip(): line.split()[-5:] for line in lines}
+    (labels, labels_ar, *_), (count, ar, *_) = rows["labels"], rows["teacher, as many, IoU <= 0.8"]
+    assert 0 < float(count) <= float(labels)
+    assert f"AR@1000 {ar}, the labels {labels_ar}" in note
 
 
 def test_exported_vit_is_the_trained_one(finished: tuple[Path, dict[str, StageResult]]) -> None:
