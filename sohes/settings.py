@@ -156,6 +156,7 @@ class TrainingSettings(SampleSettings, LossSettings, OptimSettings, RunSettings)
     seed: int = 0
     iterations: int = 40_000  # steps
     frozen_blocks: int = 0  # of the ViT, from its input on; saves time in short runs
+    bf16: bool = True  # heavy products in bfloat16, where the device has it; False: all in float32
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,14 +30,20 @@ class CorrectModule(BaseModel):
     """
 
     def __init__(
-        self, segmenter: EntitySegmenter, losses: LossSettings, settings: TeacherSettings, *, iterations: int
+        self,
+        segmenter: EntitySegmenter,
+        losses: LossSettings,
+        settings: TeacherSettings,
+        *,
+        iterations: int,
+        bf16: bool = True,
     ) -> None:
         super().__init__()
         self.student = segmenter
         self.teacher, *others = (copy.deepcopy(segmenter).requires_grad_(False).eval() for _ in settings.momenta)
         self.others = nn.ModuleList(others)
         self.thresholds = SizeThresholds(settings)
-        self.losses, self.settings, self.iterations = losses, settings, iterations
+        self.losses, self.settings, self.iterations, self.bf16 = losses, settings, iterations, bf16
         self.step = 0
 
     def get_extra_state(self) -> Tensor:
@@ -99,7 +105,7 @@ class CorrectModule(BaseModel):
         predictions = self.look(pixel_values, initial, content_hw)
         taught = self.teach(predictions, initial.keys)
         sets = self.target_sets(predictions, taught, initial)
-        with autocast(noisy_values.device):
+        with autocast(noisy_values.device, enabled=self.bf16):
             output = self.student(noisy_values)
         matchings = {name: match(output, targets, self.losses) for name, (_, targets) in sets.items()}
         size = output.entity_logits[0].shape[:2]
@@ -126,7 +132,7 @@ class CorrectModule(BaseModel):
     @torch.no_grad()
     def look(self, pixel_values: Tensor, initial: Targets, content_hw: Tensor) -> Predictions:
         """What the teachers see on their clean view; the thresholds remember it beside the initial labels."""
-        with autocast(pixel_values.device):
+        with autocast(pixel_values.device, enabled=self.bf16):
             outputs = [teacher(pixel_values) for teacher in self.teachers]
         found = labels.read_predictions(
             torch.cat([output.entity_logits[-1] for output in outputs], dim=1),

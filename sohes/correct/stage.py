@@ -33,7 +33,7 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
     from sohes.segmenters.segmenter import load_model, save_segmenter
 
     segmenter, provenance = load_model(inputs["segmenter"])
-    module = CorrectModule(segmenter, config, config, iterations=config.iterations)
+    module = CorrectModule(segmenter, config, config, iterations=config.iterations, bf16=config.bf16)
     trained = train_on_labels(
         module,
         config,

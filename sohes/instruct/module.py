@@ -17,10 +17,10 @@ from sohes.settings import LossSettings
 class InstructModule(BaseModel):
     """What mmengine's Runner trains in phase 2."""
 
-    def __init__(self, segmenter: EntitySegmenter, losses: LossSettings) -> None:
+    def __init__(self, segmenter: EntitySegmenter, losses: LossSettings, *, bf16: bool = True) -> None:
         super().__init__()
         self.segmenter = segmenter
-        self.losses = losses
+        self.losses, self.bf16 = losses, bf16
 
     def forward(
         self,
@@ -34,7 +34,7 @@ class InstructModule(BaseModel):
     ) -> dict[str, Tensor]:
         """Losses of a batch from `collate`."""
         targets = Targets(masks, valid, ancestor, key)
-        with autocast(pixel_values.device):
+        with autocast(pixel_values.device, enabled=self.bf16):
             output = self.segmenter(pixel_values)
         terms = segmentation_loss(output, targets, match(output, targets, self.losses), self.losses)
         return {f"loss_{name}": value for name, value in terms.items()}

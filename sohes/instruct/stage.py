@@ -62,7 +62,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     )
     segmenter.vit.load_state_dict(start.model.state_dict())
     trained = train_on_labels(
-        InstructModule(segmenter, config),
+        InstructModule(segmenter, config, bf16=config.bf16),
         config,
         inputs,
         out,

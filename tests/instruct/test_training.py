@@ -56,6 +56,22 @@ def test_ten_steps_reduce_every_term(scenes: Path) -> None:
     assert [name for name, gradient in gradients.items() if gradient is None] == []  # what distributed training needs
 
 
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16_where_the_device_has_it_and_the_setting_allows_it(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr("sohes.backbones.precision._cpu_has_bf16", lambda: True)
+    settings = SampleSettings(crop_px=64, scale_min=1, scale_max=1, flip=0, min_area_px=16)
+    normal = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    dataset = ForestSamples(read_coco(scenes / "train.json"), LabelStore(scenes / "labels"), settings, seed=0, **normal)
+    module = InstructModule(tiny_segmenter(), LOSSES, bf16=bf16)
+    seen = []
+    module.segmenter.register_forward_hook(lambda _, inputs, output: seen.append(output.pixel_features.dtype))
+    terms = module(**collate([dataset[0]]))
+    assert seen == [dtype]
+    assert {value.dtype for value in terms.values()} == {torch.float32}
+
+
 def test_canvas_must_fit_the_patches(scenes: Path, tmp_path: Path) -> None:
     inputs = {
         "backbone": save_backbone_folder(tmp_path / "vit", tiny_segmenter().vit, PROVENANCE),

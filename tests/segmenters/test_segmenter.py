@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskPredictor
+from transformers.models.mask2former.modeling_mask2former import Mask2FormerAttention, Mask2FormerMaskPredictor
 
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.errors import WeightsError
 from sohes.files import read_json, write_json
 from sohes.masks import encode_masks, pairwise_coverage
 from sohes.segmenters import segmenter as module
-from sohes.segmenters.mask2former import AncestorHead, EntitySegmenter, SegmenterOutput, coverage, mask_logits
+from sohes.segmenters.mask2former import (
+    AncestorHead,
+    EntitySegmenter,
+    SegmenterOutput,
+    attend_heads,
+    coverage,
+    mask_logits,
+)
 from sohes.segmenters.segmenter import Segmenter, load_model, load_segmenter, prediction_scores, save_segmenter
 from tests.segmenters.samples import output_of
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
@@ -98,7 +106,45 @@ def test_masks_and_attention_masks_are_those_of_the_library(model: EntitySegment
     embeddings, attention_mask = ours(queries, pixels, size)
     masks, expected = library(queries, pixels, size)
     torch.testing.assert_close(mask_logits(embeddings, pixels), masks)
-    assert torch.equal(attention_mask, expected)
+    assert torch.equal(attention_mask.repeat_interleave(ours.num_heads, dim=0), expected)
+
+
+def test_attention_is_that_of_the_library(model: EntitySegmenter) -> None:
+    layer = copy.deepcopy(model.model.transformer_module.decoder.layers[0]).double()
+    dim, heads = layer.self_attn.embed_dim, layer.self_attn.num_heads
+    library_self, library_cross = Mask2FormerAttention(dim, heads).double(), nn.MultiheadAttention(dim, heads).double()
+    library_self.load_state_dict(layer.self_attn.state_dict())
+    library_cross.load_state_dict(layer.cross_attn.state_dict())
+    queries, places, tokens, upstream = (10 * torch.randn(n, 2, dim, dtype=torch.float64) for n in (7, 7, 11, 7))
+    outside = torch.rand(2, 7, 11) < 0.5
+    outside[..., 0] = False
+    by_head = outside.repeat_interleave(heads, dim=0)
+
+    def output_and_gradient(attention: nn.Module, *inputs: Tensor, **others: Tensor) -> tuple[Tensor, Tensor]:
+        query = queries.clone().requires_grad_()
+        found, _ = attention(query, *inputs, **others)
+        return found.detach(), torch.autograd.grad(found, query, upstream)[0]
+
+    for ours, library in (
+        [output_and_gradient(attend, position_embeddings=places) for attend in (layer.self_attn, library_self)],
+        [
+            output_and_gradient(layer.cross_attn, tokens, tokens, attn_mask=outside),
+            output_and_gradient(library_cross, tokens, tokens, attn_mask=by_head),
+        ],
+    ):
+        torch.testing.assert_close(ours, library)
+
+
+def test_scores_of_attention_are_not_rounded_to_bfloat16() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(5, 1, 32, generator=generator).bfloat16()
+    keys = (3 * queries[:1] + 0.2 * torch.randn(40, 1, 32, generator=generator)).bfloat16()  # scores of about 17
+    values = torch.randn(40, 1, 32, generator=generator).bfloat16()
+    found = attend_heads(queries, keys, values, heads=1, dropout=0.0).double()
+    q, k, v = (tensor[:, 0].double() for tensor in (queries, keys, values))
+    expected = (q @ k.T / 32**0.5).softmax(-1) @ v
+    rounded = (q @ k.T / 32**0.5).bfloat16().double().softmax(-1) @ v
+    assert (found[:, 0] - expected).abs().max() < 0.5 * (rounded - expected).abs().max()
 
 
 @torch.no_grad()
