@@ -77,7 +77,9 @@ ANY = [  # of other families, all of 2 blocks of width 64
 
 @torch.no_grad()
 @pytest.mark.parametrize(("architecture", "img_size"), ANY)
-def test_any_vit_at_any_size(architecture: str, img_size: int) -> None:
+def test_any_vit_at_any_size(architecture: str, img_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a product that is rounded before its bias is added differs by far more than what is looked for here
+    monkeypatch.setattr("sohes.backbones.precision._cpu_has_bf16", lambda: False)
     torch.manual_seed(0)
     arguments = {"depth": 2, "embed_dim": 64, "num_heads": 2, "img_size": img_size}
     vit = build_vit({"architecture": architecture, "model_args": arguments}).eval()
