@@ -94,9 +94,9 @@ def attend_heads(
     queries: Tensor, keys: Tensor, values: Tensor, *, heads: int, dropout: float, outside: Tensor | None = None
 ) -> Tensor:
     """What queries (Q, B, C) find among keys and values (K, B, C), except where `outside` (B, Q, K) bool: (Q, B, C)."""
-    split = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in (queries, keys, values))
+    q, k, v = (x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3) for x in (queries, keys, values))
     mask = None if outside is None else ~outside[:, None]
-    found = F.scaled_dot_product_attention(*split, attn_mask=mask, dropout_p=dropout)
+    found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     return found.permute(2, 0, 1, 3).flatten(2)
 
 
