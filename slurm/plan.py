@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -104,11 +106,23 @@ def _identity(stage: Stage, parents: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _content(path: Path, stage: str) -> str:
-    """Hash of names, sizes and times of a file, or of all files in a folder."""
+    """Hash of a file's bytes, or of names, sizes and times of all files in a folder, too many to be read."""
     if not path.exists():
         raise DataError(f"stage {stage}: {path} does not exist")
-    files = [(path.stat().st_size, path.stat().st_mtime_ns)] if path.is_file() else sorted(_listing(path))
-    return content_hash(files)
+    if path.is_dir():
+        return content_hash(sorted(_listing(path)))
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache
+def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file, read once for all stages that name it."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _listing(folder: str | Path) -> Iterable[tuple[str, int, int]]:

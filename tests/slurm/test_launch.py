@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from slurm.state import StageFolder, locked
@@ -98,6 +99,18 @@ def test_outside_files(launch: Launch, tmp_path: Path) -> None:
     status, output = launch("--images", str(tmp_path / "nowhere"))
     assert status == 1
     assert f"stage images: {tmp_path / 'nowhere'} does not exist" in output
+
+
+def test_outside_file_is_known_by_its_bytes(launch: Launch, tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    truth.write_text("one")
+    launch("--images", str(truth))
+    truth.unlink()
+    truth.write_text("one")
+    os.utime(truth, (1, 1))  # a fresh clone or copy: same bytes, another time
+    assert actions(launch("--dry-run", "--images", str(truth))[1])["images"] == ("skip", "up to date")
+    truth.write_text("two")
+    assert actions(launch("--dry-run", "--images", str(truth))[1])["images"][0] == "run"
 
 
 def test_only(launch: Launch, run_dir: Path) -> None:
