@@ -30,10 +30,11 @@ def decode_parents(relation: BoolArray, areas: NDArray[np.integer], probability:
     return parent
 
 
-def select_forest(forest: MaskForest, *, min_score: float = 0.5, nms_iou: float = 0.9) -> MaskForest:
+def select_forest(forest: MaskForest, *, min_score: float = 0.5, nms_iou: float = 0.8) -> MaskForest:
     """The masks of a prediction that a person wants to see: scored above `min_score`, without duplicates.
 
-    Parents are decoded anew among them: one that was decoded among all predictions may be a mask that nobody sees.
+    Masks that share more than `nms_iou` look the same, and each would take a level of the forest to itself. Parents are
+    decoded anew among the chosen: one that was decoded among all predictions may be a mask that nobody sees.
     """
     order = [index for index in np.argsort(-forest.scores, kind="stable") if forest.scores[index] > min_score]
     confident = forest.select(order)
