@@ -6,6 +6,7 @@ forest = segmenter.segment(load_image("photo.jpg"))
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from sohes.segmenters.decode import decode_parents, relations, select_forest
 from sohes.segmenters.mask2former import ENTITY, EntitySegmenter, EntitySegmenterConfig
 
 MAX_MASKS = 1000  # of an image, by score [protocol]
-_CHUNK = 100  # masks brought to full size at a time
+_PIXELS = 1 << 22  # of masks brought to full size at a time: 16 MB, which processors and allocators reuse
 
 
 class Segmenter:
@@ -68,11 +69,11 @@ class Segmenter:
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)
         with autocast(self.device):
             output = self.model(batch)
-        masks = F.interpolate(output.mask_logits(), (height, width), mode="bilinear", align_corners=False)[0]
-        scores = prediction_scores(output.entity_logits[-1][0], masks)
+        entity, masks = output.entity_logits[-1][0], output.mask_logits()[0]
+        scores, rles = self._read(entity, masks, (height, width), size_hw)
         order = torch.argsort(scores, descending=True, stable=True)[:MAX_MASKS]
-        rles = self._encode(masks[order], size_hw)
         probability = output.ancestor_logits[0][order][:, order].sigmoid().cpu().numpy()
+        rles = [rles[index] for index in order.tolist()]
         forest = MaskForest(
             size_hw=size_hw,
             rles=rles,
@@ -87,12 +88,18 @@ class Segmenter:
         """The confident, distinct entities of an image (H, W, 3) uint8 RGB as a forest."""
         return select_forest(self.predict(image), min_score=min_score)
 
-    def _encode(self, logits: Tensor, size_hw: tuple[int, int]) -> list[dict]:
-        rles = []
-        for part in logits.split(_CHUNK):
-            full = F.interpolate(part[None], size_hw, mode="bilinear", align_corners=False)[0]
+    def _read(
+        self, entity: Tensor, masks: Tensor, input_hw: tuple[int, int], size_hw: tuple[int, int]
+    ) -> tuple[Tensor, list[dict]]:
+        """Scores (N,) at the size that the model saw, run lengths at the image's, a few masks at a time."""
+        scores, rles = [], []
+        count = max(1, _PIXELS // max(math.prod(input_hw), math.prod(size_hw)))
+        for logits, part in zip(entity.split(count), masks.split(count), strict=True):
+            seen = F.interpolate(part[None], input_hw, mode="bilinear", align_corners=False)
+            full = F.interpolate(seen, size_hw, mode="bilinear", align_corners=False)[0]
+            scores.append(prediction_scores(logits, seen[0]))
             rles += encode_masks((full > 0).cpu().numpy())
-        return rles
+        return torch.cat(scores), rles
 
 
 def prediction_scores(entity_logits: Tensor, mask_logits: Tensor) -> Tensor:

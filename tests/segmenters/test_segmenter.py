@@ -216,6 +216,17 @@ def told(model: EntitySegmenter, entity: Tensor, masks: Tensor, ancestor: Tensor
     return Segmenter(Told(model, output_of([entity[None]], [masks[None]], ancestor[None])), PROVENANCE)  # type: ignore[arg-type]
 
 
+def test_masks_read_one_at_a_time_are_the_same(model: EntitySegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = Segmenter(model, PROVENANCE)
+    together = segmenter.predict(picture(50, 70))
+    monkeypatch.setattr(module, "_PIXELS", 1)
+    single = segmenter.predict(picture(50, 70))
+    assert len(together) > 1
+    assert single.rles == together.rles
+    assert np.array_equal(single.scores, together.scores)
+    assert np.array_equal(single.ancestor, together.ancestor)
+
+
 def test_best_first_without_empty_masks_and_relations_follow(model: EntitySegmenter) -> None:
     """Four queries: a part, an empty one, its whole, something beside. The relation is given by query number."""
     masks = torch.full((4, 16, 16), -8.0)
