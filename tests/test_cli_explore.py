@@ -18,7 +18,7 @@ from PIL import Image
 from sohes.cli import main
 from sohes.data.labels import LabelStore
 from sohes.data.scenes import write_scenes
-from sohes.data.summary import summarise
+from sohes.data.summary import Summary, summarise
 from sohes.files import read_json
 
 SETTINGS = ["--set", "size_global=64", "size_local=32", "theta_merge=[0.95, 0.8, 0.5]", "max_crops=2", "min_area_px=20"]
@@ -158,6 +158,19 @@ def test_summary_counts(photos: Path, tmp_path: Path) -> None:
     assert found.masks_by_depth == {int(d): int((depth == d).sum()) for d in np.unique(depth)}
     assert sum(count * images for count, images in found.images_by_masks.items()) == len(areas)
     assert sum(found.masks_by_source.values()) == len(areas)
+
+
+def test_summary_of_a_deep_forest_names_three_levels() -> None:
+    found = Summary(
+        images=1,
+        skipped=0,
+        masks=200,
+        images_by_masks={200: 1},
+        masks_by_depth={0: 1, 1: 19, 2: 80, 3: 60, 40: 40},
+        masks_by_size={"s": 200},
+        masks_by_source={},
+    )
+    assert "depth: wholes 1 (0 %); parts 19 (10 %); subparts 180 (90 %)" in found.lines()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sohes.data.images import ImageArray
 from sohes.masks import BoolArray, MaskForest
 
-_LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
+LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
 _GAP = 6  # px of white between panels
 _CAPTION_PX = 18
 _MIN_SIDE_PX = 200  # smaller pictures are enlarged, or their captions would not fit
@@ -36,9 +36,9 @@ def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
     """
     if image.shape[:2] != forest.size_hw:
         raise ValueError(f"the picture is {image.shape[:2]} px, the masks are {forest.size_hw} px")
-    colours, masks, depth = forest_colours(forest), forest.masks, np.minimum(forest.depth, len(_LEVELS) - 1)
+    colours, masks, depth = forest_colours(forest), forest.masks, np.minimum(forest.depth, len(LEVELS) - 1)
     panels, captions = [image], ["image"]
-    for level, name in enumerate(_LEVELS):
+    for level, name in enumerate(LEVELS):
         chosen = np.flatnonzero(depth == level)
         panels.append(paint(image, masks[chosen], colours[chosen], masks[depth < level]))
         captions.append(f"{name}: {len(chosen)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,7 +13,9 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from sohes.data.draw import LEVELS
 from sohes.data.labels import LabelStore
 from sohes.files import atomic_path
 from sohes.masks import AREA_CLASSES
@@ -59,9 +62,10 @@ class Summary:
         spread = f", median {np.median(counts):.0f}, at most {counts.max()}" if self.images else ""
         lines = [f"{self.images:,} images, {self.skipped:,} skipped; {self.masks:,} masks"]
         lines.append(f"masks an image: mean {self.masks_an_image:.1f}{spread}")
-        depths = {
-            ("wholes", "parts", "subparts")[d] if d < 3 else f"depth {d}": n for d, n in self.masks_by_depth.items()
-        }
+        depths: dict[str, int] = {}
+        for depth, number in self.masks_by_depth.items():
+            name = LEVELS[min(depth, len(LEVELS) - 1)]
+            depths[name] = depths.get(name, 0) + number
         for title, table in (
             ("depth", depths),
             ("size", {_SIZE_NAMES[name]: count for name, count in self.masks_by_size.items()}),
@@ -109,9 +113,12 @@ def plot_summary(summary: Summary, title: str, path: Path) -> Path:
             list(summary.images_by_masks), weights=list(summary.images_by_masks.values()), bins=40, color=_COLOUR
         )
         by_count.set(xlabel="masks", ylabel="images", title="Masks an image")
-        _bars(by_depth, {str(depth): count for depth, count in summary.masks_by_depth.items()}, "Depth in the tree")
+        _bars(by_depth, summary.masks_by_depth, "Depth in the tree")
         by_depth.set(xlabel="0: whole, 1: part, 2: subpart, …", ylabel="masks")
-        _bars(by_size, {_SIZE_NAMES[name]: count for name, count in summary.masks_by_size.items()}, "Area in px²")
+        sizes = {_SIZE_NAMES[name].replace(", ", "\n"): count for name, count in summary.masks_by_size.items()}
+        _bars(by_size, sizes, "Area in px²")
+        for axis in (by_count.yaxis, by_depth.xaxis, by_depth.yaxis, by_size.yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
         for axes in (by_count, by_depth, by_size):
             axes.set_ylim(bottom=0)
             sns.despine(ax=axes, left=True)
@@ -122,7 +129,7 @@ def plot_summary(summary: Summary, title: str, path: Path) -> Path:
     return path
 
 
-def _bars(axes: Axes, counts: Mapping[str, int], title: str) -> None:
+def _bars(axes: Axes, counts: Mapping[Any, int], title: str) -> None:
     axes.bar(list(counts), list(counts.values()), color=_COLOUR)
     axes.grid(visible=False, axis="x")
     axes.set_title(title)
