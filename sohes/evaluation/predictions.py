@@ -7,7 +7,6 @@ A results file is read entry by entry; of all its masks the compressed RLE stays
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -23,6 +22,7 @@ from sohes.data.labelling import label_images
 from sohes.data.labels import LabelStore
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.inputs import first_images
+from sohes.files import file_digest
 from sohes.masks import MaskForest
 from sohes.progress import Reporter
 
@@ -148,10 +148,8 @@ def run_segmenter(folder: Path, source: ImageSet, out: Path, description: str) -
     from sohes.segmenters import load_segmenter
 
     segmenter = load_segmenter(folder)
-    with (folder / "model.safetensors").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     header = {
-        "segmenter": digest,
+        "segmenter": file_digest(folder / "model.safetensors"),
         "images": short_name(source.source),
         "backbone": segmenter.provenance.timm_name,
         "init": segmenter.provenance.init,
