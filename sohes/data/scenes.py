@@ -263,6 +263,6 @@ def _write_split(out: Path, split: str, indices: range, size: int, seed: int) ->
 def _annotations(scene: Scene, image_id: int, first: int) -> list[Annotation]:
     parents = [int(parent) for parent in scene.forest.parent]
     return [
-        Annotation(first + place, image_id, _CATEGORY_ID[name], rle, 0 if parent < 0 else first + parent)
+        Annotation(first + place, image_id, _CATEGORY_ID[name], rle, None if parent < 0 else first + parent)
         for place, (name, rle, parent) in enumerate(zip(scene.names, scene.forest.rles, parents, strict=True))
     ]
