@@ -52,7 +52,7 @@ def test_the_same_image(wanted: str, given: str) -> None:
     ],
 )
 def test_other_images(wanted: str, given: str) -> None:
-    with pytest.raises(DataError, match="none of the 1 images of truth.json is among the 1 of labels"):
+    with pytest.raises(DataError, match=r"none of the 1 images of truth\.json is among the 1 of labels"):
         match(wanted, given)
     assert match([wanted, "sure.png"], [given, "/x/sure.png"]) == {1: 1}
 
@@ -62,9 +62,7 @@ def test_folders_tell_equal_names_apart() -> None:
     assert match(["drive2/0.png", "drive1/0.png"], given) == {0: 1, 1: 0}
     assert match(["drive2/0.png", "drive2/1.png"], given) == {0: 1}  # that of the other drive is no stand-in
     assert match("0.png", given, root="/p/drive1") == {0: 0}  # the very file
-    with pytest.raises(
-        DataError, match=r"'0\.png' could be '/p/drive1/0\.png' or '/p/drive2/0\.png' of labels; name it"
-    ):
+    with pytest.raises(DataError, match=r"'0\.png' could be '/p/drive1/0\.png' or '/p/drive2/0\.png' of labels"):
         match("0.png", given)
 
 
@@ -97,9 +95,7 @@ def forest(masks: int) -> MaskForest:
 
 
 def test_a_store_keeps_its_own_numbers(tmp_path: Path) -> None:
-    items = [
-        ImageItem(number, tmp_path / f"{name}.png", 4, 4) for number, name in ((1, "c"), (2, "b"), (3, "a"), (4, "d"))
-    ]
+    items = [ImageItem(number, tmp_path / f"{name}.png", 4, 4) for number, name in enumerate("cbad", start=1)]
     with LabelWriter(tmp_path / "store", header={}) as writer:
         for number, name in enumerate("abx"):
             writer.add(number, os.fspath(tmp_path / f"{name}.png"), forest(number))
