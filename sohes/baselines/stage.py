@@ -153,8 +153,7 @@ def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     found = open_predictions(out / "predictions", truth, problems, limit=config.max_images)
     found = replace(found, backbone=baseline.backbone, init=baseline.init)
     result = _scored(config, truth, found, problems)
-    skipped = [f"skipped, so all its objects count as missed: {reason}" for reason in failed.values()]
-    return replace(result, notes=[*result.notes, *skipped])
+    return replace(result, notes=[*result.notes, *(f"skipped {reason}" for reason in failed.values())])
 
 
 def _scored(config: CellConfig, truth: ImageSet, found: Predictions, problems: Problems) -> StageResult:
