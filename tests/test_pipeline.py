@@ -18,7 +18,9 @@ from sohes import pipeline
 from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
 from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
+from sohes.evaluation.predictions import from_store
 from sohes.files import read_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.masks import MaskForest, encode_masks
@@ -148,12 +150,12 @@ def test_teacher_beside_the_labels(labelled: tuple[int, ...], ours: float, their
         "labels": MaskForest.from_rles([rles[i] for i in labelled], (20, 20)),
         "predictions": MaskForest.from_rles(rles, (20, 20), scores=np.float32([0.9, 0.3, 0.8, 0.7])),
     }
-    stores = []
+    found = []
     for name, forest in made.items():
         with LabelWriter(tmp_path / name, header={}) as writer:
             writer.add(1, "1.png", forest)
-        stores.append(LabelStore(tmp_path / name))
-    note = _as_labels(truth, *stores)
+        found.append(from_store(LabelStore(tmp_path / name), truth, Problems()))
+    note = _as_labels(truth, *found)
     assert f"AR@1000 {ours:.1f}, the labels {theirs:.1f}" in note
 
 
