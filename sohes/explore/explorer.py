@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sohes.backbones.timm_vit import DenseViT
+from sohes.data.images import ImageLike, as_image
 from sohes.errors import ConfigError, DataError
 from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
@@ -48,15 +49,15 @@ class Found:
 
 
 class Explorer:
-    """Phase 1 as one callable: image (H, W, 3) uint8 RGB to `MaskForest`."""
+    """Phase 1 as one callable: an image of any kind that `as_image` takes to `MaskForest`."""
 
     def __init__(self, backbone: DenseViT, settings: ExploreSettings | None = None) -> None:
         self.backbone = backbone
         self.settings = settings or ExploreSettings(feature=backbone.feature)
 
-    def __call__(self, image: NDArray[np.uint8]) -> MaskForest:
+    def __call__(self, image: ImageLike) -> MaskForest:
         """Explore one image by itself; `sohes.explore.stream` does many at once, faster."""
-        exploration = self.explore(image)
+        exploration = self.explore(as_image(image))
         try:
             views = next(exploration)
             while True:
