@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from sohes import __version__
 from sohes.commands import data, doctor, evaluate, explore, labels, segment
 from sohes.errors import SohesError
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sohes", description="Entities, parts and subparts from raw images.")
+    parser.add_argument("--version", action="version", version=f"sohes {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)
