@@ -346,10 +346,10 @@ def export_coco(store: LabelStore, path: Path) -> None:
             out.write((",\n" if index else "\n") + json.dumps(image))
         out.write('\n], "annotations": [')
         written = 0
-        for row in store.rows():
-            for mask in row["masks"]:
-                out.write((",\n" if written or mask["id"] else "\n") + json.dumps(_annotation(row, mask, written + 1)))
-            written += len(row["masks"])
+        for image_id, forest in store:
+            for entry in forest.to_coco(image_id=image_id, first_id=written + 1):
+                out.write((",\n" if written else "\n") + json.dumps(entry))
+                written += 1
         out.write('\n], "categories": [{"id": 1, "name": "entity"}]}\n')
 
 
@@ -360,20 +360,6 @@ def _shared_folder(files: Iterable[str]) -> str:
         return os.path.commonpath(folders) if folders else ""
     except ValueError:  # some are absolute, some are not
         return ""
-
-
-def _annotation(row: Mapping[str, Any], mask: Mapping[str, Any], first: int) -> dict[str, Any]:
-    return {
-        "id": first + mask["id"],
-        "image_id": row["image_id"],
-        "category_id": 1,
-        "segmentation": {"size": [row["height"], row["width"]], "counts": mask["rle"]},
-        "area": mask["area"],
-        "bbox": mask["bbox"],
-        "iscrowd": 0,
-        "parent_id": None if mask["parent"] is None else first + mask["parent"],
-        "score": mask["score"],
-    }
 
 
 def _row(image_id: int, file: str, forest: MaskForest) -> dict[str, Any]:
