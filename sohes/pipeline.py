@@ -142,7 +142,8 @@ class LabelledConfig:
 
 def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Labelled images for the transfer heads: `train.json` and `val.json` (COCO form), `source.json`."""
-    from sohes.data.coco import read_coco, write_coco
+    from sohes.data.coco import write_coco
+    from sohes.data.labelled import read_labelled
     from sohes.data.scenes import write_scenes
 
     if (config.train is None) != (config.val is None):
@@ -154,11 +155,11 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
         )
         write_json(out / "source.json", {"name": _SCENES})
         return StageResult(notes=[f"transfer data: {config.scenes_train} + {config.scenes_val} {_SCENES}"])
-    sets = {split: read_coco(Path(path).expanduser()) for split, path in (("train", config.train), ("val", config.val))}
-    notes = [f"transfer data: {config.train} and {config.val}"]
+    found = read_labelled(Path(config.train).expanduser(), Path(config.val).expanduser())
+    sets = {"train": found.train, "val": found.val}
+    notes = [f"transfer data: {config.train} and {config.val}", *found.notes]
     for split, images in sets.items():
         write_coco(out / f"{split}.json", images.items, images.annotations, images.categories)
-        notes += [f"{images.source}: {line}" for line in images.problems.lines()]
     files = {split: {os.path.realpath(item.path) for item in images.items} for split, images in sets.items()}
     if both := files["train"] & files["val"]:
         notes.append(

@@ -21,7 +21,7 @@ from sohes.data.labels import LabelStore, LabelWriter
 from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.predictions import from_store
-from sohes.files import read_json
+from sohes.files import read_json, write_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.masks import MaskForest, encode_masks
 from sohes.pipeline import (
@@ -378,6 +378,11 @@ def test_labelled_data(finished: tuple[Path, dict[str, StageResult]], tmp_path: 
     assert [item.path for item in read_coco(tmp_path / "own" / "val.json").items] == [
         item.path for item in read_coco(run / "images" / "val.json").items
     ]
+    wrong = read_json(run / "images" / "val.json")
+    wrong["categories"] = wrong["categories"][:1]
+    write_json(tmp_path / "val.json", wrong)
+    with pytest.raises(DataError, match=r"val\.json: 'categories' does not list the category of \d+ annotation"):
+        labelled(LabelledConfig(train=paths["train"], val=str(tmp_path / "val.json")), {}, tmp_path / "unlisted")
     with pytest.raises(ConfigError, match="go together"):
         labelled(LabelledConfig(train=paths["train"]), {}, tmp_path / "half")
 
