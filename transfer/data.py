@@ -13,6 +13,7 @@ What becomes a class:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,7 +98,7 @@ def write_label_maps(data: Path, out: Path) -> HeadData:
 
 
 def write_instances(data: Path, out: Path) -> HeadData:
-    """Write `out/train.json` and `out/val.json`: roots of things only, category ids 1..K in label order.
+    """Write `out/train.json` and `out/val.json`: roots of things only, ids from 1, those of categories in label order.
 
     Raises:
         DataError: as `write_label_maps`, but one class is enough.
@@ -110,9 +111,10 @@ def write_instances(data: Path, out: Path) -> HeadData:
     label = found.label
     named = [{"id": index, "name": category["name"]} for index, category in enumerate(found.classes, start=1)]
     for split, images in found.sets.items():
+        numbers = itertools.count(1)  # pycocotools takes a match with annotation 0 for none
         rows = {
             image_id: [
-                replace(row, category_id=label[row.category_id] + 1)
+                replace(row, id=next(numbers), category_id=label[row.category_id] + 1)
                 for row in group
                 if row.category_id in label and row.parent_id is None
             ]

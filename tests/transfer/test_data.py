@@ -243,6 +243,15 @@ def test_a_category_of_crowds_alone_is_no_class_and_crowds_stay_marked(tmp_path:
     assert [(row.category_id, row.iscrowd) for row in read_coco(data.train).annotations[5]] == [(1, 0), (2, 0), (2, 1)]
 
 
+def test_annotations_are_numbered_from_1(tmp_path: Path) -> None:
+    """In pycocotools' scores a prediction that is matched to annotation 0 counts as a false one."""
+    rows = [
+        {"id": place, "parent_id": None, "category_id": 13, "segmentation": box(place, 0, 1, 1)} for place in (0, 1)
+    ]
+    data = write_instances(write(tmp_path, coco(rows), coco(rows)), tmp_path / "out")
+    assert [row["id"] for row in json.loads(data.val.read_text())["annotations"]] == [1, 2]
+
+
 PREPARE = [write_instances, write_label_maps]
 
 
