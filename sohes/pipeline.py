@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, read_json, write_json
-from sohes.records import Measurement, StageResult
+from sohes.records import LADDER, Measurement, StageResult
 from sohes.settings import ExploreSettings, TeacherSettings
 
 if TYPE_CHECKING:
+    from sohes.backbones.provenance import Provenance
     from sohes.data.coco import ImageSet
     from sohes.evaluation.predictions import Predictions
     from sohes.masks import MaskForest
@@ -33,7 +34,8 @@ class WeightsConfig:
 
     source: str = "vit_base_patch16_224.dino"  # of the ViT that is trained
     clustering_source: str | None = None  # of the frozen ViT of phase 1, if it is another one
-    architecture: str | None = None  # timm name a weights file belongs to, where it cannot be told
+    architecture: str | None = None  # timm name of a weights file, with tag, where it cannot be told
+    clustering_architecture: str | None = None  # of the file of `clustering_source`
 
     def outside_inputs(self) -> list[Path]:
         """Files whose change makes the stage run again."""
@@ -48,15 +50,20 @@ def weights(config: WeightsConfig, inputs: dict[str, Path], out: Path) -> StageR
 
     model, provenance = resolve_weights(config.source, architecture=config.architecture)
     save_backbone_folder(out / "backbone", model, provenance)
-    notes = [f"start backbone: {provenance.timm_name}, {provenance.init}"]
+    notes = ["start backbone: " + _origin(provenance)]
     clustering = out / "clustering"
     if config.clustering_source:
-        model, provenance = resolve_weights(config.clustering_source, architecture=config.architecture)
+        model, provenance = resolve_weights(config.clustering_source, architecture=config.clustering_architecture)
         save_backbone_folder(clustering, model, provenance)
-        notes.append(f"clustering backbone: {provenance.timm_name}, {provenance.init}")
+        notes.append("clustering backbone: " + _origin(provenance))
     elif not clustering.is_symlink():
         clustering.symlink_to("backbone")
     return StageResult(notes=notes)
+
+
+def _origin(provenance: Provenance) -> str:
+    words = f"{provenance.timm_name}, {provenance.label}; supervision: {provenance.supervision}"
+    return "; ".join(filter(None, (words, provenance.steps[0].note)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,11 +255,9 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.evaluation.inputs import left_out
     from sohes.evaluation.predictions import from_store, run_segmenter
     from sohes.segmenters.decode import select_forest
-    from sohes.segmenters.segmenter import load_model
 
     truth = read_coco(inputs["images"] / "val.json")
     data = f"{read_json(inputs['images'] / 'source.json')['name']} (held out)"
-    provenance = load_model(inputs["correct"])[1]
     problems = Problems()
     predictions = {"SOHES labels (phase 1)": from_store(LabelStore(inputs["labels"]), truth, problems)}
     notes = []
@@ -274,11 +279,10 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
         notes.append("no ground truth for the held-out images: nothing is scored")
         return StageResult(notes=notes, artefacts=drawn)
     measurements: list[Measurement] = []
-    for method, forests in predictions.items():
+    for arm, (method, forests) in zip(LADDER, predictions.items(), strict=True):
         scores = evaluate_predictions(truth, forests, problems=problems, description=f"evaluate {method}")
-        measurements += scores.measurements(
-            method=method, backbone=provenance.timm_name, init=provenance.init, data=data
-        )
+        rows_of = scores.measurements(method=method, backbone=forests.backbone, init=forests.init, data=data)
+        measurements += [replace(row, arm=arm, supervision=forests.supervision) for row in rows_of]
         notes += [f"{method}: {line}" for line in left_out(truth, set(forests), Problems())]
     if seen.items:
         notes.append(_as_labels(seen, *list(predictions.values())[:2]))
@@ -317,9 +321,8 @@ def export(config: ExportConfig, inputs: dict[str, Path], out: Path) -> StageRes
 
 def export_backbone(segmenter: Path, folder: Path) -> Path:
     """Write the ViT inside the segmenter folder `segmenter` to the timm folder `folder`."""
-    from sohes.backbones.timm_folder import Provenance, save_backbone_folder
+    from sohes.backbones.timm_folder import save_backbone_folder
     from sohes.segmenters.segmenter import load_model
 
     model, provenance = load_model(segmenter)
-    trained = Provenance(timm_name=provenance.timm_name, init=provenance.init, trained="SOHES")
-    return save_backbone_folder(folder, model.vit, trained)
+    return save_backbone_folder(folder, model.vit, provenance)

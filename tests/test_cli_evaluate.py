@@ -277,7 +277,7 @@ def test_a_checkpoint_is_run_and_goes_on(
     assert seen[:4] == ["4.png", "2.png", "2.png", "8.png"]  # the first was kept
     value = json.loads(capsys.readouterr().out)
     record = read_record(out / "record.json")
-    assert {(row.backbone, row.init) for row in record.measurements} == {(PROVENANCE.timm_name, PROVENANCE.init)}
+    assert {(row.backbone, row.init) for row in record.measurements} == {(PROVENANCE.timm_name, "random weights")}
     kept = LabelStore(out / "predictions")
     expected = load_segmenter(folder, device="cpu").predict(real(tmp_path / "8.png"))
     assert kept.forest(8).rles == expected.rles

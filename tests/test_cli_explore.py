@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 from sohes.cli import main
@@ -63,6 +65,7 @@ def test_a_folder_from_images_to_pictures(
     header = store.header
     assert (header["backbone"], header["refiner"], header["human_trained"]) == ("test_vit", "guided", False)
     assert (header["total"], header["thresholds"]) == (10, [0.95, 0.8, 0.5])
+    assert (header["init"], header["supervision"]) == ("random weights", "none")
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     assert main(command) == 0  # once more over finished work
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
@@ -78,6 +81,27 @@ def test_a_folder_from_images_to_pictures(
     capsys.readouterr()
     assert main(["labels", "summary", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == read_json(out / "summary.json")
+
+
+def test_a_record_names_no_refiner_that_did_not_work(photos: Path, tmp_path: Path) -> None:
+    command = ["explore", str(photos), "--out", str(tmp_path), *BACKBONE, "--overlays", "0", *SETTINGS]
+    assert main([*command, "algorithm=superpixels", "refiner=cascadepsp"]) == 0
+    header = LabelStore(tmp_path).header
+    assert (header["refiner"], header["human_trained"], header["supervision"]) == ("none", False, "none")
+    assert header["thresholds"] is None
+
+
+def test_a_weight_file_that_leaves_its_normalisation_open(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), tmp_path / "mine.pth")
+    command = ["explore", str(photos), "--out", str(tmp_path / "out"), "--backbone", str(tmp_path / "mine.pth")]
+    command += ["--overlays", "0"]
+    assert main([*command, *SETTINGS]) == 1
+    assert "--architecture NAME): vit_tiny_patch16_224.moco" in capsys.readouterr().err
+    assert main([*command, "--architecture", "vit_tiny_patch16_224.dino", *SETTINGS]) == 0
+    header = LabelStore(tmp_path / "out").header
+    assert (header["init"], header["supervision"]) == ("file mine (DINO)", "none (probable)")
 
 
 def test_parts_write_the_store_of_a_single_run(

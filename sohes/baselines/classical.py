@@ -15,7 +15,7 @@ from sohes.baselines.settings import FelzenszwalbSettings, SlicMergeSettings
 from sohes.data.images import ImageArray
 from sohes.masks import MaskForest, pairwise_iou, rle_areas
 
-_BACKBONE, _INIT = "none", "none (colours)"
+_BACKBONE, _INIT, _SUPERVISION = "none", "none (colours)", "none"
 _FOUND_AGAIN_IOU = 0.7  # between the regions of two scales
 
 
@@ -26,7 +26,7 @@ class Felzenszwalb:
     specks are found at every scale.
     """
 
-    backbone, init = _BACKBONE, _INIT
+    backbone, init, supervision = _BACKBONE, _INIT, _SUPERVISION
 
     def __init__(self, settings: FelzenszwalbSettings | None = None) -> None:
         self.settings = settings or FelzenszwalbSettings()
@@ -55,7 +55,7 @@ class SlicMerge:
     over the largest cost.
     """
 
-    backbone, init = _BACKBONE, _INIT
+    backbone, init, supervision = _BACKBONE, _INIT, _SUPERVISION
 
     def __init__(self, settings: SlicMergeSettings | None = None) -> None:
         self.settings = settings or SlicMergeSettings()

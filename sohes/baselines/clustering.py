@@ -12,6 +12,7 @@ from sohes.backbones.weights import resolve_weights
 from sohes.baselines.settings import DinoSettings, SohesSettings
 from sohes.data.images import ImageArray
 from sohes.explore import Explorer
+from sohes.explore.stream import supervision
 from sohes.masks import MaskForest
 
 
@@ -30,6 +31,7 @@ class Sohes:
         vit = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
         self._explorer = Explorer(vit, settings)
         self.backbone, self.init = provenance.timm_name, provenance.label
+        self.supervision = supervision(self._explorer)
 
     def calibrate(self, images: Iterable[ImageArray]) -> None:
         """See `Explorer.calibrated`."""

@@ -27,6 +27,8 @@ class Sam:
         WeightsError: the weights are not there, or not SAM's; the message says how to fetch them.
     """
 
+    supervision = "masks"
+
     def __init__(self, settings: SamSettings | None = None) -> None:
         self.settings = settings or SamSettings()
         sam, processor = load_sam(self.settings.weights)

@@ -151,7 +151,7 @@ def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     )
     problems = Problems()
     found = open_predictions(out / "predictions", truth, problems, limit=config.max_images)
-    found = replace(found, backbone=baseline.backbone, init=baseline.init)
+    found = replace(found, backbone=baseline.backbone, init=baseline.init, supervision=baseline.supervision)
     result = _scored(config, truth, found, problems)
     return replace(result, notes=[*result.notes, *(f"skipped {reason}" for reason in failed.values())])
 
@@ -163,8 +163,9 @@ def _scored(config: CellConfig, truth: ImageSet, found: Predictions, problems: P
     wanted = first_images(truth, config.max_images)
     limited = f" (first {len(wanted)} of {len(truth)} images)" if len(wanted) < len(truth) else ""
     scores = evaluate_predictions(wanted, found, related=found.related, problems=problems)
-    measurements = scores.measurements(
+    rows = scores.measurements(
         method=config.model, backbone=found.backbone, init=found.init, data=f"{config.dataset}{limited}"
     )
+    measurements = [replace(row, supervision=found.supervision) for row in rows]
     # what is broken may show while it is scored
     return StageResult(measurements=measurements, notes=left_out(wanted, found, problems))

@@ -32,6 +32,9 @@ def add_parser(commands: Any) -> None:
         "--backbone", required=True, metavar="WEIGHTS", help="timm folder, weights file, timm name, or random:NAME"
     )
     parser.add_argument(
+        "--architecture", metavar="NAME.TAG", help="timm's name of a weights file, where the file does not tell"
+    )
+    parser.add_argument(
         "--shard", default="0/1", metavar="I/N", help="do the I-th of N parts, from 0; all parts share one LABELS"
     )
     parser.add_argument(
@@ -56,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.explore.stream import explore_listing
 
     listing = list_images(options.source)
-    model, provenance = resolve_weights(options.backbone)
+    model, provenance = resolve_weights(options.backbone, architecture=options.architecture)
     backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
     explorer = Explorer(backbone, settings).calibrated(listing.sample())
     explore_listing(explorer, listing, options.out, description="explore", job=job)

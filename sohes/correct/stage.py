@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sohes.records import StageResult
@@ -33,6 +33,7 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
     from sohes.segmenters.segmenter import load_model, save_segmenter
 
     segmenter, provenance = load_model(inputs["segmenter"])
+    provenance = provenance.start.then(replace(provenance.steps[-1], note="phases 2 and 3"))  # one training
     module = CorrectModule(segmenter, config, config, iterations=config.iterations, bf16=config.bf16)
     trained = train_on_labels(
         module,

@@ -52,6 +52,7 @@ class Predictions(Mapping[int, MaskForest]):
         related: whether the forests tell wholes from parts.
         backbone: timm name of the ViT that made them, where known.
         init: where its weights come from, in words, where known.
+        supervision: what people gave whatever made them, where known.
     """
 
     image_ids: Sequence[int]
@@ -59,6 +60,7 @@ class Predictions(Mapping[int, MaskForest]):
     related: bool = True
     backbone: str = NOT_STATED
     init: str = NOT_STATED
+    supervision: str = NOT_STATED
 
     def __getitem__(self, image_id: int) -> MaskForest:
         return self.forest(image_id)
@@ -126,7 +128,8 @@ def run_segmenter(folder: Path, source: ImageSet, out: Path, description: str) -
         "segmenter": file_digest(folder / "model.safetensors"),
         "images": short_name(source.source),
         "backbone": segmenter.provenance.timm_name,
-        "init": segmenter.provenance.init,
+        "init": segmenter.provenance.start.label,
+        "supervision": segmenter.provenance.supervision,
     }
     failed = label_images(segmenter.predict, source, out, header=header, description=description)
     return LabelStore(out), failed
@@ -158,6 +161,7 @@ def from_store(store: LabelStore, truth: ImageSet, problems: Problems) -> Predic
         forest,
         backbone=store.header.get("backbone", NOT_STATED),
         init=store.header.get("init", NOT_STATED),
+        supervision=store.header.get("supervision", NOT_STATED),
     )
 
 

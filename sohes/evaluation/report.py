@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,9 +107,10 @@ class Report:
         from sohes.evaluation.pictures import draw_extremes, plot_recall
 
         masks = self.evaluation.masks
-        measurements = self.evaluation.measurements(
+        rows = self.evaluation.measurements(
             method=self.method, backbone=self.predictions.backbone, init=self.predictions.init, data=self.data
         )
+        measurements = [replace(row, supervision=self.predictions.supervision) for row in rows]
         names = {item.id: item.path.name for item in self.truth.items}
         files: dict[str, list[Iterable[Any]]] = {
             "metrics.csv": [[field.name for field in fields(Measurement)], *(astuple(row) for row in measurements)],

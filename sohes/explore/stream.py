@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import torch
 
+from sohes.backbones.provenance import MASKS, join_supervision
 from sohes.backbones.timm_folder import weights_digest
 from sohes.data.images import ImageArray
 from sohes.data.labelling import label_listing
@@ -28,7 +29,7 @@ from sohes.errors import DataError
 from sohes.explore.explorer import Exploration, Explorer, View
 from sohes.masks import FloatArray, MaskForest
 from sohes.records import config_hash
-from sohes.settings import HUMAN_TRAINED
+from sohes.settings import HUMAN_TRAINED, ExploreSettings
 
 K = TypeVar("K")
 # by device: one computes while the other moves its arrays
@@ -93,18 +94,20 @@ def explore_listing(
         DataError: the store was made from other images or with other settings, or cannot be read.
     """
     settings, backbone = explorer.settings, explorer.backbone
+    clusters = settings.algorithm == "sohes"  # the other algorithm has neither thresholds nor a refiner
     header = {
         "total": len(listing),
         "images": listing.digest,
         "settings": config_hash(settings),
         "algorithm": settings.algorithm,
-        "thresholds": settings.theta_merge,
+        "thresholds": settings.theta_merge if clusters else None,
         "backbone": backbone.provenance.timm_name,
         "init": backbone.provenance.label,
         "weights": weights_digest(backbone.vit),
         "feature": backbone.feature,
-        "refiner": settings.refiner,
-        "human_trained": settings.refiner in HUMAN_TRAINED,
+        "refiner": settings.refiner if clusters else "none",
+        "human_trained": human_trained(settings),
+        "supervision": supervision(explorer),
     }
     label_listing(
         partial(explore_stream, explorer),
@@ -115,6 +118,17 @@ def explore_listing(
         shard_size=shard_size,
         job=job,
     )
+
+
+def human_trained(settings: ExploreSettings) -> bool:
+    """Whether a refiner that saw masks drawn by people works on the masks."""
+    return settings.algorithm == "sohes" and settings.refiner in HUMAN_TRAINED
+
+
+def supervision(explorer: Explorer) -> str:
+    """What people gave to an explorer's masks, in the words of `Provenance`."""
+    given = explorer.backbone.provenance.supervision
+    return join_supervision([given, MASKS]) if human_trained(explorer.settings) else given
 
 
 @contextmanager

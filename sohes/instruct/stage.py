@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sohes.errors import ConfigError, unknown_name
+from sohes.files import read_json
 from sohes.records import StageResult
 from sohes.settings import NECKS, TrainingSettings
 
@@ -37,13 +38,25 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     # imported here, so that a launcher can read the configuration without loading torch
     from mmengine.dist import is_main_process
 
+    from sohes.backbones.provenance import SOHES, UNKNOWN, Step
     from sohes.backbones.timm_folder import load_backbone_folder
+    from sohes.data.labels import LabelStore
     from sohes.engine.phase import train_on_labels
     from sohes.instruct.module import InstructModule
     from sohes.segmenters.mask2former import build_segmenter
     from sohes.segmenters.segmenter import save_segmenter
 
     start = load_backbone_folder(inputs["backbone"])
+    labels, source = LabelStore(inputs["labels"]), inputs["images"] / "source.json"
+    provenance = start.provenance.then(
+        Step(
+            method=SOHES,
+            data=read_json(source)["name"] if source.exists() else UNKNOWN,
+            images=len(labels),
+            supervision=labels.header.get("supervision", UNKNOWN),
+            note="phase 2",
+        )
+    )
     segmenter = build_segmenter(
         start.timm_config,
         neck=config.neck,
@@ -68,13 +81,13 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         out,
         trained=segmenter,
         watched=segmenter,
-        provenance=start.provenance,
+        provenance=provenance,
         name="instruct",
         seed=config.seed,
         identity={"backbone": start.provenance.sha256},
     )
     if is_main_process():
-        save_segmenter(out / "segmenter", segmenter.cpu(), start.provenance)
+        save_segmenter(out / "segmenter", segmenter.cpu(), provenance)
     return StageResult(
         notes=[f"phase 2: {trained.notes[0]}", *trained.notes[1:]],
         artefacts=trained.artefacts,

@@ -12,7 +12,8 @@ from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sohes.backbones.timm_folder import CONFIG, PROVENANCE, WEIGHTS, Provenance
+from sohes.backbones.provenance import PROVENANCE, Provenance
+from sohes.backbones.timm_folder import CONFIG, WEIGHTS
 from sohes.errors import WeightsError
 from sohes.files import write_text
 

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from sohes.backbones.precision import autocast, default_device
-from sohes.backbones.timm_folder import CONFIG, PROVENANCE, Provenance
+from sohes.backbones.provenance import PROVENANCE, SOHES, Provenance, Step, read_provenance
+from sohes.backbones.timm_folder import CONFIG
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import SohesError, WeightsError
 from sohes.files import atomic_path, read_json, write_json
@@ -39,7 +40,7 @@ class Segmenter:
 
     Args:
         model: in eval mode, on its device.
-        provenance: of the ViT inside.
+        provenance: of the ViT inside, the training that made the segmenter last.
     """
 
     def __init__(self, model: EntitySegmenter, provenance: Provenance) -> None:
@@ -170,12 +171,12 @@ def save_segmenter(folder: Path, model: EntitySegmenter, provenance: Provenance)
     with atomic_path(folder) as temporary:
         with _no_bars():
             model.save_pretrained(temporary)
-        write_json(temporary / PROVENANCE, vars(provenance))
+        write_json(temporary / PROVENANCE, provenance.as_json())
     return folder
 
 
 def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
-    """The bare model of a segmenter folder, on the CPU, and where its ViT comes from.
+    """The bare model of a segmenter folder, on the CPU, and where its ViT comes from, the segmenter's training last.
 
     Raises:
         WeightsError: not a segmenter folder, or damaged.
@@ -189,7 +190,7 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
             loaded: Any = EntitySegmenter.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
-        provenance = Provenance(**read_json(folder / PROVENANCE))
+        provenance = read_provenance(folder / PROVENANCE)
     except SohesError:
         raise
     except Exception as error:  # what a config of unknown origin asks for can fail in any library below
@@ -200,6 +201,8 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
         if report[problem]:  # transformers would go on with random weights
             example = sorted(str(key) for key in report[problem])[0]
             raise WeightsError(f"{folder}: not a segmenter's weights: {problem.replace('_', ' ')}, e.g. {example}")
+    if provenance.steps[-1].method != SOHES:  # a folder from when provenance named the start weights alone
+        provenance = provenance.then(Step(method=SOHES))
     return model, provenance
 
 

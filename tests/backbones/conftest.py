@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sohes.backbones.timm_folder import BackboneFolder, Provenance, build_vit, save_backbone_folder
+from sohes.backbones.provenance import RANDOM, Provenance
+from sohes.backbones.timm_folder import BackboneFolder, build_vit, save_backbone_folder
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "patch 16": {"architecture": "test_vit"},
@@ -32,7 +33,7 @@ def tiny(variant: str) -> BackboneFolder:
     torch.manual_seed(0)
     config = VARIANTS[variant]
     model = build_vit(config).eval()
-    return BackboneFolder(model, config, Provenance(timm_name=config["architecture"], init="random weights"))
+    return BackboneFolder(model, config, Provenance(timm_name=config["architecture"], steps=(RANDOM,)))
 
 
 @pytest.fixture(params=VARIANTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
+from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import (
     BackboneFolder,
-    Provenance,
     build_vit,
     input_normalisation,
     load_backbone_folder,
@@ -49,21 +50,16 @@ def test_saved_twice_is_the_same(tmp_path: Path, saved: Path) -> None:
 
 def test_provenance(saved: Path) -> None:
     provenance = load_backbone_folder(saved).provenance
-    assert (provenance.timm_name, provenance.init, provenance.trained) == ("test_vit", "random weights", "nothing")
-    assert provenance.sha256 == hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
-
-
-def test_label_tells_start_and_training() -> None:
-    start = Provenance(timm_name="vit", init="DINOv2")
-    assert start.label == "DINOv2"
-    assert Provenance(timm_name="vit", init="DINOv2", trained="SOHES").label == "SOHES from DINOv2"
+    digest = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
+    assert provenance == Provenance(timm_name="test_vit", steps=(replace(RANDOM, sha256=digest),), sha256=digest)
 
 
 def test_a_folder_made_elsewhere(tmp_path: Path) -> None:
     model = timm.create_model("test_vit", num_classes=7)  # with a classifier, which features do not need
     save_for_hf(model, str(tmp_path / "theirs"), safe_serialization=True)
     loaded = load_backbone_folder(tmp_path / "theirs")
-    assert loaded.provenance == Provenance(timm_name="test_vit", init="timm folder theirs")
+    (step,) = loaded.provenance.steps
+    assert (step.method, step.supervision, step.note) == ("timm folder theirs", "unknown", "left out: head.*")
     assert torch.equal(features(loaded.model, 160), features(model, 160))
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sohes.backbones import load_backbone
 from sohes.backbones.precision import autocast, autocast_dtype
-from sohes.backbones.timm_folder import BackboneFolder, Provenance, build_vit
+from sohes.backbones.provenance import RANDOM, Provenance
+from sohes.backbones.timm_folder import BackboneFolder, build_vit
 from sohes.backbones.timm_vit import DenseViT
 from sohes.errors import ConfigError, WeightsError
 from tests.backbones.conftest import tiny
@@ -87,7 +88,7 @@ def test_any_vit_at_any_size(architecture: str, img_size: int, monkeypatch: pyte
     for name, bias in vit.named_parameters():  # those that start as zeros do not show
         if name.endswith("bias"):
             nn.init.normal_(bias)
-    folder = BackboneFolder(vit, {}, Provenance(timm_name=architecture, init="random weights"))
+    folder = BackboneFolder(vit, {}, Provenance(timm_name=architecture, steps=(RANDOM,)))
     backbones = {feature: DenseViT(folder, feature=feature) for feature in ("key", "token")}
     patch = backbones["key"].patch_size
     block = vit.blocks[-1]
@@ -135,7 +136,7 @@ def test_what_cannot_be_had_is_refused() -> None:
     with pytest.raises(ConfigError, match="not 'query'"):
         DenseViT(tiny("patch 16"), feature="query")
     apart = build_vit({"architecture": "eva02_tiny_patch14_224", "model_args": {"depth": 1, "qkv_fused": False}})
-    folder = BackboneFolder(apart, {}, Provenance(timm_name="eva02_tiny_patch14_224", init="random"))
+    folder = BackboneFolder(apart, {}, Provenance(timm_name="eva02_tiny_patch14_224", steps=(RANDOM,)))
     with pytest.raises(ConfigError, match=r"no joint qkv layer; use explore\.feature=token"):
         DenseViT(folder)
     assert DenseViT(folder, feature="token")(pictures(14)).shape == (2, 192, 3, 5)
@@ -144,7 +145,7 @@ def test_what_cannot_be_had_is_refused() -> None:
 def test_loaded_from_a_folder(saved: Path) -> None:
     model = load_backbone(saved, device=torch.device("cpu"))
     assert (model.patch_size, model.embed_dim, model.feature) == (16, 64, "key")
-    assert model.provenance.init == "random weights"
+    assert model.provenance.label == "random weights"
     torch.testing.assert_close(model(pictures(16)), DenseViT(tiny("patch 16"))(pictures(16)))
 
 

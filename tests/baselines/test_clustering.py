@@ -25,6 +25,7 @@ def test_scores_rank_by_cohesion(image: np.ndarray) -> None:
     assert len(forest) > 1
     assert np.array_equal(forest.scores, forest.attributes["cohesion"])
     assert (baseline.backbone, baseline.init) == ("vit_tiny_patch16_224", "random weights")
+    assert baseline.supervision == "none"
 
 
 def test_dino_is_one_level_without_local_step(image: np.ndarray) -> None:

@@ -46,7 +46,7 @@ def test_measures_by_the_published_protocol(truth: Path, tmp_path: Path) -> None
     result = slic_merge(config, {}, tmp_path)
     row = next(row for row in result.measurements if row.metric == "mask_ar_1000")
     assert (row.method, row.data, row.protocol, row.n_images) == ("floor", "scenes", "mask_ar1000_v1", 5)
-    assert (row.backbone, row.init) == ("none", "none (colours)")
+    assert (row.backbone, row.init, row.supervision, row.arm) == ("none", "none (colours)", "none", "")
     assert 0 < row.value <= 100
     assert len(LabelStore(tmp_path / "predictions")) == 5
 

@@ -178,9 +178,16 @@ def store(folder: Path, forests: dict[int, MaskForest], names: list[str] | None 
 
 
 def test_a_label_store(tmp_path: Path, truth: ImageSet) -> None:
-    store(tmp_path / "s", {3: forest([0.5, 0.4]), 5: forest([0.9])}, backbone="vit_tiny", init="random weights")
+    store(
+        tmp_path / "s",
+        {3: forest([0.5, 0.4]), 5: forest([0.9])},
+        backbone="vit_tiny",
+        init="random weights",
+        supervision="none",
+    )
     found = open_predictions(tmp_path / "s", truth, Problems(strict=True))
     assert (found.backbone, found.init, found.related) == ("vit_tiny", "random weights", True)
+    assert found.supervision == "none"
     assert list(found) == [5, 3]
     assert found[3].parent.tolist() == [-1, 0]
     only = open_predictions(tmp_path / "s", truth, Problems(strict=True), limit=1)

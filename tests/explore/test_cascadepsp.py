@@ -14,8 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sohes.backbones import BackboneFolder, DenseViT
+from sohes.backbones.provenance import RANDOM, Provenance
+from sohes.backbones.timm_folder import build_vit
 from sohes.errors import ConfigError, WeightsError
-from sohes.explore import cascadepsp
+from sohes.explore import Explorer, ExploreSettings, cascadepsp, stream
 from sohes.explore.refine import make_refiner
 from sohes.settings import HUMAN_TRAINED, REFINERS
 
@@ -124,6 +127,16 @@ def test_weights_cannot_run_code(shown: list, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(WeightsError, match="tensors alone"):
         cascadepsp.load_network()
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(("algorithm", "supervision"), [("sohes", "masks"), ("superpixels", "none")])
+def test_a_record_says_what_it_did(algorithm: str, supervision: str) -> None:
+    """The other algorithm refines nothing."""
+    vit = build_vit({"architecture": "test_vit"})
+    backbone = DenseViT(BackboneFolder(vit, {}, Provenance(timm_name="test_vit", steps=(RANDOM,))))
+    explorer = Explorer(backbone, ExploreSettings(algorithm=algorithm, refiner="cascadepsp"))
+    assert stream.supervision(explorer) == supervision
+    assert stream.human_trained(explorer.settings) == (supervision == "masks")
 
 
 def test_it_is_named_as_human_trained() -> None:

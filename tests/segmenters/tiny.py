@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sohes.backbones.timm_folder import Provenance
+from sohes.backbones.provenance import RANDOM, SOHES, Provenance, Step
 from sohes.segmenters.mask2former import EntitySegmenter, build_segmenter
 from sohes.settings import LossSettings
 
@@ -13,7 +13,7 @@ TIMM_CONFIG: dict[str, Any] = {
     "model_args": {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 64},
     "pretrained_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]},
 }
-PROVENANCE = Provenance(timm_name="vit_tiny_patch16_224", init="random weights")
+PROVENANCE = Provenance(timm_name="vit_tiny_patch16_224", steps=(RANDOM, Step(method=SOHES)))
 LOSSES = LossSettings(points=64)
 
 
