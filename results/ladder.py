@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from results.schema import Row, Run
-from results.table import DASH, Block, Table, by_key, find, method_block, one_decimal, phase_of, repeats_blocks, show
+from results.table import DASH, Block, Table, by_key, find, method_block, one_decimal, repeats_blocks, show
+from sohes.records import LADDER
 
-PHASES = ("SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3")
 LADDER_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
 HIERARCHY_METRICS = (
     "relation_precision",
@@ -21,14 +21,14 @@ HIERARCHY_METRICS = (
 
 def ladder(runs: Sequence[Run]) -> Table:
     """Labels, phase 2, phase 3 on the data of each run."""
-    rows = [row for run in runs for row in run.rows if phase_of(row) in PHASES and row.metric in LADDER_METRICS]
+    rows = [row for run in runs for row in run.rows if row.arm in LADDER and row.metric in LADDER_METRICS]
     groups = by_key(rows, "run", "data")
     verdicts = [
         f"Ladder of run {run} ({data}) {ladder_verdict(ladder_values(group))}" for (run, data), group in groups.items()
     ]
     measured = {row.run for row in rows}
     verdicts += [
-        f"Ladder of run {run.records[0].run} {ladder_verdict([None] * len(PHASES))}"
+        f"Ladder of run {run.records[0].run} {ladder_verdict([None] * len(LADDER))}"
         for run in runs
         if run.records[0].run not in measured
     ]
@@ -47,7 +47,7 @@ def ladder(runs: Sequence[Run]) -> Table:
 def _ladder_block(run: str, data: str, group: Sequence[Row]) -> Block:
     return method_block(
         f"run {run} · {data}",
-        sorted(group, key=lambda row: PHASES.index(phase_of(row))),
+        sorted(group, key=lambda row: LADDER.index(row.arm)),
         LADDER_METRICS,
         "AR@1000: recall at up to 1,000 masks an image, mean over IoU 0.50 to 0.95.",
         "S, M, L: objects below 32², up to 96², above 96² px.",
@@ -57,8 +57,9 @@ def _ladder_block(run: str, data: str, group: Sequence[Row]) -> Block:
 
 def ladder_values(rows: Iterable[Row]) -> list[float | None]:
     """AR@1000 of the three phases; None where it was not measured."""
-    values = {phase_of(row): row.number for row in rows if row.metric == "mask_ar_1000"}
-    return [values.get(phase) for phase in PHASES]
+    by_arm = by_key(rows, "arm")
+    found = [find(by_arm.get((arm,), ()), "mask_ar_1000") for arm in LADDER]
+    return [None if row is None else row.number for row in found]
 
 
 def ladder_verdict(values: Sequence[float | None]) -> str:
@@ -67,16 +68,15 @@ def ladder_verdict(values: Sequence[float | None]) -> str:
     >>> ladder_verdict([12.1, 18.0, 17.96])
     'does NOT climb at phase 3: 12.1 → 18.0 → 18.0 (AR@1000, labels → phase 2 → phase 3)'
     """
-    names = ("labels", "phase 2", "phase 3")
     known = [None if value is None else one_decimal(value) for value in values]
-    missing = [name for name, value in zip(names, known, strict=True) if value is None]
+    missing = [name for name, value in zip(LADDER, known, strict=True) if value is None]
     trail = " → ".join(DASH if value is None else str(value) for value in known)
-    trail = f"{trail} (AR@1000, {' → '.join(names)})"
-    if len(missing) == len(names):
+    trail = f"{trail} (AR@1000, {' → '.join(LADDER)})"
+    if len(missing) == len(LADDER):
         return "was not measured: no ground truth was given, or the stage 'evaluate' has not finished"
     flat = [
         name
-        for name, before, after in zip(names[1:], known, known[1:], strict=False)
+        for name, before, after in zip(LADDER[1:], known, known[1:], strict=False)
         if before is not None and after is not None and after <= before
     ]
     if flat:

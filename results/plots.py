@@ -15,17 +15,18 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from results.ladder import PHASES
 from results.schema import Row, Run, group_repeats
 from results.table import by_key, one_decimal, phase_of, title_of
 from results.transfer import Pair
 from sohes.files import atomic_path
+from sohes.records import LADDER
 
 CITED_BARS = ("SAM", "CutLER", "SOHES")
 MEASURED_TITLE = "Measured:"
 SIZES = {"mask_ar_1000": "all", "mask_ar_1000_s": "small", "mask_ar_1000_m": "medium", "mask_ar_1000_l": "large"}
 # light to dark in the order of the phases; told apart in grey print and with any colour vision
-_PHASE_COLOURS = dict(zip(("labels (phase 1)", "phase 2", "phase 3"), ("#a6d96a", "#26828e", "#46237a"), strict=True))
+_PHASES = dict(zip(LADDER, ("labels (phase 1)", "phase 2", "phase 3"), strict=True))
+_PHASE_COLOURS = dict(zip(_PHASES.values(), ("#a6d96a", "#26828e", "#46237a"), strict=True))
 _BACKBONE_COLOURS = {"start backbone": "#f0b35a", "SOHES backbone": "#20639b"}
 _INK, _MUTED, _GREY = "#333333", "#6e6e6e", "#c9c9c9"
 _STYLE = {"axes.titlesize": 10.5, "axes.titlelocation": "left", "font.size": 10, "grid.color": "#e6e6e6"}
@@ -42,12 +43,12 @@ def plot_ladder(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Pa
     """
     bars = pd.DataFrame(
         [
-            {"size": SIZES[row.metric], "phase": _short(phase_of(row)), "value": row.number}
+            {"size": SIZES[row.metric], "phase": _PHASES[row.arm], "value": row.number}
             for row in rows
-            if row.metric in SIZES and phase_of(row) in PHASES
+            if row.metric in SIZES and row.arm in LADDER
         ]
     )
-    phases = [_short(phase) for phase in PHASES if _short(phase) in set(bars["phase"])]
+    phases = [phase for phase in _PHASES.values() if phase in set(bars["phase"])]
     with plotting_style():
         figure = Figure(figsize=(9.2, 4.2), dpi=200, layout="constrained")
         own, cited = figure.subplots(1, 2, width_ratios=(3.1, 1.2), sharey=True)
@@ -132,7 +133,7 @@ def write_ladder_plots(runs: Sequence[Run], published: Sequence[Row], folder: Pa
     """One plot for each data set of a run, or of runs that repeat it; the paths written."""
     groups: list[list[Row]] = []
     for repeated in group_repeats(runs):
-        rows = [row for run in repeated for row in run.rows if row.metric in SIZES and phase_of(row) in PHASES]
+        rows = [row for run in repeated for row in run.rows if row.metric in SIZES and row.arm in LADDER]
         groups += by_key(rows, "data").values()
     return [
         plot_ladder(group, published, folder / _name("ladder", index, len(groups)))
@@ -153,11 +154,6 @@ def write_transfer_plots(pairs: Sequence[Pair], folder: Path) -> list[Path]:
 
 def _name(stem: str, index: int, count: int) -> str:
     return f"{stem}.png" if count == 1 else f"{stem}_{index + 1}.png"
-
-
-def _short(phase: str) -> str:
-    """Phase without the method's name: "labels (phase 1)", "phase 2", "phase 3"."""
-    return phase.removeprefix("SOHES ")
 
 
 def plotting_style() -> AbstractContextManager[None]:

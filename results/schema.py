@@ -41,6 +41,7 @@ class Row:
     backbone: str
     init: str  # start weights in words; empty where a publication does not say
     train_data: str
+    supervision: str  # what people gave to what was trained; empty where a measured row does not say
     data: str
     metric: str
     value: str
@@ -50,6 +51,7 @@ class Row:
     n_images: str = ""
     run: str = ""
     stage: str = ""
+    arm: str = ""  # as in `Measurement`
     seed: str = ""
     commit: str = ""
     config_hash: str = ""
@@ -142,6 +144,7 @@ def record_rows(record: Record, run: Path) -> list[Row]:
             backbone=item.backbone,
             init=item.init,
             train_data="",
+            supervision=item.supervision,
             data=described_data(record.scale, item.data),
             metric=item.metric,
             value=plain_decimal(item.value),
@@ -151,6 +154,7 @@ def record_rows(record: Record, run: Path) -> list[Row]:
             n_images=str(item.n_images),
             run=record.run,
             stage=record.stage,
+            arm=item.arm,
             seed=str(record.seed),
             commit=record.commit,
             config_hash=record.config_hash,
@@ -241,7 +245,8 @@ def _published_row(line: dict[str, str]) -> Row:
         method=line["method"],
         backbone=line["backbone"],
         init="",
-        train_data=f"{train or 'not stated'}; supervision: {line['supervision']}",
+        train_data=train or "not stated",
+        supervision=line["supervision"],
         data=f"{line['dataset']} ({line['split']})" if line["split"] else line["dataset"],
         metric=line["metric"],
         value=line["value"],

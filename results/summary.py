@@ -43,10 +43,13 @@ def _run_part(run: Run, out: Path) -> str:
 def _provenance(run: Run) -> str:
     first = run.records[0]
     seeds = ", ".join(sorted({str(record.seed) for record in run.records}))
-    starts = by_key(run.rows, "backbone", "init")
+    starts = by_key(run.rows, "backbone", "init", "supervision")
     lines = [
         f"Recipe {first.recipe}, scale {first.scale}, seed {seeds}.",
-        *(f"Backbone {backbone}; weights: {init}." for backbone, init in starts),
+        *(
+            f"Backbone {backbone}; weights: {init}" + (f"; supervision: {given}." if given else ".")
+            for backbone, init, given in starts
+        ),
         f"Versions: {', '.join(f'{name} {version}' for name, version in first.versions.items())}.",
     ]
     table = ["| Stage | Wall time | Started (UTC) | Commit | Config | Hardware |", "|---|---:|---|---|---|---|"]

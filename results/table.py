@@ -125,8 +125,14 @@ def method_block(heading: str, rows: Sequence[Row], metrics: Sequence[str], *not
             (method, *(_cell(own, metric, runs) for metric in metrics), own[0].n_images, _source(own))
             for (method,), own in by_key(rows, "method").items()
         ),
-        notes=notes,
+        notes=(*notes, *supervision_notes(rows)),
     )
+
+
+def supervision_notes(measured: Iterable[Row]) -> tuple[str, ...]:
+    """What people gave to measured rows: one note for each start of theirs."""
+    stated = dict.fromkeys((row.init, row.supervision) for row in measured if row.supervision)
+    return tuple(f"Supervision behind rows that start from {init}: {words}." for init, words in stated)
 
 
 def _cell(rows: Sequence[Row], metric: str, runs: int) -> str:

@@ -8,11 +8,10 @@ from decimal import Decimal
 
 from results.schema import Row, Run, plain_decimal
 from results.table import DASH, Block, Table, by_key, find, one_decimal, separation_notes, show, title_of
+from sohes.records import START, TRAINED
 
 ANCHOR_RECIPES = ("UperNet 160k, crop 512", "Mask R-CNN 1x", "Mask R-CNN 3x+MS")
 ANCHOR_METRICS = ("miou_dataset", "box_ap", "mask_ap")
-START_STAGES, SOHES_STAGES = ("mmseg_start", "mmdet_start"), ("mmseg_sohes", "mmdet_sohes")
-SOHES_INIT = "SOHES"  # a backbone trained here has start weights whose description begins so
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,11 @@ class Pair:
 
 def transfer_pairs(runs: Sequence[Run]) -> list[Pair]:
     """Start against SOHES backbone, one pair per run, head, data and metric."""
-    stages = START_STAGES + SOHES_STAGES
-    rows = [row for run in runs for row in run.rows if row.stage in stages]
+    rows = [row for run in runs for row in run.rows if row.arm in (START, TRAINED)]
     pairs = []
-    for group in by_key(rows, "run", "method", "data", "metric").values():
-        start = find([row for row in group if not row.init.startswith(SOHES_INIT)], group[0].metric)
-        trained = find([row for row in group if row.init.startswith(SOHES_INIT)], group[0].metric)
-        pairs.append(Pair(start, trained))
+    for (*_, metric), group in by_key(rows, "run", "method", "data", "metric").items():
+        arms = by_key(group, "arm")
+        pairs.append(Pair(*(find(arms.get((arm,), ()), metric) for arm in (START, TRAINED))))
     return pairs
 
 
@@ -103,6 +100,7 @@ def _gain_row(pair: Pair) -> Row:
         "metric": f"{pair.sohes.metric}_difference",
         "value": difference,
         "unit": "points",
+        "arm": "",
         "init": f"{pair.sohes.init} minus {pair.start.init}",
         "source": f"{minuend} minus {subtrahend}",
     }
@@ -120,11 +118,15 @@ def _pair_verdict(pair: Pair) -> str:
 
 
 def _backbone_notes(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    starts = {f"{row.backbone}, {row.init}" for pair in pairs if (row := pair.start) is not None}
-    trained = {f"{row.backbone}, {row.init}" for pair in pairs if (row := pair.sohes) is not None}
+    starts = {_backbone(row) for pair in pairs if (row := pair.start) is not None}
+    trained = {_backbone(row) for pair in pairs if (row := pair.sohes) is not None}
     return tuple(f"Start backbone: {words}." for words in sorted(starts)) + tuple(
         f"SOHES backbone: {words}." for words in sorted(trained)
     )
+
+
+def _backbone(row: Row) -> str:
+    return f"{row.backbone}, {row.init}" + (f"; supervision: {row.supervision}" if row.supervision else "")
 
 
 def _anchor_block(rows: Sequence[Row]) -> Block:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from results.schema import MEASURED, Row, Run
-from results.table import DASH, Block, Table, by_key, find, one_decimal, separation_notes, show
+from results.table import DASH, Block, Table, by_key, find, one_decimal, separation_notes, show, supervision_notes
 
 DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
 CITED_METHODS = ("SAM", "FreeSOLO", "CutLER", "HASSOD", "SOHES", "UnSAM")
@@ -32,9 +32,9 @@ def _cited_groups(method: str, published: Sequence[Row]) -> list[list[Row]]:
     rows = [
         row for row in published if row.method == method and row.metric == "mask_ar_1000" and _dataset(row) in DATASETS
     ]
-    best: dict[str, list[Row]] = {}
-    for group in by_key(rows, "train_data", "source").values():
-        images = group[0].train_data
+    best: dict[tuple[str, str], list[Row]] = {}
+    for (data, supervision, _), group in by_key(rows, "train_data", "supervision", "source").items():
+        images = data, supervision
         if len(group) > len(best.get(images, [])):
             best[images] = group
     # sources describe the same training set in different words; what covers fewer data sets adds nothing
@@ -51,16 +51,15 @@ def _cited_block(groups: Sequence[Sequence[Row]]) -> Block:
     for group in groups:
         value = {_dataset(row): row.value for row in group}
         first = group[0]
-        backbone, train = first.backbone.partition(" (")[0], first.train_data.partition("; supervision: ")[0]
         cells = (value.get(dataset, DASH) for dataset in DATASETS)
-        lines.append((first.method, backbone, train, *cells, first.source))
+        lines.append((first.method, first.backbone.partition(" (")[0], first.train_data, *cells, first.source))
     header = ("Method", "Backbone", "Training images", *DATASETS, "Source")
     return Block(
         measured=False,
         heading="Cited from publications",
         header=header,
         lines=tuple(lines),
-        notes=_supervision_notes(groups),
+        notes=_cited_supervision_notes(groups),
     )
 
 
@@ -82,14 +81,14 @@ def _own_block(rows: Sequence[Row]) -> Block:
         heading="Measured by this project · not published numbers",
         header=("Method", "Backbone", "Start weights", *named, *means, "Source"),
         lines=tuple(lines),
-        notes=separation_notes(rows),
+        notes=(*separation_notes(rows), *supervision_notes(rows)),
     )
 
 
-def _supervision_notes(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
+def _cited_supervision_notes(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
     methods: dict[str, list[str]] = {}
     for group in groups:
-        words = group[0].train_data.partition("; supervision: ")[2]
+        words = group[0].supervision
         if group[0].method not in methods.setdefault(words, []):
             methods[words].append(group[0].method)
     return tuple(f"Supervision of {', '.join(names)}: {words}." for words, names in methods.items())

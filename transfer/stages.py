@@ -40,6 +40,7 @@ class SemanticConfig:
         checkpoint_every: steps between checkpoints.
         n_pictures: val images drawn beside their ground truth.
         seed: of the head's weights, the order of samples and their augmentation.
+        arm: which backbone it is, "start" or "trained", in a run that compares both.
     """
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "n_pictures"})
@@ -49,6 +50,7 @@ class SemanticConfig:
     checkpoint_every: int = 1000
     n_pictures: int = 4
     seed: int = 0
+    arm: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,7 @@ class InstanceConfig:
     checkpoint_every: int = 1000
     n_pictures: int = 4
     seed: int = 0
+    arm: str = ""
 
 
 def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -146,6 +149,8 @@ def _run(
                 metric=name,
                 value=value,
                 n_images=data.n_val,
+                arm=config.arm,
+                supervision=folder.provenance.supervision,
             )
             for name, value in values.items()
         ],

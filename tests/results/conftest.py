@@ -12,6 +12,7 @@ LADDER = {  # AR@1000, S, M, L, AP
     "SOHES phase 2": (18.03, 5.5, 17.0, 33.0, 6.0),
     "SOHES phase 3": (19.21, 6.75, 18.0, 34.5, 7.125),
 }
+ARMS = dict(zip(LADDER, ("labels", "phase 2", "phase 3"), strict=True))
 METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
 
 
@@ -23,7 +24,7 @@ def measurement(method, metric, value, **fields):
         "protocol": "mask_ar1000_v1",
         "n_images": 24,
     }
-    return Measurement(method=method, metric=metric, value=value, **(defaults | fields))
+    return Measurement(method=method, metric=metric, value=value, **(defaults | {"arm": ARMS.get(method, "")} | fields))
 
 
 def ladder_measurements(ladder=None):
@@ -46,7 +47,17 @@ def head_measurements(stage):
         values = {"box_ap": 9.2 if trained else 10.0, "mask_ap": 8.8 if trained else 8.1}
         method, protocol = "Mask R-CNN", "box_mask_ap_v1"
     return [
-        measurement(method, metric, value, init=init, protocol=protocol, data="transfer scenes val", n_images=12)
+        measurement(
+            method,
+            metric,
+            value,
+            init=init,
+            protocol=protocol,
+            data="transfer scenes val",
+            n_images=12,
+            arm="trained" if trained else "start",
+            supervision="masks (probable)",
+        )
         for metric, value in values.items()
     ]
 

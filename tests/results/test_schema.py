@@ -103,7 +103,7 @@ def test_published_means_are_the_means_of_their_rows():
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in published_rows():
         if row.data in DATASETS:
-            key = (row.method, row.backbone, row.train_data, row.metric, row.source)
+            key = (row.method, row.backbone, row.train_data, row.supervision, row.metric, row.source)
             groups.setdefault(key, {})[row.data] = row
     whole = [group for group in groups.values() if len(group) == len(DATASETS)]
     assert len(whole) >= 9

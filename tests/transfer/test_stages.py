@@ -24,7 +24,7 @@ from transfer.stages import InstanceConfig, SemanticConfig, _measured, instance,
 
 pytestmark = [pytest.mark.transfer, pytest.mark.usefixtures("mm_stack")]
 
-SEMANTIC = SemanticConfig(recipe="linear_frozen", iterations=4, checkpoint_every=2)
+SEMANTIC = SemanticConfig(recipe="linear_frozen", iterations=4, checkpoint_every=2, arm="start")
 INSTANCE = InstanceConfig(recipe="mask_rcnn_frozen", iterations=4, checkpoint_every=2, n_pictures=2)
 STAGES: dict[str, tuple[Any, Any]] = {"semantic": (semantic, SEMANTIC), "instance": (instance, INSTANCE)}
 
@@ -52,6 +52,7 @@ def test_semantic_measurements_and_artefacts(finished: dict[str, tuple[StageResu
     row = result.measurements[0]
     assert (row.method, row.backbone, row.init) == ("linear head (frozen ViT)", "test_vit", "random weights")
     assert (row.data, row.protocol, row.n_images, row.unit) == (f"{scenes.name} (val)", "mmseg_miou_v1", 3, "%")
+    assert (row.arm, row.supervision) == ("start", "none")
     assert {path.name for path in result.artefacts} == {"predictions.png", "loss.png", "loss.csv"}
     assert all(path.exists() for path in result.artefacts)
     assert len(losses(out)) == 4
