@@ -42,6 +42,8 @@ from sohes.pipeline import (
 )
 from sohes.records import StageResult
 from sohes.segmenters import load_segmenter
+from sohes.segmenters.segmenter import save_segmenter
+from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 EXPLORE = ExploreConfig(
     size_global=64, size_local=32, theta_merge=(0.9, 0.7, 0.5), max_crops=2, min_area_px=20, shard_size=3, overlays=1
@@ -429,3 +431,10 @@ def test_export_alone(finished: tuple[Path, dict[str, StageResult]], tmp_path: P
     exported = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).state_dict()
     assert exported.keys() == trained.keys()
     assert all(torch.equal(exported[name], trained[name]) for name in trained)
+
+
+def test_export_carries_the_input_normalisation(tmp_path: Path) -> None:
+    segmenter = save_segmenter(tmp_path / "segmenter", tiny_segmenter(), PROVENANCE)
+    folder = pipeline.export_backbone(segmenter, tmp_path / "vit")
+    config = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).pretrained_cfg
+    assert (tuple(config["mean"]), tuple(config["std"])) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

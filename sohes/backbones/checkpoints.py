@@ -161,7 +161,10 @@ def _prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
     found = [prefix for prefix in found if _CHOSEN.search(prefix)] or found
     if not found:
         shown = f"keys: {', '.join(list(tensors)[:5])}, …" if tensors else "it holds no dictionary of tensors"
-        raise WeightsError(f"{path}: no '{_PATCHES}', so not a timm ViT ({shown})")
+        raise WeightsError(
+            f"{path}: no '{_PATCHES}', so not a timm ViT ({shown}); files of timm and of the authors of DINO, DINOv2, "
+            "iBOT, MAE and MoCo-v3 are read, and timm folders"
+        )
     if len(found) > 1:
         raise WeightsError(
             f"{path}: holds {len(found)} ViTs ({', '.join(found)}); save the state dict of the one you mean alone"

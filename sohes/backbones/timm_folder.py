@@ -29,8 +29,8 @@ from sohes.files import atomic_path, file_digest, read_json, write_json
 TimmViT: TypeAlias = Any
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-# of a ViT that was trained: what its features do not need
 NAME_IT = "Name the architecture they were made for: weights.architecture=NAME (sohes explore: --architecture NAME)"
+# classifiers, which features do not need
 _LEFT_OUT = re.compile(r"(head|head_dist|fc_norm|pre_logits)\.")
 
 
@@ -102,8 +102,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> li
     if problems:
         raise WeightsError(
             f"{source}: the weights do not fit {type(model).__name__}; {'; '.join(problems)}. "
-            f"{NAME_IT}; or where timm reads them: timm.create_model(NAME, checkpoint_path=FILE), then "
-            "timm.models.save_for_hf(model, FOLDER), and give the FOLDER."
+            f"{NAME_IT}; or where timm itself reads the file: timm.create_model(NAME, pretrained=True, num_classes=0, "
+            "pretrained_cfg_overlay=dict(file=FILE)), timm.models.save_for_hf(model, FOLDER), and give the FOLDER."
         )
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()})
     return left_out
@@ -152,8 +152,8 @@ def load_backbone_folder(folder: Path) -> BackboneFolder:
     else:
         made = Step(method=f"timm folder {folder.name}", note=left_out_note(left_out))
         provenance = Provenance(timm_name=timm_config["architecture"], steps=(made,))
-    known = known_step(state)  # whatever the folder calls them
-    if known is not None:
+    known = known_step(state)
+    if known is not None and len(provenance.steps) == 1:  # whatever the folder calls them
         provenance = replace(provenance, steps=(replace(known, note=provenance.steps[0].note),))
     return BackboneFolder(model.eval(), timm_config, provenance.saved(file_digest(folder / WEIGHTS)))
 

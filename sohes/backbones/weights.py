@@ -53,11 +53,15 @@ def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[nn
             open; the message says what to do.
     """
     path = Path(source).expanduser()
+    if path.is_file():
+        return load_checkpoint(path, architecture)
+    if not path.is_dir() and (path.suffix in (".safetensors", ".pth", ".pt", ".bin") or os.sep in source):
+        raise WeightsError(f"{source}: no such file or folder")
+    if architecture is not None:
+        raise WeightsError(f"{source}: only a weight file is told its architecture; leave '{architecture}' away")
     if path.is_dir():
         folder = load_backbone_folder(path)
         return folder.model, folder.provenance
-    if path.is_file():
-        return load_checkpoint(path, architecture)
     if source in (PACKAGED, _PACKAGED_BEFORE):
         model = build_vit({"architecture": PACKAGED_ARCHITECTURE})
         load_state(model, packaged_weights(), _WHEEL)
@@ -67,8 +71,6 @@ def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[nn
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return build_vit({"architecture": name}).eval(), Provenance(timm_name=name, steps=(RANDOM,))
-    if path.suffix in (".safetensors", ".pth", ".pt", ".bin") or os.sep in source:
-        raise WeightsError(f"{source}: no such file or folder")
     return _from_timm(source)
 
 

