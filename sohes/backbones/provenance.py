@@ -150,12 +150,12 @@ def read_provenance(path: Path) -> Provenance:
     """
     value = read_json(path)
     try:
-        if "steps" in value:
+        if value.get("steps"):
             return Provenance(**{**value, "steps": tuple(Step(**step) for step in value["steps"])})
         first = _first_step(value["init"])
         trained = () if value["trained"] == "nothing" else (Step(method=value["trained"]),)
         return Provenance(timm_name=value["timm_name"], steps=(first, *trained), sha256=value["sha256"])
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise WeightsError(f"{path}: not a provenance ({error})") from error
 
 

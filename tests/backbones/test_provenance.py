@@ -100,7 +100,9 @@ def test_files_from_before_there_were_steps(tmp_path: Path, init: str, trained: 
     assert "DINOv2 ViT-S/14" not in expected.label
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"timm_name": "vit", "steps": [{"colour": "red"}]}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"timm_name": "vit", "steps": []}', '{"timm_name": "vit", "steps": [{"colour": "red"}]}']
+)
 def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "provenance.json").write_text(text)
     with pytest.raises(WeightsError, match=r"provenance\.json: not a provenance"):

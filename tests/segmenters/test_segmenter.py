@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import shutil
 from pathlib import Path
@@ -50,9 +51,14 @@ def picture(height: int, width: int) -> np.ndarray:
     return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_round_trip_is_exact(model: EntitySegmenter, folder: Path) -> None:
+def test_round_trip_is_exact(model: EntitySegmenter, folder: Path, tmp_path: Path) -> None:
     loaded, provenance = load_model(folder)
     assert provenance == PROVENANCE
+    # before provenance had steps, it named the start weights alone
+    shutil.copytree(folder, tmp_path / "old")
+    old = {"timm_name": "vit_tiny_patch16_224", "init": "random weights", "trained": "nothing", "sha256": ""}
+    (tmp_path / "old" / "provenance.json").write_text(json.dumps(old))
+    assert load_model(tmp_path / "old")[1] == PROVENANCE
     state, expected = loaded.state_dict(), model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
