@@ -26,7 +26,7 @@ from sohes.backbones.timm_vit import DenseViT
 from sohes.backbones.weights import resolve_weights
 from sohes.data.coco import ImageItem, ImageSet, read_coco
 from sohes.data.images import load_image
-from sohes.data.sources import scan_folder
+from sohes.data.listing import list_images
 from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.explore import Explorer, ExploreSettings
 from sohes.explore.explorer import View
@@ -108,7 +108,7 @@ def main() -> None:
     """Score every variant that the table does not hold yet."""
     options = _options()
     truth = _with_images(read_coco(options.ground_truth), options.images, options.limit)
-    calibration = _spread(scan_folder(options.calibrate_on), CALIBRATION_IMAGES)
+    calibration = _spread([Path(name) for name in list_images(options.calibrate_on).names], CALIBRATION_IMAGES)
     model, provenance = resolve_weights(options.weights, architecture=options.architecture)
     backbone = options.name or provenance.label
     table = options.out.with_suffix(".csv")

@@ -13,7 +13,7 @@ from typing import Any
 from slurm.graph import Graph, Stage
 from slurm.state import StageFolder
 from sohes.errors import ConfigError, DataError
-from sohes.files import file_digest
+from sohes.files import file_digest, walk_files
 from sohes.records import content_hash
 
 _CHANGES_SHOWN = 3
@@ -125,16 +125,12 @@ def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def _listing(folder: str | Path) -> Iterable[tuple[str, int, int]]:
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    yield from _listing(entry.path)
-                else:
-                    stat = entry.stat(follow_symlinks=entry.is_file())  # a dangling link counts as itself
-                    yield entry.path, stat.st_size, stat.st_mtime_ns
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error
+    for entry in walk_files(folder):
+        try:
+            stat = entry.stat(follow_symlinks=os.path.exists(entry.path))  # a dangling link counts as itself
+        except OSError as error:
+            raise DataError(f"{entry.path}: cannot be read ({error.strerror})") from error
+        yield entry.path, stat.st_size, stat.st_mtime_ns
 
 
 def _why(stage: Stage, identity: Mapping[str, Any], fingerprint: str, run_dir: Path, running: set[str]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sohes.errors import ConfigError, DataError
-from sohes.files import atomic_path, read_json, write_json
+from sohes.files import atomic_path, read_json, short_stem, write_json
 from sohes.records import LADDER, Measurement, StageResult
 from sohes.settings import ExploreSettings, TeacherSettings
 
@@ -89,8 +89,9 @@ class ImagesConfig:
 def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Find, check and split the images: `train.json`, `val.json` (COCO form), `skipped.json`, `source.json`."""
     from sohes.data.coco import read_coco
+    from sohes.data.listing import list_images
     from sohes.data.scenes import write_scenes
-    from sohes.data.sources import check_images, scan_folder, split_images, write_split
+    from sohes.data.sources import check_images, split_images, write_split
 
     if config.folder is None:
         if not config.scenes_train:
@@ -102,7 +103,8 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
             notes=[f"images: {config.scenes_train} {_SCENES} to learn from, {config.scenes_val} held out"]
         )
     folder = Path(config.folder).expanduser()
-    items, skipped = check_images(scan_folder(folder))
+    listing = list_images(folder)
+    items, skipped = check_images(listing)
     write_json(out / "skipped.json", [{"file": file, "reason": reason} for file, reason in skipped.items()])
     if not items:
         raise DataError(f"{folder}: none of the {len(skipped)} images can be read; see {out / 'skipped.json'}")
@@ -118,7 +120,7 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
     )
     write_split(out, split, ground_truth=truth, skipped=skipped)
     write_json(out / "source.json", {"name": folder.resolve().name})
-    notes = [f"images: {len(split.train)} of {folder} to learn from, {len(split.val)} held out"]
+    notes = [f"images: {len(split.train)} of {folder} to learn from, {len(split.val)} held out", *listing.notes]
     if split.unmatched:
         notes.append(f"{len(split.unmatched)} ground-truth entries have no usable image, e.g. {split.unmatched[0]}")
     if truth is not None:
@@ -230,7 +232,7 @@ def _draw(source: ImageSet, forests: Mapping[str, Callable[[int], MaskForest]], 
     for item in source.items[:count]:
         image = load_image(item.path)
         rows = [overlay(image, forest_of(item.id)) for forest_of in forests.values()]
-        path = folder / f"{item.path.stem}-{item.id}.png"  # names alone may repeat in subfolders
+        path = folder / f"{short_stem(item.path)}-{item.id}.png"  # names alone may repeat in subfolders
         with atomic_path(path) as temporary:
             picture = rows[0] if len(rows) == 1 else grid(rows, list(forests), columns=1)
             Image.fromarray(picture).save(temporary)

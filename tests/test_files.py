@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sohes.errors import DataError, SohesError
-from sohes.files import atomic_path, read_json, write_json, write_text
+from sohes.files import atomic_path, printable, read_json, short_stem, walk_files, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -116,6 +116,53 @@ def test_unreadable_json(tmp_path: Path) -> None:
     path.write_text('{"a": 1,\n oops}')
     with pytest.raises(DataError, match=r"a\.json: not valid JSON .*line 2"):
         read_json(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="not valid JSON"):
-        read_json(path)
+    for damaged in (b"\xff\xfe\x00", b"[" * 100_000, b"[" + b"9" * 5000 + b"]", "[é]".encode("latin-1")):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match="not valid JSON"):
+            read_json(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_json(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_json_in_any_unicode_encoding(tmp_path: Path, encoding: str) -> None:
+    text = ("\ufeff" if encoding == "utf-16-be" else "") + '{"ä": ["漢"]}\r\n'
+    (tmp_path / "a.json").write_bytes(text.encode(encoding))
+    assert read_json(tmp_path / "a.json") == {"ä": ["漢"]}
+
+
+def test_names_that_are_not_utf8() -> None:
+    name = os.fsdecode(b"/x/caf\xe9 \xe6\xbc\xa2\n.png")
+    assert printable(name) == "/x/caf\\xe9 漢\n.png"
+    assert printable(r"C:\udce9") == r"C:\udce9"
+    with pytest.raises(SohesError, match=r"caf\\xe9 漢\n.*not UTF-8; choose another folder"):
+        write_text(Path(name), "x")
+
+
+def test_a_long_name_leaves_room_for_what_is_added() -> None:
+    stem = short_stem("x/" + "漢" * 84 + ".png")
+    assert "漢" * 60 == stem
+
+
+def test_a_folder_is_walked_once_whatever_leads_to_it(tmp_path: Path) -> None:
+    for name in ("in/a", "in/sub/b", "out/c", "in/.git/d"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, target in (("sub/loop", "../.."), ("again", "sub"), ("self", "self"), ("gone", "nowhere")):
+        (tmp_path / "in" / name).symlink_to(target)
+    found = sorted(os.path.relpath(entry.path, tmp_path) for entry in walk_files(tmp_path / "in"))
+    assert found == ["in/a", "in/gone", "in/self", "in/sub/b", "in/sub/loop/out/c"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "locked", "x")
+    scandir = os.scandir
+
+    def refuse_locked(path: str) -> Any:
+        if Path(path).name == "locked":  # permissions alone would not stop a superuser
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_locked)
+    with pytest.raises(DataError, match=r"locked: cannot be listed \(Permission denied\)"):
+        list(walk_files(tmp_path))

@@ -24,8 +24,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "source",
+        nargs="+",
         metavar="SOURCE",
-        help="folder, .txt with a path a line, COCO .json, or tar archives: one, a folder of them, 'a/{000..019}.tar'",
+        help="folders, image files, .txt with a path on each line, tar archives ('a/{000..019}.tar'), or a COCO .json",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="LABELS", help="folder of the label store")
     parser.add_argument(
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.explore import Explorer
     from sohes.explore.stream import explore_listing
 
-    listing = list_images(options.source)
+    listing = list_images(*options.source)
     model, provenance = resolve_weights(options.backbone, architecture=options.architecture)
     backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
     explorer = Explorer(backbone, settings).calibrated(listing.sample())
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     if done < len(listing):
         print(f"part {options.shard} is done; {options.out} holds {done:,} of {len(listing):,} images")
         return 0
-    for line in finish(store, overlays=options.overlays):
+    for line in [*finish(store, overlays=options.overlays), *listing.notes]:
         print(line)
     return 0 if len(store) else 1
 

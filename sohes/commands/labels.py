@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sohes.errors import ConfigError, DataError
-from sohes.files import atomic_path
+from sohes.files import atomic_path, short_stem
 
 if TYPE_CHECKING:
     from sohes.data.labels import LabelStore
@@ -73,18 +73,18 @@ def draw_overlays(store: LabelStore, folder: Path, count: int) -> list[Path]:
     from PIL import Image
 
     from sohes.data.draw import overlay
-    from sohes.data.listing import load_named
+    from sohes.data.images import load_image
 
     drawn = []
     ids = store.image_ids
     for place in np.unique(np.linspace(0, len(ids) - 1, min(count, len(ids))).astype(int)).tolist():
         name = store.file(ids[place])
         try:
-            picture = overlay(load_named(name), store.forest(ids[place]))
+            picture = overlay(load_image(Path(name)), store.forest(ids[place]))
         except (DataError, ValueError) as error:  # gone, or another picture by now
             print(f"sohes: not drawn: {name}: {error}", file=sys.stderr)
             continue
-        path = folder / f"{Path(name).stem}-{ids[place]}.png"
+        path = folder / f"{short_stem(name)}-{ids[place]}.png"
         with atomic_path(path) as temporary:
             Image.fromarray(picture).save(temporary)
         drawn.append(path)

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from sohes.errors import DataError
-from sohes.files import atomic_path, write_json
+from sohes.files import atomic_path, printable, short_stem, write_json
 
 
 def add_parser(commands: Any) -> None:
     """Describe the command."""
     parser = commands.add_parser("segment", help="segment images with a trained checkpoint")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files or folders")
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="folders, image files, .txt with a path on each line, tar archives ('a/{000..019}.tar'), or a COCO .json",
+    )
     parser.add_argument("--checkpoint", required=True, type=Path, help="segmenter folder of a run, …/correct/segmenter")
     parser.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON an image")
     parser.add_argument("--min-score", type=float, default=0.5, help="show masks scored above this (default 0.5)")
@@ -29,21 +34,21 @@ def run(options: argparse.Namespace) -> int:
     from PIL import Image
 
     from sohes.data.draw import overlay
-    from sohes.data.images import load_image
-    from sohes.data.sources import scan_folder
+    from sohes.data.listing import list_images
     from sohes.progress import track
     from sohes.segmenters import load_segmenter
 
-    paths = [found for path in options.images for found in (scan_folder(path) if path.is_dir() else [path])]
+    listing = list_images(*options.source)
     segmenter = load_segmenter(options.checkpoint)
+    paths = [Path(name) for name in listing.names]
     names = output_names(paths)
-    skipped = 0
-    for path in track(paths, "segment"):
+    skipped = {}
+    for place, path in enumerate(track(paths, "segment")):
         try:
-            image = load_image(path)
+            image = listing.load(place)
         except DataError as error:
             print(f"sohes: skipped: {error}", file=sys.stderr)
-            skipped += 1
+            skipped[printable(path)] = str(error)
             continue
         forest = segmenter.segment(image, min_score=options.min_score)
         picture = options.out / f"{names[path]}.png"
@@ -51,19 +56,24 @@ def run(options: argparse.Namespace) -> int:
             Image.fromarray(overlay(image, forest)).save(temporary)
         write_json(options.out / f"{names[path]}.json", forest_json(forest, path))
         print(f"{picture}: {len(forest)} entities, {int((forest.depth > 0).sum())} of them parts")
+    (options.out / "skipped.json").unlink(missing_ok=True)  # of an earlier run
     if skipped:
-        print(f"sohes: {skipped} of {len(paths)} images could not be read", file=sys.stderr)
-    return 1 if skipped == len(paths) else 0
+        write_json(options.out / "skipped.json", [{"file": f, "reason": r} for f, r in skipped.items()])
+        print(f"sohes: {len(skipped)} of {len(paths)} images could not be read", file=sys.stderr)
+    for line in listing.notes:
+        print(line)
+    return 1 if len(skipped) == len(paths) else 0
 
 
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     """A file name (no suffix) for each path: its stem, made distinct by the folder's name where stems repeat."""
     names: dict[Path, str] = {}
-    taken: set[str] = set()
+    taken = {"skipped"}  # skipped.json
     for path in paths:
-        name, count = path.stem, 1
+        stem, count = short_stem(path), 1
+        name = stem
         while name in taken and path not in names:
-            name = f"{path.parent.name}-{path.stem}" + (f"-{count}" if count > 1 else "")
+            name = f"{path.parent.name}-{stem}" + (f"-{count}" if count > 1 else "")
             count += 1
         taken.add(name)
         names.setdefault(path, name)

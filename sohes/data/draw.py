@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -12,8 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sohes.data.images import ImageArray
 from sohes.masks import BoolArray, MaskForest
+from sohes.runs import MaskRuns
 
 LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
+PANEL_PX = 1024  # longer side of a panel; larger pictures are scaled down
 _GAP = 6  # px of white between panels
 _CAPTION_PX = 18
 _MIN_SIDE_PX = 200  # smaller pictures are enlarged, or their captions would not fit
@@ -25,7 +27,7 @@ def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
     """Four panels in a row: the picture, then its wholes, its parts, and its subparts with all that is deeper.
 
     A part has about the hue of its whole, lighter or darker. Outside a panel's masks the picture is pale, the levels
-    above show as outlines. Larger masks are painted first.
+    above show as outlines. Larger masks are painted first. A panel has `PANEL_PX` at most.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -36,13 +38,25 @@ def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
     """
     if image.shape[:2] != forest.size_hw:
         raise ValueError(f"the picture is {image.shape[:2]} px, the masks are {forest.size_hw} px")
-    colours, masks, depth = forest_colours(forest), forest.masks, np.minimum(forest.depth, len(LEVELS) - 1)
+    image = panel_sized(image)
+    colours, depth = forest_colours(forest), np.minimum(forest.depth, len(LEVELS) - 1)
     panels, captions = [image], ["image"]
     for level, name in enumerate(LEVELS):
         chosen = np.flatnonzero(depth == level)
-        panels.append(paint(image, masks[chosen], colours[chosen], masks[depth < level]))
+        above = forest.select(np.flatnonzero(depth < level))
+        panels.append(paint(image, forest.select(chosen), colours[chosen], above))
         captions.append(f"{name}: {len(chosen)}")
     return grid(panels, captions, columns=len(panels))
+
+
+def panel_sized(image: ImageArray) -> ImageArray:
+    """The picture as a panel has it: its longer side at most `PANEL_PX`."""
+    height, width = image.shape[:2]
+    shrink = PANEL_PX / max(height, width)
+    if shrink >= 1:
+        return image
+    size = max(1, round(width * shrink)), max(1, round(height * shrink))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def forest_colours(forest: MaskForest) -> NDArray[np.float32]:
@@ -65,30 +79,63 @@ def forest_colours(forest: MaskForest) -> NDArray[np.float32]:
     return np.array(colours, dtype=np.float32).reshape(-1, 3) * 255
 
 
-def paint(image: ImageArray, masks: BoolArray, colours: NDArray[np.float32], outlined: BoolArray) -> ImageArray:
-    """One panel: masks (M, H, W) tinted and outlined, others only outlined, faintly; all else pale.
+def paint(
+    image: ImageArray, forest: MaskForest, colours: NDArray[np.float32], outlined: MaskForest | None = None
+) -> ImageArray:
+    """One panel: masks tinted and outlined, others only outlined, faintly; all else pale.
+
+    A mask is never decoded at the size it has, and only one at a time, so a thousand masks of a photograph of 24
+    megapixels take a second and a few MB.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
-        masks: larger ones are painted first.
+        image: (H, W, 3) uint8 RGB; may be a smaller version of the picture that the masks belong to.
+        forest: larger masks are painted first.
         colours: (M, 3) RGB 0..255; see `forest_colours`.
-        outlined: (N, H, W).
+        outlined: masks of the same picture.
     """
+    height, width = image.shape[:2]
+    count, faint = len(forest), 2 * len(forest)
+    ink = np.full((height, width), -1, np.int32)  # i: tint of mask i; M + i: its outline; 2 M: a faint outline
+    thickness = max(1, round(max(height, width) / 320))
+    for _, mask, corner in _sampled(outlined, (height, width)) if outlined else ():
+        _outline(ink, mask, corner, faint, 1)
+    for index, mask, corner in _sampled(forest, (height, width)):
+        view = ink[corner[0] : corner[0] + mask.shape[0], corner[1] : corner[1] + mask.shape[1]]
+        np.copyto(view, index, where=mask)
+        _outline(ink, mask, corner, count + index, thickness)
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     panel = np.repeat(0.35 * grey + 0.65 * 255, 3, axis=2)
-    thickness = max(1, round(max(image.shape[:2]) / 320))
-    for mask in outlined:
-        _outline(panel, mask, [150.0] * 3, 1)
-    for index in np.argsort(-masks.sum((1, 2)), kind="stable"):
-        mask, colour = masks[index], colours[index]
-        panel[mask] = (1 - _TINT) * grey[mask] + _TINT * colour
-        _outline(panel, mask, (colour * 0.4).tolist(), thickness)
+    tinted = (ink >= 0) & (ink < count)
+    panel[tinted] = (1 - _TINT) * grey[tinted] + _TINT * colours[ink[tinted]]
+    edge = ink >= count
+    panel[edge] = np.concatenate([colours * 0.4, np.full((1, 3), 150.0)])[ink[edge] - count]
     return np.clip(np.rint(panel), 0, 255).astype(np.uint8)
 
 
-def _outline(panel: NDArray[np.float32], mask: NDArray[np.bool_], colour: list[float], thickness: int) -> None:
-    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(panel, contours, -1, colour, thickness)
+def _sampled(forest: MaskForest, size_hw: tuple[int, int]) -> Iterator[tuple[int, BoolArray, tuple[int, int]]]:
+    """Masks as seen at another size, largest first: index, mask (h, w) bool within its box, and the box's corner."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * full / side).astype(np.int64)
+        for side, full in zip(size_hw, forest.size_hw, strict=True)
+    )
+    runs = MaskRuns.of_rles(forest.rles, forest.size_hw).window(rows, columns)
+    boxes = forest.boxes_xywh
+    lefts, tops = np.searchsorted(columns, boxes[:, 0]), np.searchsorted(rows, boxes[:, 1])
+    rights = np.searchsorted(columns, boxes[:, 0] + boxes[:, 2])
+    bottoms = np.searchsorted(rows, boxes[:, 1] + boxes[:, 3])
+    canvas = np.zeros((1, size_hw[1], size_hw[0]), dtype=bool)  # column by column, as the runs are
+    for index in np.argsort(-forest.areas, kind="stable"):
+        top, left = int(tops[index]), int(lefts[index])
+        view = canvas[0, left : rights[index], top : bottoms[index]]
+        if view.size:
+            runs.paint(np.array([index]), canvas.transpose(0, 2, 1))
+            yield int(index), cv2.transpose(view.view(np.uint8)).view(bool), (top, left)
+            view[:] = False
+
+
+def _outline(ink: NDArray[np.int32], mask: BoolArray, corner: tuple[int, int], value: int, thickness: int) -> None:
+    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(corner[1], corner[0]))
+    cv2.drawContours(ink, contours, -1, value, thickness)
 
 
 def grid(images: Sequence[ImageArray], captions: Sequence[str], columns: int) -> ImageArray:

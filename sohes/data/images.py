@@ -1,19 +1,29 @@
-"""Reading one image file of any common kind as 8-bit RGB, upright."""
+"""Reading one image of any common kind as 8-bit RGB, upright: a file, or a member of a tar archive.
+
+Whatever opens an image in this project does it here, so the same files are read, and refused with the same words,
+everywhere.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sohes.data.archives import PACKED, read_member
 from sohes.errors import DataError
+from sohes.files import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +32,44 @@ ImageArray = NDArray[np.uint8]
 ImageLike: TypeAlias = "NDArray[Any] | str | os.PathLike[str] | Image.Image | Tensor"  # what `as_image` takes
 
 MAX_PIXELS = 178_956_970  # 512 MB of RGB; a larger header is far more likely a decompression bomb than a photograph
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm")
+# Pillow's names of what holds one still picture of pixels. Others run programs (EPS) or have no pixels (PDF, WMF).
+_SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "MPO", "HEIF")  # told by their first bytes
+_FORMATS = (*_SIGNED, "PPM", "DIB", "QOI", "PSD", "DDS", "SUN", "SGI", "PCX", "TGA")
+# kinds of images that are looked for although Pillow, or this build of it, may be unable to read them
+_HEIF = (".heic", ".heif", ".hif")
+_RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
+_OTHERS = (".avif", ".jp2", ".webp", ".jxl", ".exr", ".svg")
+_SAVE_IT = "save it as JPEG or PNG"
 _EXIF_ORIENTATION = 0x0112
+
+
+@cache
+def _formats() -> dict[str, str]:
+    """Suffixes of the images that are looked for, and Pillow's name of the kind; "" for one that it cannot read."""
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+    kinds = Image.registered_extensions()  # loads all of Pillow's readers
+    known = {suffix: kind for suffix, kind in kinds.items() if kind in _FORMATS}
+    return dict.fromkeys((*_HEIF, *_RAW, *_OTHERS), "") | known
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name says that it is an image."""
+    return Path(name.lower()).suffix in _formats()
+
+
+def is_image_content(file: Path | IO[bytes]) -> bool:
+    """Whether a file begins as an image does; for files without a suffix."""
+    try:
+        with Image.open(file, formats=_readable(_SIGNED)):
+            return True
+    except Exception:  # a damaged file can raise almost anything
+        return False
+
+
+def _readable(formats: tuple[str, ...]) -> list[str]:
+    _formats()
+    return [name for name in formats if name in Image.OPEN]
 
 
 def load_image(path: str | os.PathLike[str], content: bytes | None = None) -> ImageArray:
@@ -33,11 +79,12 @@ def load_image(path: str | os.PathLike[str], content: bytes | None = None) -> Im
     animation the first frame is taken.
 
     Args:
-        path: of the file.
-        content: of the file, where it is not on disk by itself; `path` is then its name in messages.
+        path: of the file; for a member of a tar archive the archive's, and the member's behind it.
+        content: of the file, where it was read already; `path` is then its name in messages.
 
     Raises:
-        DataError: missing, truncated, not an image, of an unsupported pixel type, or above `MAX_PIXELS`.
+        DataError: missing, truncated, not an image, of an unsupported pixel type, above `MAX_PIXELS`, or of a name that
+            is not UTF-8.
     """
     path = Path(path)
     with _opened(path, content) as image:
@@ -59,21 +106,59 @@ def image_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    name = printable(path)
+    if name != str(path):  # label stores and COCO files cannot hold it
+        raise DataError(f"{name}: the name is not UTF-8; rename it (`convmv -f latin1 -t utf8 -r FOLDER` finds them all)")
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
+        if Path(path).suffix.lower() in _RAW:  # many are TIFF files to Pillow, which reads their thumbnail
+            raise DataError(f"{path}: cannot be read as an image (a camera's raw file; {_SAVE_IT})")
+        content = _content(Path(path)) if content is None else content
+        with Image.open(path if content is None else io.BytesIO(content), formats=_readable(_FORMATS)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{path}: {image.width} x {image.height} pixels are above the limit of {MAX_PIXELS}; scale it down"
                 )
             yield image
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(f"{path}: no such image") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{path}: more pixels than the limit of {MAX_PIXELS}; scale the image down") from error
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: cannot be read as an image ({_reason(Path(path), content)})") from error
     except Exception as error:  # a damaged file can raise almost anything in a decoder: OSError, SyntaxError, KeyError
         raise DataError(f"{path}: cannot be read as an image ({error or type(error).__name__})") from error
+
+
+def _content(path: Path) -> bytes | None:
+    """What a member of an archive holds; None for a file, which is read where it lies."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        content = read_member(path)
+        if content is None:
+            raise
+        return content
+    if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
+        raise DataError(f"{path}: cannot be read as an image (a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'})")
+    return None
+
+
+def _reason(path: Path, content: bytes | None) -> str:
+    """Why Pillow does not know a file."""
+    with io.BytesIO(content) if content is not None else path.open("rb") as file:
+        head = file.read(12)
+    suffix = path.suffix.lower()
+    if not head:
+        return "the file is empty"
+    if suffix in _HEIF or (head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc")):
+        return f"HEIC, which Pillow reads with `pip install pillow-heif`; or {_SAVE_IT}"
+    if path.name.lower().endswith(PACKED):
+        return "a packed archive; unpack it, or make it a plain .tar"
+    if _formats().get(suffix, suffix) == "":
+        return f"this Pillow does not read {suffix[1:].upper()}; {_SAVE_IT}"
+    return "not an image, or its beginning is damaged"
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sohes.errors import DataError
-from sohes.files import atomic_path
+from sohes.files import atomic_path, printable
 from sohes.masks import MaskForest
 
 # columns of `MaskForest.attributes` that are kept, null where a forest has none
@@ -59,6 +59,15 @@ SCHEMA = pa.schema(
 )
 _HEADER, _PLACES = b"sohes", b"sohes.places"  # keys of a shard's metadata
 _ROWS_A_GROUP = 4  # what reading one image at random decodes
+_SHARDS, _LARGEST_SHARD = 256, 64
+
+
+def even_shard_size(total: int) -> int:
+    """Images a shard, such that any number of jobs up to some dozen divide `total` images evenly, a shard being whole.
+
+    It depends on nothing else, so that a store is the same whatever number of jobs made it.
+    """
+    return max(1, min(_LARGEST_SHARD, total // _SHARDS))
 
 
 class LabelWriter:
@@ -141,7 +150,7 @@ class LabelWriter:
 
     def skip(self, file: str, reason: str) -> None:
         """Note that the image whose turn it is cannot be used."""
-        self._skipped.append({"file": file, "reason": reason})
+        self._skipped.append({"file": printable(file), "reason": reason})
         self._next_place()
 
     def close(self) -> None:

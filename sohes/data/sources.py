@@ -1,4 +1,4 @@
-"""Where images come from: a folder of photographs, a COCO file, and the split into train and held-out images."""
+"""What a run learns from: images that can be read, and their split into train and held-out ones."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco, write_coco
 from sohes.data.identity import match_names
-from sohes.data.images import SUFFIXES, load_image
+from sohes.data.listing import Listing
 from sohes.errors import DataError
-from sohes.files import write_json
+from sohes.files import printable, write_json
 from sohes.progress import Reporter
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "Split",
     "check_images",
     "read_coco",
-    "scan_folder",
     "split_images",
     "write_split",
 ]
@@ -49,62 +49,34 @@ class Split:
     unmatched: list[str] = field(default_factory=list)
 
 
-def scan_folder(folder: Path) -> list[Path]:
-    """Image files below `folder`, all levels, sorted by path; hidden files and folders are left out.
-
-    Raises:
-        DataError: the folder is missing, unreadable, or holds no image.
-    """
-    folder = Path(folder)
-    if not folder.exists():
-        raise DataError(f"{folder}: no such folder; give the folder that holds the images")
-    if not folder.is_dir():
-        raise DataError(f"{folder}: is a file; give the folder that holds the images")
-
-    def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable") from error
-
-    found = []
-    for where, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(where, name) for name in names if not name.startswith(".") and _is_image(name)]
-    if not found:
-        raise DataError(f"{folder}: no image found, also not in its subfolders; known kinds: {', '.join(SUFFIXES)}")
-    return sorted(found)
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def check_images(paths: Sequence[Path], *, threads: int | None = None) -> tuple[list[ImageItem], dict[str, str]]:
-    """Decode every image once: the usable ones, with ids counted from 1 in the order of `paths`, and the skipped ones.
+def check_images(listing: Listing, *, threads: int | None = None) -> tuple[list[ImageItem], dict[str, str]]:
+    """Decode every image once: the usable ones, with the listing's ids, and the skipped ones.
 
     Returns:
-        The items, and the path of each broken file mapped to the reason. A broken file uses up its id, so that mending
-        it renumbers no other image.
+        The items, and the name of each broken file mapped to the reason.
     """
     items: list[ImageItem] = []
     skipped: dict[str, str] = {}
     pool = ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1))
     try:
-        with Reporter("checking images", len(paths)) as reporter:
-            for index, (path, result) in enumerate(zip(paths, pool.map(_size_or_reason, paths), strict=True)):
+        with Reporter("checking images", len(listing)) as reporter:
+            results = pool.map(partial(_size_or_reason, listing), range(len(listing)))
+            for image_id, name, result in zip(listing.ids, listing.names, results, strict=True):
                 if isinstance(result, str):
-                    skipped[str(path)] = result
+                    skipped[printable(name)] = result
                 else:
-                    items.append(ImageItem(index + 1, Path(path).absolute(), *result))
+                    items.append(ImageItem(image_id, Path(name), *result))
                 reporter.advance()
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt must not wait for the whole folder
     return items, skipped
 
 
-def _size_or_reason(path: Path) -> tuple[int, int] | str:
+def _size_or_reason(listing: Listing, place: int) -> tuple[int, int] | str:
     try:
-        height, width, _ = load_image(path).shape
+        height, width, _ = listing.load(place).shape
     except DataError as error:
-        return str(error).removeprefix(f"{path}: ")
+        return str(error).removeprefix(f"{printable(listing.names[place])}: ")
     return height, width
 
 

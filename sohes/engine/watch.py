@@ -20,7 +20,7 @@ from PIL import Image
 
 from sohes.backbones.timm_folder import Provenance
 from sohes.data.coco import Annotation, ImageSet
-from sohes.data.draw import forest_colours, grid, paint
+from sohes.data.draw import forest_colours, grid, paint, panel_sized
 from sohes.data.identity import match_store
 from sohes.data.images import ImageArray, load_image
 from sohes.data.labels import LabelStore
@@ -148,7 +148,8 @@ class WatchHook(Hook):
         panels, captions = [], []
         for image_id, image in self.watched.images.items():
             shown = {"labels": self.watched.labels[image_id], "prediction": select_forest(found[image_id])}
-            panels += [image, *(_painted(image, forest) for forest in shown.values())]
+            image = panel_sized(image)
+            panels += [image, *(paint(image, forest, forest_colours(forest)) for forest in shown.values())]
             captions += [self.watched.truth.item(image_id).path.name]
             captions += [f"{name}: {len(forest)} masks" for name, forest in shown.items()]
         with atomic_path(path) as temporary:
@@ -158,8 +159,3 @@ class WatchHook(Hook):
 def sheet_path(out: Path, done: int) -> Path:
     """Where the picture after `done` steps lies."""
     return out / "watch" / f"step-{done:06d}.png"
-
-
-def _painted(image: ImageArray, forest: MaskForest) -> ImageArray:
-    masks = forest.masks
-    return paint(image, masks, forest_colours(forest), masks[:0])

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sohes.data.coco import ImageItem, ImageSet
-from sohes.data.draw import forest_colours, grid, paint
+from sohes.data.draw import forest_colours, grid, paint, panel_sized
 from sohes.data.images import ImageArray, load_image
 from sohes.errors import DataError
 from sohes.evaluation.hierarchy import MATCH_IOU, match
@@ -167,19 +167,19 @@ def _rows(
 def _row(image: ImageArray, item: ImageItem, truth: ImageSet, predictions: Predictions, recall: float) -> _Row:
     annotated = truth.forest(item.id)
     annotated = annotated.select(np.flatnonzero(annotated.attributes["iscrowd"] == 0))
-    colours, objects = forest_colours(annotated), annotated.masks
-    found, missed, total = objects[:0], objects, 0
+    colours, image = forest_colours(annotated), panel_sized(image)
+    found, missed, total = annotated.select([]), annotated, 0
     chosen: IntArray = np.zeros(0, np.int64)
     if item.id in predictions:
         forest = predictions[item.id]
         taken, chosen = match(forest, annotated)
-        found, missed = forest.select(taken).masks, np.delete(objects, chosen, axis=0)
+        found, missed = forest.select(taken), annotated.select(np.delete(np.arange(len(annotated)), chosen))
         total = len(forest)
     return [
         (image, f"{item.path.name} · AR@1000 {100 * recall:.1f}"),
-        (paint(image, objects, colours, objects[:0]), f"ground truth: {len(objects)} objects"),
+        (paint(image, annotated, colours), f"ground truth: {len(annotated)} objects"),
         (
             paint(image, found, colours[chosen], missed),
-            f"found at IoU {MATCH_IOU}: {len(chosen)} of {len(objects)}, among {total} predictions",
+            f"found at IoU {MATCH_IOU}: {len(chosen)} of {len(annotated)}, among {total} predictions",
         ),
     ]

@@ -24,6 +24,7 @@ from sohes.backbones.provenance import MASKS, join_supervision
 from sohes.backbones.timm_folder import weights_digest
 from sohes.data.images import ImageArray
 from sohes.data.labelling import label_listing
+from sohes.data.labels import even_shard_size
 from sohes.data.listing import Listing
 from sohes.errors import DataError
 from sohes.explore.explorer import Exploration, Explorer, View
@@ -77,7 +78,7 @@ def explore_listing(
     folder: Path,
     *,
     description: str,
-    shard_size: int = 64,
+    shard_size: int | None = None,
     job: tuple[int, int] = (0, 1),
 ) -> None:
     """Phase 1 of a listing's images into a label store; goes on where an interrupted run stopped.
@@ -87,7 +88,7 @@ def explore_listing(
         listing: the images.
         folder: of the label store.
         description: shown beside the progress.
-        shard_size: images a shard, what an interrupted run loses at most.
+        shard_size: images a shard, what an interrupted run loses at most; by default what divides among jobs evenly.
         job: (i, n) for the i-th of n jobs that write the store together, i counted from 0.
 
     Raises:
@@ -115,7 +116,7 @@ def explore_listing(
         folder,
         header=header,
         description=description,
-        shard_size=shard_size,
+        shard_size=shard_size or even_shard_size(len(listing)),
         job=job,
     )
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
-from sohes.data.sources import check_images, scan_folder, split_images, write_split
+from sohes.data.images import load_image
+from sohes.data.listing import list_images
+from sohes.data.sources import check_images, split_images, write_split
 from sohes.errors import DataError
 
 
@@ -34,44 +35,26 @@ def truth_of(folder: Path, *names: str, size_hw: tuple[int, int] = (6, 8)) -> Im
     return ImageSet(folder / "truth.json", items, rows, [{"id": 1, "name": "entity"}])
 
 
-def test_scan_is_recursive_sorted_and_knows_suffixes(tmp_path: Path) -> None:
-    paths = make_images(tmp_path, "a/c.PNG", "a.jpg", "b/d/e.webp")
-    make_images(tmp_path, ".hidden/x.png", ".y.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    assert scan_folder(tmp_path) == sorted(paths)
-
-
-def test_scan_refuses_what_holds_no_images(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing: no such folder"):
-        scan_folder(tmp_path / "missing")
-    with pytest.raises(DataError, match="no image found"):
-        scan_folder(tmp_path)
-    (tmp_path / "file.txt").touch()
-    with pytest.raises(DataError, match="is a file"):
-        scan_folder(tmp_path / "file.txt")
-
-
-def test_scan_names_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_images(tmp_path, "a.png", "locked/b.png")
-    scandir = os.scandir
-
-    def refuse_locked(path: str) -> Iterator[os.DirEntry[str]]:
-        if Path(path).name == "locked":  # permissions alone would not stop a superuser
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse_locked)
-    with pytest.raises(DataError, match=r"locked: cannot be listed \(Permission denied\)"):
-        scan_folder(tmp_path)
-
-
 def test_broken_images_are_skipped_with_the_reason(tmp_path: Path) -> None:
     paths = make_images(tmp_path, "a.png", "b.png", "c.png")
     paths[1].write_bytes(paths[1].read_bytes()[:40])
-    items, skipped = check_images(paths)
+    items, skipped = check_images(list_images(tmp_path))
     assert [(item.id, item.path.name, item.size_hw) for item in items] == [(1, "a.png", (6, 8)), (3, "c.png", (6, 8))]
     assert list(skipped) == [str(paths[1])]
-    assert "cannot be read" in skipped[str(paths[1])]
+    assert skipped[str(paths[1])].startswith("cannot be read")
+
+
+def test_members_of_archives_are_images_like_others(tmp_path: Path) -> None:
+    (path,) = make_images(tmp_path, "a.png", size_hw=(5, 9))
+    with tarfile.open(tmp_path / "b.tar", "w") as file:
+        file.add(path, "./inside/c.png")
+    items, skipped = check_images(list_images(tmp_path))
+    assert [(item.path, item.size_hw) for item in items] == [
+        (path, (5, 9)),
+        (tmp_path / "b.tar" / "inside" / "c.png", (5, 9)),
+    ]
+    assert skipped == {}
+    assert np.array_equal(load_image(items[1].path), load_image(path))
 
 
 def test_named_images_are_held_out(tmp_path: Path) -> None:
