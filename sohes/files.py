@@ -114,7 +114,7 @@ def printable(name: str | Path) -> str:
 
 def short_stem(name: str | Path) -> str:
     """A file's name without its suffix, cut so that what is made of it can be a file's name."""
-    return Path(name).stem.encode()[:_LONGEST_STEM].decode(errors="ignore")
+    return printable(Path(name).stem).encode()[:_LONGEST_STEM].decode(errors="ignore")
 
 
 def walk_files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
@@ -127,7 +127,7 @@ def walk_files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
         DataError: a folder cannot be listed.
     """
     seen: set[tuple[int, int]] = set()
-    folders, links = [os.fspath(folder)], []
+    folders, links = [os.fspath(folder)], list[str]()
     while folders or links:
         where = folders.pop() if folders else links.pop(0)
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +104,34 @@ def test_only_broken_images_are_a_failure(segment: Segment, tmp_path: Path, caps
     (tmp_path / "x.png").write_text("no image")
     assert segment(tmp_path / "x.png", tmp_path / "missing.png") == 1
     assert "2 of 2 images could not be read" in capsys.readouterr().err
+
+
+def test_every_kind_of_source(segment: Segment, photos: Path, tmp_path: Path) -> None:
+    with tarfile.open(photos / "x.tar", "w") as file:
+        file.add(photos / "a.png", "inside.png")
+    (photos / "notes.txt").write_text("no image")
+    (tmp_path / "list.txt").write_bytes("photos/more/b.jpg\r\n".encode("utf-16"))
+    assert segment(tmp_path / "list.txt", photos) == 0
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {"a", "b", "inside"}
+
+
+def test_what_is_not_read_is_listed(
+    segment: Segment, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos / "skipped.png").write_bytes((photos / "a.png").read_bytes())
+    os.rename(photos / "more" / "b.jpg", os.fsencode(photos) + b"/caf\xe9.jpg")
+    (photos / "c.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (photos / "notes.txt").write_text("no image")
+    assert segment(photos) == 0
+    said = capsys.readouterr()
+    assert "2 of 4 images could not be read" in said.err
+    assert "caf\\xe9.jpg: the name is not UTF-8" in said.err
+    assert "not images: 1 other file (1 .txt)" in said.out
+    skipped = json.loads((tmp_path / "out" / "skipped.json").read_text())
+    assert [Path(entry["file"]).name for entry in skipped] == ["c.heic", "caf\\xe9.jpg"]
+    assert (tmp_path / "out" / "photos-skipped.json").exists()
+    assert segment(photos / "a.png") == 0
+    assert not (tmp_path / "out" / "skipped.json").exists()
 
 
 def test_mistakes_end_in_one_line(segment: Segment, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,51 @@ def test_parts_write_the_store_of_a_single_run(
     assert (tmp_path / "three" / "summary.json").exists()
 
 
+def test_parts_are_even_also_of_few_images(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["explore", str(photos), *BACKBONE, *SETTINGS, "--overlays", "0", "--out"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    for part, done in (("0/3", 4), ("1/3", 7), ("0/2", 9), ("1/2", 10)):  # of 10; the number of jobs may change
+        capsys.readouterr()
+        assert main([*command, str(tmp_path / "many"), "--shard", part]) == 0
+        said = capsys.readouterr().out
+        assert f"holds {done} of 10 images" in said or done == 10
+    assert labels(tmp_path / "many") == labels(tmp_path / "one")
+
+
+def test_single_files_and_all_else_that_people_have(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    a, b, c, *_ = sorted(photos.glob("*[0-9].png"))
+    Image.open(a).save(folder / "a.jfif", format="JPEG")
+    Image.open(a).save(folder / "no suffix", format="PNG")
+    with tarfile.open(folder / "b.tar", "w") as file:
+        file.add(b, "b.png")
+    (folder / "c.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (folder / "notes.csv").write_text("a,b")
+    os.rename(shutil.copy(c, folder), os.fsencode(folder) + b"/caf\xe9.png")
+    (folder / "loop").symlink_to(".")
+    os.mkfifo(folder / "pipe.png")
+    command = [*BACKBONE, *SETTINGS, "--overlays", "9", "--out", str(tmp_path / "out")]
+    assert main(["explore", str(a), str(folder), str(b), *command]) == 0
+    said = capsys.readouterr()
+    store = LabelStore(tmp_path / "out")
+    assert [Path(store.file(image_id)).name for image_id in store.image_ids] == [
+        a.name,
+        "a.jfif",
+        "b.png",
+        "no suffix",
+        b.name,
+    ]
+    assert "5 images, 3 skipped" in said.out
+    assert "not images: 1 other file (1 .csv)" in said.out
+    reasons = {Path(entry["file"]).name: entry["reason"] for entry in read_json(tmp_path / "out" / "skipped.json")}
+    assert list(reasons) == ["c.heic", "caf\\xe9.png", "pipe.png"]
+    assert "not UTF-8" in reasons["caf\\xe9.png"]
+    assert len(list((tmp_path / "out" / "overlays").iterdir())) == 5
+
+
 def test_archives_give_the_masks_of_their_files(photos: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as file:
         for path in sorted(photos.glob("*.png"))[:3]:
@@ -220,4 +266,4 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path / "killed")], check=True, **quiet)  # type: ignore[call-overload]
     subprocess.run([*command, "--out", str(tmp_path / "alone")], check=True, **quiet)  # type: ignore[call-overload]
     assert labels(tmp_path / "killed") == labels(tmp_path / "alone")
-    assert len(labels(tmp_path / "alone")) == 5
+    assert len(labels(tmp_path / "alone")) == 260

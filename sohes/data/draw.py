@@ -134,7 +134,8 @@ def _sampled(forest: MaskForest, size_hw: tuple[int, int]) -> Iterator[tuple[int
 
 
 def _outline(ink: NDArray[np.int32], mask: BoolArray, corner: tuple[int, int], value: int, thickness: int) -> None:
-    contours, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(corner[1], corner[0]))
+    shape, left_top = mask.view(np.uint8), (corner[1], corner[0])
+    contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=left_top)
     cv2.drawContours(ink, contours, -1, value, thickness)
 
 

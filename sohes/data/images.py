@@ -108,7 +108,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     name = printable(path)
     if name != str(path):  # label stores and COCO files cannot hold it
-        raise DataError(f"{name}: the name is not UTF-8; rename it (`convmv -f latin1 -t utf8 -r FOLDER` finds them all)")
+        raise DataError(f"{name}: the name is not UTF-8; rename it (`convmv -f latin1 -t utf8 --notest FILE`)")
     try:
         if Path(path).suffix.lower() in _RAW:  # many are TIFF files to Pillow, which reads their thumbnail
             raise DataError(f"{path}: cannot be read as an image (a camera's raw file; {_SAVE_IT})")
@@ -141,7 +141,8 @@ def _content(path: Path) -> bytes | None:
             raise
         return content
     if not stat.S_ISREG(mode):  # opening a pipe would wait for a writer
-        raise DataError(f"{path}: cannot be read as an image (a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'})")
+        what = "folder" if stat.S_ISDIR(mode) else "pipe or device"
+        raise DataError(f"{path}: cannot be read as an image (a {what})")
     return None
 
 

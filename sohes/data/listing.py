@@ -105,7 +105,7 @@ def list_images(*sources: str | Path) -> Listing:
     paths = [path for source in sources for path in _expanded(str(source))]
     coco = [path for path in paths if path.suffix.lower() == ".json" and not path.is_dir()]
     if coco and len(paths) > 1:
-        raise DataError(f"{coco[0]}: a COCO file numbers its images itself; give it alone, not among {len(paths)} sources")
+        raise DataError(f"{coco[0]}: a COCO file numbers its images itself; give it alone, not as one of {len(paths)}")
     if coco:
         return Listing.of_items(read_coco(coco[0].absolute()).items)
     found = _Found()
@@ -202,9 +202,10 @@ def _kinds(others: Mapping[str, int]) -> str:
     """Numbers of files by suffix, the most frequent first."""
     ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
     shown = [f"{count:,} {printable(suffix) or 'without suffix'}" for suffix, count in ranked[:_KINDS_NAMED]]
-    more = sum(count for _, count in ranked[_KINDS_NAMED:])
+    if len(ranked) > _KINDS_NAMED:
+        shown.append(f"{sum(count for _, count in ranked[_KINDS_NAMED:]):,} more")
     total = sum(others.values())
-    return f"{total:,} other file{'s' if total > 1 else ''} ({', '.join([*shown, *([f'{more:,} more'] if more else [])])})"
+    return f"{total:,} other file{'s' if total > 1 else ''} ({', '.join(shown)})"
 
 
 def _lines(path: Path) -> list[str]:

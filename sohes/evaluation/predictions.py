@@ -26,7 +26,7 @@ from sohes.data.labels import LabelStore
 from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.inputs import first_images
-from sohes.files import file_digest
+from sohes.files import file_digest, text_encoding
 from sohes.masks import MaskForest
 from sohes.progress import Reporter
 
@@ -207,7 +207,7 @@ def read_scored_coco(path: Path, truth: ImageSet, problems: Problems) -> Predict
 
 
 def _is_results_file(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding=text_encoding(path), errors="replace") as file:
         return not file.read(_CHUNK).lstrip().startswith("{")
 
 
@@ -281,7 +281,8 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
     """Index and value of each element of the JSON list in `path`, one at a time."""
     decoder = json.JSONDecoder()
     chunks = max(1, math.ceil(path.stat().st_size / _CHUNK))
-    with path.open(encoding="utf-8-sig", errors="replace") as file, Reporter(f"read {path.name}", chunks) as reporter:
+    encoding = text_encoding(path)
+    with path.open(encoding=encoding, errors="replace") as file, Reporter(f"read {path.name}", chunks) as reporter:
         text, place, index = file.read(_CHUNK).lstrip(), 1, 0
         if not text.startswith("["):
             raise DataError(f"{path}: a COCO results file is a JSON list of masks; this begins with {text[:20]!r}")

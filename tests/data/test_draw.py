@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import colorsys
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sohes.data import draw
 from sohes.data.coco import read_coco
 from sohes.data.draw import forest_colours, grid, overlay
 from sohes.data.images import load_image
-from sohes.masks import MaskForest
+from sohes.masks import MaskForest, encode_window
 
 WIDTH, GAP, LINE = 240, 6, 22  # of a panel, between panels, of the captions
 
@@ -70,6 +72,39 @@ def test_an_empty_forest_and_a_tiny_picture() -> None:
     assert picture.shape[2] == 3
     with pytest.raises(ValueError, match="masks are"):
         overlay(np.zeros((4, 5, 3), dtype=np.uint8), MaskForest.from_masks(np.zeros((0, 5, 4), dtype=bool)))
+
+
+def test_a_large_picture_is_scaled_down_with_its_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 4 x 4 block of a picture of 2000 px is alike, so each panel is that of the small picture."""
+    rng = np.random.default_rng(0)
+    small = np.zeros((12, 300, 500), dtype=bool)
+    for mask in small:
+        top, left, height, width = rng.integers((0, 0, 10, 10), (200, 400, 100, 100))
+        mask[top : top + height, left : left + width] = rng.random((height, width)) < 0.9
+    image = rng.integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    large = [np.repeat(np.repeat(array, 4, axis), 4, axis + 1) for array, axis in ((image, 0), (small, 1))]
+    forest = MaskForest.from_masks(small)
+    many = MaskForest.from_masks(large[1])
+    assert overlay(large[0], many).shape[1] == GAP + 4 * (1024 + GAP)
+    monkeypatch.setattr(draw, "PANEL_PX", 500)
+    assert np.array_equal(overlay(large[0], many), overlay(image, forest))
+
+
+def test_many_masks_of_a_large_photograph_need_little_memory() -> None:
+    """200 masks of 6 megapixels are 1.2 GB as arrays."""
+    size_hw, rng = (2000, 3000), np.random.default_rng(0)
+    disc = np.hypot(*np.ogrid[-1:1:300j, -1:1:300j]) <= 1
+    corners = rng.integers(0, 1700, (200, 2)).tolist()
+    rles = [encode_window(disc, (top, left), size_hw) for top, left in corners]
+    forest = MaskForest.from_rles(rles, size_hw)
+    image = np.zeros((*size_hw, 3), dtype=np.uint8)
+    overlay(image[:100, :100], MaskForest.from_masks(np.ones((1, 100, 100), dtype=bool)))  # compiles
+    tracemalloc.start()
+    picture = overlay(image, forest)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert picture.shape[1] > 4000
+    assert peak < 150e6
 
 
 def test_grid_places_pictures_row_by_row() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,11 +108,42 @@ def test_truncated(tmp_path: Path, suffix: str) -> None:
 def test_not_an_image_and_missing(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.jpg").touch()
-    for name in ("text.jpg", "empty.jpg"):
-        with pytest.raises(DataError, match=name):
+    for name, reason in (("text.jpg", "not an image"), ("empty.jpg", "the file is empty")):
+        with pytest.raises(DataError, match=f"{name}.*{reason}"):
             load_image(tmp_path / name)
     with pytest.raises(DataError, match=r"none\.jpg: no such image"):
         load_image(tmp_path / "none.jpg")
+
+
+def test_a_file_is_what_its_bytes_say_and_never_runs_a_program(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "a.jpg", "PNG")
+    assert load_image(tmp_path / "a.jpg").shape == (2, 3, 3)
+    (tmp_path / "b.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    (tmp_path / "c.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))  # as phones name them when they send them
+    (tmp_path / "d.jxl").write_bytes(b"\xff\x0a")
+    reasons = {"b.jpg": "not an image", "c.jpg": "HEIC.*pip install pillow-heif", "d.jxl": "does not read JXL"}
+    for name, reason in reasons.items():
+        with pytest.raises(DataError, match=rf"{name}: cannot be read as an image \(.*{reason}"):
+            load_image(tmp_path / name)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    (tmp_path / "c.png").symlink_to("c.png")
+    for name, reason in {
+        "a.png": "a pipe",
+        "b.png": "a folder",
+        "c.png": "symbolic links",
+        "x" * 300: "too long",
+    }.items():
+        with pytest.raises(DataError, match=f"cannot be read as an image.*{reason}"):
+            load_image(tmp_path / name)
+        with pytest.raises(DataError, match=reason):
+            image_size(tmp_path / name)
+    for name in ("zero\0.png", "half\ud83d.png"):
+        with pytest.raises(DataError):
+            load_image(Path(name))
 
 
 def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

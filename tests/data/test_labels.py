@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from sohes.data.labels import LabelStore, LabelWriter, export_coco
+from sohes.data.labels import LabelStore, LabelWriter, even_shard_size, export_coco
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 
@@ -160,6 +160,21 @@ def test_jobs_together_write_the_bytes_of_one(tmp_path: Path, jobs: int) -> None
     store = LabelStore(tmp_path / "many")
     assert store.image_ids == [seed for seed in seeds if seed >= 0]
     assert store.skipped == {f"{seed}.jpg": "broken" for seed in (-1, -2, -3)}
+
+
+@pytest.mark.parametrize(("total", "jobs"), [(30, 4), (1, 3), (100, 7), (1000, 16), (5000, 20), (100_000, 64)])
+def test_jobs_get_about_equally_many_images(tmp_path: Path, total: int, jobs: int) -> None:
+    writer = LabelWriter(tmp_path, header={}, shard_size=even_shard_size(total))
+    parts = [writer.shards(total, (job, jobs)).values() for job in range(jobs)]
+    assert sorted(place for part in parts for places in part for place in places) == list(range(total))
+    counts = [sum(map(len, part)) for part in parts]
+    assert max(counts) <= 1.1 * total / jobs + 1
+
+
+def test_a_name_that_is_not_utf8_is_noted_readably(tmp_path: Path) -> None:
+    with LabelWriter(tmp_path, header={}) as writer:
+        writer.skip("caf\udce9.png", "the name is not UTF-8")
+    assert LabelStore(tmp_path).skipped == {"caf\\xe9.png": "the name is not UTF-8"}
 
 
 def test_a_store_of_broken_images_only(tmp_path: Path) -> None:

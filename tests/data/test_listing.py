@@ -189,7 +189,8 @@ def test_odd_members_of_archives(tmp_path: Path) -> None:
 def test_links_are_followed_and_loops_survived(tmp_path: Path) -> None:
     put(tmp_path / "elsewhere", "p0.png", "deep/p1.png")
     put(tmp_path / "set", "own.png")
-    for name, target in {"part": "../elsewhere", "again": "../elsewhere", "loop": ".", "up": "..", "self": "self"}.items():
+    links = {"part": "../elsewhere", "again": "../elsewhere", "loop": ".", "up": "..", "self": "self"}
+    for name, target in links.items():
         (tmp_path / "set" / name).symlink_to(target)
     (tmp_path / "set" / "same.png").symlink_to("own.png")
     (tmp_path / "set" / "gone.png").symlink_to("nowhere.png")

@@ -101,6 +101,19 @@ def test_outside_files(launch: Launch, tmp_path: Path) -> None:
     assert f"stage images: {tmp_path / 'nowhere'} does not exist" in output
 
 
+def test_an_outside_folder_with_links_that_loop(launch: Launch, tmp_path: Path) -> None:
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    photos.mkdir()
+    elsewhere.mkdir()
+    for name, target in {"loop": ".", "part": "../elsewhere", "again": "../elsewhere", "gone.png": "nowhere"}.items():
+        (photos / name).symlink_to(target)
+    (photos / "caf\udce9.png").touch()  # a name that is not UTF-8
+    launch("--images", str(photos))
+    assert actions(launch("--dry-run", "--images", str(photos))[1])["images"] == ("skip", "up to date")
+    (elsewhere / "a.png").touch()
+    assert actions(launch("--dry-run", "--images", str(photos))[1])["images"][0] == "run"
+
+
 def test_outside_file_is_known_by_its_bytes(launch: Launch, tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     truth.write_text("one")
