@@ -41,11 +41,13 @@ def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
     image = panel_sized(image)
     colours, depth = forest_colours(forest), np.minimum(forest.depth, len(LEVELS) - 1)
     panels, captions = [image], ["image"]
+    above = np.zeros(image.shape[:2], np.uint8)
     for level, name in enumerate(LEVELS):
         chosen = np.flatnonzero(depth == level)
-        above = forest.select(np.flatnonzero(depth < level))
-        panels.append(paint(image, forest.select(chosen), colours[chosen], above))
+        ink, outlines = _drawn(forest.select(chosen), (image.shape[0], image.shape[1]))
+        panels.append(_coloured(image, ink, colours[chosen], above))
         captions.append(f"{name}: {len(chosen)}")
+        above |= outlines
     return grid(panels, captions, columns=len(panels))
 
 
@@ -93,22 +95,34 @@ def paint(
         colours: (M, 3) RGB 0..255; see `forest_colours`.
         outlined: masks of the same picture.
     """
-    height, width = image.shape[:2]
-    count, faint = len(forest), 2 * len(forest)
-    ink = np.full((height, width), -1, np.int32)  # i: tint of mask i; M + i: its outline; 2 M: a faint outline
-    thickness = max(1, round(max(height, width) / 320))
-    for _, mask, corner in _sampled(outlined, (height, width)) if outlined else ():
-        _outline(ink, mask, corner, faint, 1)
-    for index, mask, corner in _sampled(forest, (height, width)):
-        view = ink[corner[0] : corner[0] + mask.shape[0], corner[1] : corner[1] + mask.shape[1]]
-        np.copyto(view, index, where=mask)
-        _outline(ink, mask, corner, count + index, thickness)
+    size_hw = (image.shape[0], image.shape[1])
+    faint = _drawn(outlined, size_hw)[1] if outlined else np.zeros(size_hw, np.uint8)
+    return _coloured(image, _drawn(forest, size_hw)[0], colours, faint)
+
+
+def _drawn(forest: MaskForest, size_hw: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """What covers each pixel (H, W): -1 nothing, i mask i, M + i its outline; and all outlines, 1 px wide, as 0 and 1."""
+    ink, outlines = np.full(size_hw, -1, np.int32), np.zeros(size_hw, np.uint8)
+    thickness = max(1, round(max(size_hw) / 320))
+    for index, mask, (top, left) in _sampled(forest, size_hw):
+        np.copyto(ink[top : top + mask.shape[0], left : left + mask.shape[1]], index, where=mask)
+        shape = mask.view(np.uint8)
+        contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(left, top))
+        cv2.drawContours(ink, contours, -1, len(forest) + index, thickness)
+        cv2.drawContours(outlines, contours, -1, 1, 1)
+    return ink, outlines
+
+
+def _coloured(
+    image: ImageArray, ink: NDArray[np.int32], colours: NDArray[np.float32], faint: NDArray[np.uint8]
+) -> ImageArray:
+    """The panel of what `_drawn` gives, with other outlines below it."""
     grey = image.astype(np.float32).mean(axis=2, keepdims=True)
     panel = np.repeat(0.35 * grey + 0.65 * 255, 3, axis=2)
-    tinted = (ink >= 0) & (ink < count)
+    panel[faint > 0] = 150.0
+    tinted, edge = (ink >= 0) & (ink < len(colours)), ink >= len(colours)
     panel[tinted] = (1 - _TINT) * grey[tinted] + _TINT * colours[ink[tinted]]
-    edge = ink >= count
-    panel[edge] = np.concatenate([colours * 0.4, np.full((1, 3), 150.0)])[ink[edge] - count]
+    panel[edge] = 0.4 * colours[ink[edge] - len(colours)]
     return np.clip(np.rint(panel), 0, 255).astype(np.uint8)
 
 
@@ -131,12 +145,6 @@ def _sampled(forest: MaskForest, size_hw: tuple[int, int]) -> Iterator[tuple[int
             runs.paint(np.array([index]), canvas.transpose(0, 2, 1))
             yield int(index), cv2.transpose(view.view(np.uint8)).view(bool), (top, left)
             view[:] = False
-
-
-def _outline(ink: NDArray[np.int32], mask: BoolArray, corner: tuple[int, int], value: int, thickness: int) -> None:
-    shape, left_top = mask.view(np.uint8), (corner[1], corner[0])
-    contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=left_top)
-    cv2.drawContours(ink, contours, -1, value, thickness)
 
 
 def grid(images: Sequence[ImageArray], captions: Sequence[str], columns: int) -> ImageArray:

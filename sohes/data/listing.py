@@ -20,9 +20,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sohes.data import images
 from sohes.data.archives import PACKED, Span, is_archive_name, members, read_span
 from sohes.data.coco import ImageItem, read_coco
-from sohes.data.images import ImageArray, is_image_content, is_image_name, load_image
+from sohes.data.images import ImageArray, is_image_content, is_image_name
 from sohes.errors import DataError
 from sohes.files import printable, read_text, walk_files
 from sohes.progress import track
@@ -70,9 +71,9 @@ class Listing:
         """The image at `place`, see `load_image`."""
         name = self.names[place]
         if self.spans is None or self.spans[place, 0] < 0:
-            return load_image(Path(name))
+            return images.load_image(Path(name))
         offset, length = self.spans[place].tolist()
-        return load_image(Path(name), read_span(name, (offset, length)))
+        return images.load_image(Path(name), read_span(name, (offset, length)))
 
     def sample(self, count: int = 32) -> Iterator[ImageArray]:
         """Some images, spread evenly over all, less those that cannot be read."""

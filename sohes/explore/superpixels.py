@@ -18,6 +18,7 @@ from scipy import sparse
 from sohes.masks import BoolArray, FloatArray, MaskForest, encode_window
 
 _LONGEST_PX = 1024
+_STRIP_PX, _REACH_PX = 512, 16  # rows at a time; further away nothing changes an edge's strength
 _LEVELS = 1 << 16  # of colour differences, so that edges can be sorted by counting
 
 
@@ -203,6 +204,15 @@ def grow_tree(
 
 def edge_strength(image: NDArray[np.uint8]) -> FloatArray:
     """Colour gradient (H, W) float32 in CIELAB units a pixel, the larger of two scales (sigma 1 and 2 px)."""
+    strongest = np.zeros(image.shape[:2], np.float32)
+    for top in range(0, len(image), _STRIP_PX):  # of a large photograph, all at once would be gigabytes
+        first = max(0, top - _REACH_PX)
+        strip = _edge_strength(image[first : top + _STRIP_PX + _REACH_PX])
+        strongest[top : top + _STRIP_PX] = strip[top - first : top - first + _STRIP_PX]
+    return strongest
+
+
+def _edge_strength(image: NDArray[np.uint8]) -> FloatArray:
     lab = cv2.cvtColor(image.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2Lab)
     strongest = np.zeros(image.shape[:2], np.float32)
     for sigma in (1.0, 2.0):

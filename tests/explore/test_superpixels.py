@@ -182,6 +182,14 @@ def test_edge_strength_by_other_libraries() -> None:
     assert (answers[1] > answers[0] + 1).any()
 
 
+def test_edge_strength_of_a_large_picture_is_that_of_its_parts() -> None:
+    image = few_colours(3, 1100, 40)
+    whole = edge_strength(image)
+    for top in (0, 480, 500, 700):
+        part = edge_strength(image[top : top + 400])
+        np.testing.assert_array_equal(part[20:-20], whole[top + 20 : top + 380])
+
+
 def example(seed: int) -> tuple[Image, Labels, FloatArray]:
     """A picture of 17 x 22 px with some 15 superpixels, and a feature map of 4 x 5 patches."""
     rng = np.random.default_rng(seed)
