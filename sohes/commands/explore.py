@@ -116,5 +116,7 @@ def finish(store: Any, *, overlays: int) -> list[str]:
     plot_summary(summary, store.header["backbone"], store.folder / "summary.png")
     draw_overlays(store, store.folder / "overlays", overlays)
     for file, reason in list(store.skipped.items())[:3]:
-        print(f"sohes: skipped {file}: {reason}", file=sys.stderr)
+        print(f"sohes: skipped {file}: {reason.removeprefix(f'{file}: ')}", file=sys.stderr)
+    if len(store.skipped) > 3:
+        print(f"sohes: skipped {len(store.skipped) - 3:,} more, see skipped.json", file=sys.stderr)
     return [*summary.lines(), f"{store.folder}: labels, summary.json, summary.png, skipped.json, overlays/"]

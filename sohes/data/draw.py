@@ -101,7 +101,7 @@ def paint(
 
 
 def _drawn(forest: MaskForest, size_hw: tuple[int, int]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """What covers each pixel (H, W): -1 nothing, i mask i, M + i its outline; and all outlines, 1 px wide, as 0 and 1."""
+    """What covers each pixel (H, W): -1 nothing, i mask i, M + i its outline; and all outlines, 1 px wide, 0 or 1."""
     ink, outlines = np.full(size_hw, -1, np.int32), np.zeros(size_hw, np.uint8)
     thickness = max(1, round(max(size_hw) / 320))
     for index, mask, (top, left) in _sampled(forest, size_hw):

@@ -10,7 +10,7 @@ import io
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -40,6 +40,7 @@ _HEIF = (".heic", ".heif", ".hif")
 _RAW = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
 _OTHERS = (".avif", ".jp2", ".webp", ".jxl", ".exr", ".svg")
 _SAVE_IT = "save it as JPEG or PNG"
+_HEAD_BYTES = 12  # hold the signature of a HEIC file
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -61,10 +62,18 @@ def is_image_name(name: str) -> bool:
 def is_image_content(file: Path | IO[bytes]) -> bool:
     """Whether a file begins as an image does; for files without a suffix."""
     try:
-        with Image.open(file, formats=_readable(_SIGNED)):
-            return True
+        with file.open("rb") if isinstance(file, Path) else nullcontext(file) as opened:
+            if _is_heic(opened.read(_HEAD_BYTES)):
+                return True
+            opened.seek(0)
+            with Image.open(opened, formats=_readable(_SIGNED)):
+                return True
     except Exception:  # a damaged file can raise almost anything
         return False
+
+
+def _is_heic(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc")
 
 
 def _readable(formats: tuple[str, ...]) -> list[str]:
@@ -149,11 +158,11 @@ def _content(path: Path) -> bytes | None:
 def _reason(path: Path, content: bytes | None) -> str:
     """Why Pillow does not know a file."""
     with io.BytesIO(content) if content is not None else path.open("rb") as file:
-        head = file.read(12)
+        head = file.read(_HEAD_BYTES)
     suffix = path.suffix.lower()
     if not head:
         return "the file is empty"
-    if suffix in _HEIF or (head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc")):
+    if suffix in _HEIF or _is_heic(head):
         return f"HEIC, which Pillow reads with `pip install pillow-heif`; or {_SAVE_IT}"
     if path.name.lower().endswith(PACKED):
         return "a packed archive; unpack it, or make it a plain .tar"

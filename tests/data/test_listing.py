@@ -214,12 +214,14 @@ def test_every_kind_of_image_is_looked_for_and_all_else_is_counted(tmp_path: Pat
     (tmp_path / "h.dng").write_bytes((tmp_path / "a.jfif").read_bytes())
     for name in ("README", "notes.txt", "x.json", "y.json", "z.csv", "video.mp4", "page.html"):
         (tmp_path / name).write_text("P3 is how a picture could begin")
+    (tmp_path / "i").write_bytes((tmp_path / "g.heic").read_bytes())
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "pipe.png")
     listing = list_images(tmp_path)
-    assert names(listing) == [*kinds, "g.heic", "h.dng", "pipe.png"]
+    assert names(listing) == [*kinds, "g.heic", "h.dng", "i", "pipe.png"]
     assert all(listing.load(place).shape == (4, 6, 3) for place in range(len(kinds)))
-    for place, reason in ((6, "pip install pillow-heif"), (7, "a camera's raw file"), (8, "a pipe or device")):
+    heic = "pip install pillow-heif"
+    for place, reason in ((6, heic), (7, "a camera's raw file"), (8, heic), (9, "a pipe or device")):
         with pytest.raises(DataError, match=reason):
             listing.load(place)
     assert listing.notes == ["not images: 8 other files (2 without suffix, 2 .json, 1 .csv, 1 .html, 2 more)"]

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sohes.data.coco import ImageItem
+from sohes.data.images import image_size
 from sohes.data.prepare.catalogue import DATASETS, Dataset
 from sohes.data.prepare.scene import Tally
 from sohes.data.prepare.writer import CocoWriter
@@ -154,12 +154,8 @@ def check_image(item: ImageItem) -> None:
     """
     if not item.path.is_file():
         raise DataError(f"{item.path} is missing")
-    try:
-        with Image.open(item.path) as image:
-            width, height = image.size
-    except Exception as error:  # a damaged file can raise almost anything in a decoder
-        raise DataError(f"{item.path} cannot be read as an image") from error
-    if sorted((height, width)) != sorted(item.size_hw):  # sorted: EXIF may turn it
+    height, width = image_size(item.path)
+    if sorted((height, width)) != sorted(item.size_hw):  # annotators may have seen it before EXIF turned it
         raise DataError(f"{item.path} is {height} x {width} px, its masks are {item.height} x {item.width}")
 
 
