@@ -117,24 +117,25 @@ def short_stem(name: str | Path) -> str:
     return printable(Path(name).stem).encode()[:_LONGEST_STEM].decode(errors="ignore")
 
 
-def walk_files(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+def walk_files(folder: str | Path, *, leave_out: Path | None = None) -> Iterator[os.DirEntry[str]]:
     """All that is no folder below a folder, links followed, hidden names left out; in no particular order.
 
     Every real folder is visited once, under its own name where it has one below `folder`: links may form a loop, or
-    lead twice to the same place.
+    lead twice to the same place. A folder `leave_out` below is not visited.
 
     Raises:
         DataError: a folder cannot be listed.
     """
     seen: set[tuple[int, int]] = set()
+    if leave_out is not None and leave_out.exists() and not leave_out.samefile(folder):
+        seen.add(_identity(leave_out))
     folders, links = [os.fspath(folder)], list[str]()
     while folders or links:
         where = folders.pop() if folders else links.pop(0)
         try:
-            stat = os.stat(where)
-            if (stat.st_dev, stat.st_ino) in seen:
+            if _identity(where) in seen:
                 continue
-            seen.add((stat.st_dev, stat.st_ino))
+            seen.add(_identity(where))
             with os.scandir(where) as found:
                 entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
         except OSError as error:
@@ -154,3 +155,8 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(path: str | Path) -> tuple[int, int]:
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino

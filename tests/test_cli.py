@@ -115,6 +115,13 @@ def test_every_kind_of_source(segment: Segment, photos: Path, tmp_path: Path) ->
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {"a", "b", "inside"}
 
 
+def test_own_pictures_are_no_source(segment: Segment, photos: Path) -> None:
+    for _ in range(2):
+        assert main(["segment", str(photos), "--checkpoint", "any", "--out", str(photos / "out")]) == 0
+        assert sorted(path.name for path in (photos / "out").iterdir()) == ["a.json", "a.png", "b.json", "b.png"]
+    assert main(["segment", str(photos / "a.png"), "--checkpoint", "any", "--out", str(photos)]) == 0
+
+
 def test_what_is_not_read_is_listed(
     segment: Segment, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.explore import Explorer
     from sohes.explore.stream import explore_listing
 
-    listing = list_images(*options.source)
+    listing = list_images(*options.source, leave_out=options.out)
     model, provenance = resolve_weights(options.backbone, architecture=options.architecture)
     backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
     explorer = Explorer(backbone, settings).calibrated(listing.sample())

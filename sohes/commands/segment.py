@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.progress import track
     from sohes.segmenters import load_segmenter
 
-    listing = list_images(*options.source)
+    listing = list_images(*options.source, leave_out=options.out)
     segmenter = load_segmenter(options.checkpoint)
     paths = [Path(name) for name in listing.names]
     names = output_names(paths)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sohes.data.coco import Annotation, ImageSet, read_coco
+from sohes.data.listing import Listing
 from sohes.data.sources import check_images
 from sohes.errors import DataError, unknown_name
 from sohes.files import read_json
@@ -135,11 +136,11 @@ def _numbered_alike(train: ImageSet, val: ImageSet) -> list[ImageSet]:
 
 def _usable(images: ImageSet) -> tuple[ImageSet, list[str]]:
     """Only the images that can be read, each of the size that its annotations are made for; a note about the others."""
-    found, broken = check_images([item.path for item in images.items])
+    found, broken = check_images(Listing.of_items(images.items))
     reasons = [f"{file} ({reason})" for file, reason in broken.items()]
     if not found:
         raise DataError(f"{images.source}: none of its {len(images)} images can be read: {few(reasons)}")
-    items = [images.items[read.id - 1] for read in found]  # ids count from 1 in the order given
+    items = [images.item(read.id) for read in found]
     wrong = [
         f"{item.path} is {read.height} x {read.width}, its entry says {item.height} x {item.width}"
         for item, read in zip(items, found, strict=True)

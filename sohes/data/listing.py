@@ -92,13 +92,14 @@ class Listing:
         return digest.hexdigest()[:16]
 
 
-def list_images(*sources: str | Path) -> Listing:
+def list_images(*sources: str | Path, leave_out: Path | None = None) -> Listing:
     """The images that `sources` name, in their order, each once.
 
     Args:
         sources: any number of: a folder (its images and those in its `.tar` archives, all levels, sorted by path,
             links followed, hidden names left out); an image; a `.tar` archive; a `.txt` file with a path on each line,
             relative ones from its folder; a pattern, as `shards/{000..019}.tar` or `photos/*.jpg`. Or one COCO `.json`.
+        leave_out: a folder that is not searched where it lies below a source: results are written there.
 
     Raises:
         DataError: nothing there, no image in it, or it cannot be read.
@@ -109,7 +110,7 @@ def list_images(*sources: str | Path) -> Listing:
         raise DataError(f"{coco[0]}: a COCO file numbers its images itself; give it alone, not as one of {len(paths)}")
     if coco:
         return Listing.of_items(read_coco(coco[0].absolute()).items)
-    found = _Found()
+    found = _Found(leave_out)
     for path in paths:
         found.add_source(path)
     return found.listing(printable(paths[0]))
@@ -118,7 +119,8 @@ def list_images(*sources: str | Path) -> Listing:
 class _Found:
     """Files found so far, in order: images, and archives that are yet to be opened."""
 
-    def __init__(self) -> None:
+    def __init__(self, leave_out: Path | None) -> None:
+        self._leave_out = leave_out
         self._names: dict[str, None] = {}
         self._others: Counter[str] = Counter()
         self._repeated = 0
@@ -143,7 +145,8 @@ class _Found:
         self._names[name] = None
 
     def _add_folder(self, folder: str) -> None:
-        entries = sorted(walk_files(folder), key=lambda entry: entry.path.replace("/", "\0"))  # as paths
+        found = walk_files(folder, leave_out=self._leave_out)
+        entries = sorted(found, key=lambda entry: entry.path.replace("/", "\0"))  # as paths
         linked = any(entry.is_symlink() for entry in entries)
         real = {_identity(entry) for entry in entries if not entry.is_symlink()} if linked else set()
         for entry in entries:

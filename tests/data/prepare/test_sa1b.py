@@ -55,5 +55,5 @@ def test_broken_files(pack: Path, prepared: Prepare) -> None:
     assert [item.id for item in images.items] == list(range(5, COUNT + 1))
     (warning,) = report.warnings
     assert warning.startswith("left out: 4 images that cannot be used: ")
-    for text in ("sa_1.json: not valid JSON", "sa_2.json: not an SA-1B annotation", "sa_3.jpg cannot be read"):
+    for text in ("sa_1.json: not valid JSON", "sa_2.json: not an SA-1B annotation", "sa_3.jpg: cannot be read"):
         assert text in warning
