@@ -19,7 +19,7 @@ from typing import Any
 from sohes.errors import DataError, SohesError
 
 _NOT_UTF8 = re.compile(r"[\ud800-\udfff]")  # how Python keeps such bytes of a file's name
-_LONGEST_STEM = 180  # bytes; file systems allow 255 for the whole name, a temporary one among them
+_LONGEST_PART = 100  # bytes; file systems allow 255 for a whole name
 _MARKS = {  # the longer ones first: UTF-32 begins as UTF-16 does
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -112,9 +112,9 @@ def printable(name: str | Path) -> str:
     return _NOT_UTF8.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", str(name))
 
 
-def short_stem(name: str | Path) -> str:
-    """A file's name without its suffix, cut so that what is made of it can be a file's name."""
-    return printable(Path(name).stem).encode()[:_LONGEST_STEM].decode(errors="ignore")
+def shortened(name: str) -> str:
+    """The beginning of a file's name, short enough that what is made of it can be a file's name."""
+    return printable(name).encode()[:_LONGEST_PART].decode(errors="ignore")
 
 
 def walk_files(folder: str | Path, *, leave_out: Path | None = None) -> Iterator[os.DirEntry[str]]:

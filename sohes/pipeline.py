@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sohes.errors import ConfigError, DataError
-from sohes.files import atomic_path, read_json, short_stem, write_json
+from sohes.files import atomic_path, read_json, shortened, write_json
 from sohes.records import LADDER, Measurement, StageResult
 from sohes.settings import ExploreSettings, TeacherSettings
 
@@ -232,7 +232,7 @@ def _draw(source: ImageSet, forests: Mapping[str, Callable[[int], MaskForest]], 
     for item in source.items[:count]:
         image = load_image(item.path)
         rows = [overlay(image, forest_of(item.id)) for forest_of in forests.values()]
-        path = folder / f"{short_stem(item.path)}-{item.id}.png"  # names alone may repeat in subfolders
+        path = folder / f"{shortened(item.path.stem)}-{item.id}.png"  # names alone may repeat in subfolders
         with atomic_path(path) as temporary:
             picture = rows[0] if len(rows) == 1 else grid(rows, list(forests), columns=1)
             Image.fromarray(picture).save(temporary)

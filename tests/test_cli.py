@@ -115,6 +115,14 @@ def test_every_kind_of_source(segment: Segment, photos: Path, tmp_path: Path) ->
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {"a", "b", "inside"}
 
 
+def test_long_names(segment: Segment, tmp_path: Path) -> None:
+    for folder in ("d" * 250, "e" * 250):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (9, 8)).save(tmp_path / folder / f"{'n' * 250}.png")
+    assert segment(tmp_path / ("d" * 250), tmp_path / ("e" * 250)) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
 def test_own_pictures_are_no_source(segment: Segment, photos: Path) -> None:
     for _ in range(2):
         assert main(["segment", str(photos), "--checkpoint", "any", "--out", str(photos / "out")]) == 0

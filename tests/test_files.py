@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sohes.errors import DataError, SohesError
-from sohes.files import atomic_path, printable, read_json, short_stem, walk_files, write_json, write_text
+from sohes.files import atomic_path, printable, read_json, shortened, walk_files, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -140,7 +140,8 @@ def test_names_that_are_not_utf8() -> None:
 
 
 def test_a_long_name_leaves_room_for_what_is_added() -> None:
-    assert short_stem("x/" + "漢" * 84 + ".png") == "漢" * 60
+    assert shortened("漢" * 84) == "漢" * 33
+    assert shortened("caf\udce9") == "caf\\xe9"
 
 
 def test_a_folder_is_walked_once_whatever_leads_to_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sohes.errors import ConfigError, DataError
-from sohes.files import atomic_path, short_stem
+from sohes.files import atomic_path, shortened
 
 if TYPE_CHECKING:
     from sohes.data.labels import LabelStore
@@ -84,7 +84,7 @@ def draw_overlays(store: LabelStore, folder: Path, count: int) -> list[Path]:
         except (DataError, ValueError) as error:  # gone, or another picture by now
             print(f"sohes: not drawn: {name}: {error}", file=sys.stderr)
             continue
-        path = folder / f"{short_stem(name)}-{ids[place]}.png"
+        path = folder / f"{shortened(Path(name).stem)}-{ids[place]}.png"
         with atomic_path(path) as temporary:
             Image.fromarray(picture).save(temporary)
         drawn.append(path)

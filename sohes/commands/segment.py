@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sohes.errors import DataError
-from sohes.files import atomic_path, printable, short_stem, write_json
+from sohes.files import atomic_path, printable, shortened, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -70,10 +70,10 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     names: dict[Path, str] = {}
     taken = {"skipped"}  # skipped.json
     for path in paths:
-        stem, count = short_stem(path), 1
+        stem, count = shortened(path.stem), 1
         name = stem
         while name in taken and path not in names:
-            name = f"{path.parent.name}-{stem}" + (f"-{count}" if count > 1 else "")
+            name = f"{shortened(path.parent.name)}-{stem}" + (f"-{count}" if count > 1 else "")
             count += 1
         taken.add(name)
         names.setdefault(path, name)
