@@ -108,7 +108,8 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: as `load_image`, as far as the header tells.
     """
     with _opened(path) as image:
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5  # orientations 5 to 8 swap the axes
+        # orientations 5 to 8 swap the axes; of a TIFF file Pillow says the turned size
+        turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
         width, height = image.size
         return (width, height) if turned else (height, width)
 
@@ -122,7 +123,10 @@ def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
         if Path(path).suffix.lower() in _RAW:  # many are TIFF files to Pillow, which reads their thumbnail
             raise DataError(f"{path}: cannot be read as an image (a camera's raw file; {_SAVE_IT})")
         content = _content(Path(path)) if content is None else content
-        with Image.open(path if content is None else io.BytesIO(content), formats=_readable(_FORMATS)) as image:
+        with (  # given a path Pillow would map some files into memory, and forget to turn them
+            path.open("rb") if content is None else io.BytesIO(content) as file,
+            Image.open(file, formats=_readable(_FORMATS)) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(
                     f"{path}: {image.width} x {image.height} pixels are above the limit of {MAX_PIXELS}; scale it down"

@@ -13,7 +13,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
 
@@ -41,6 +41,7 @@ class Listing:
         spans: for members of archives, offset and length in bytes (N, 2); negative for files. None without archives.
         others: number of files that were passed over because they are no images, by suffix.
         repeated: number of names or links that lead to an image that is listed already.
+        problems: what of a COCO file could not be used, in words.
     """
 
     names: Sequence[str]
@@ -48,6 +49,7 @@ class Listing:
     spans: NDArray[np.int64] | None = None
     others: Mapping[str, int] = field(default_factory=dict)
     repeated: int = 0
+    problems: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -60,7 +62,7 @@ class Listing:
     @property
     def notes(self) -> list[str]:
         """What was not taken, in words."""
-        notes = []
+        notes = [*self.problems]
         if self.others:
             notes.append(f"not images: {_kinds(self.others)}")
         if self.repeated:
@@ -109,7 +111,8 @@ def list_images(*sources: str | Path, leave_out: Path | None = None) -> Listing:
     if coco and len(paths) > 1:
         raise DataError(f"{coco[0]}: a COCO file numbers its images itself; give it alone, not as one of {len(paths)}")
     if coco:
-        return Listing.of_items(read_coco(coco[0].absolute()).items)
+        listed = read_coco(coco[0].absolute())
+        return replace(Listing.of_items(listed.items), problems=listed.problems.lines())
     found = _Found(leave_out)
     for path in paths:
         found.add_source(path)

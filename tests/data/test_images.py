@@ -153,3 +153,16 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         load_image(tmp_path / "a.png")
     monkeypatch.setattr(images, "MAX_PIXELS", 10_000)
     assert load_image(tmp_path / "a.png").shape == (100, 100, 3)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_tiff_files_are_turned(tmp_path: Path, compression: str | None, mode: str, orientation: int) -> None:
+    pixels = (np.arange(5 * 7 * 3) % 251).astype(np.uint8).reshape(5, 7, 3)
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "a.tif", compression=compression, tiffinfo={0x0112: orientation})
+    turns = {1: 0, 3: 2, 6: 3, 8: 1}[orientation]  # quarter turns against the clock
+    expected = np.rot90(np.asarray(image.convert("RGB")), turns)
+    assert np.array_equal(load_image(tmp_path / "a.tif"), expected)
+    assert image_size(tmp_path / "a.tif") == expected.shape[:2]

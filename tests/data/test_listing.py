@@ -261,3 +261,15 @@ def test_lists_that_are_no_unicode(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes("e.png\n".encode("utf-16-le"))
     with pytest.raises(DataError, match="zero bytes"):
         list_images(tmp_path / "list.txt")
+
+
+def test_what_a_coco_file_leaves_out_is_said(tmp_path: Path) -> None:
+    write_coco(
+        tmp_path / "a.json", [ImageItem(1, tmp_path / "a.png", 4, 6), ImageItem(2, tmp_path / "b.png", 4, 6)], {}, []
+    )
+    text = (tmp_path / "a.json").read_text().replace('"b.png"', "null")
+    (tmp_path / "a.json").write_text(text)
+    listing = list_images(str(tmp_path / "a.json"))
+    assert list(listing.ids) == [1]
+    (note,) = listing.notes
+    assert note.startswith("skipped 1 x entry of 'images' that cannot be used")
