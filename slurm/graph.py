@@ -180,7 +180,8 @@ def load_graph(
     _apply_scale(drafts, scale_file)
     for flag, value in (flags or {}).items():
         _override(drafts, FLAGS[flag], value, f"--{flag.replace('_', '-')}")
-    for override in overrides:
+    # a preset does not override the values beside it, wherever it stands
+    for override in sorted(overrides, key=lambda text: ".preset=" not in text):
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"'{override}' is not an override; write it as stage.key=value")
@@ -325,7 +326,7 @@ def _override(drafts: Mapping[str, _Draft], key: str, text: str, origin: str) ->
 
 def _with_key(settings: list[Settings], key: str) -> list[Settings]:
     """Those that have the key; where none has, the first, which will refuse it."""
-    return [one for one in settings if key in one.types] or settings[:1]
+    return [one for one in settings if one.takes(key)] or settings[:1]
 
 
 def _finish(draft: _Draft) -> Stage:

@@ -133,14 +133,24 @@ class Settings:
         self.cls, self.name = cls, name
         hints = typing.get_type_hints(cls)
         self.types = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+        self.presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "PRESETS", {})
         self.values: dict[str, Any] = {}
+
+    def takes(self, key: str) -> bool:
+        """Whether `key` is a field, or "preset" where the class has presets."""
+        return key in self.types or (key == "preset" and bool(self.presets))
 
     def update(self, values: Mapping[str, Any], origin: str) -> None:
         """Take `values` from a file or another program; `origin` names it in messages.
 
+        A key "preset" stands for all values of a preset of the class; the other values override those.
+
         Raises:
             ConfigError: an unknown key, or a value of the wrong type.
         """
+        if self.takes("preset") and "preset" in values:
+            self._take_preset(values["preset"], origin)
+            values = {key: value for key, value in values.items() if key != "preset"}
         check_keys(values, self.types, origin, f"key of {self.name}")
         for key, value in values.items():
             try:
@@ -150,6 +160,8 @@ class Settings:
 
     def update_text(self, key: str, text: str, origin: str) -> None:
         """Take one value typed on the command line: read as YAML, or as it stands where the field is a word."""
+        if self.takes("preset") and key == "preset":
+            return self._take_preset(text, origin)
         check_keys({key: text}, self.types, origin, f"key of {self.name}")
         try:
             candidates = [yaml.safe_load(text), text]
@@ -173,6 +185,11 @@ class Settings:
             return self.cls(**self.values)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{self.name}: {error}") from error
+
+    def _take_preset(self, name: Any, origin: str) -> None:
+        if name not in self.presets:
+            raise ConfigError(f"{origin}: {unknown_name(f'preset of {self.name}', name, self.presets)}")
+        self.values |= self.presets[name]
 
     def _mismatch(self, key: str, value: Any, origin: str) -> ConfigError:
         expected = describe(self.types[key])

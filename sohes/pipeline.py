@@ -179,18 +179,21 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
     from sohes.data.listing import Listing
     from sohes.data.summary import summarise
     from sohes.explore import Explorer
-    from sohes.explore.stream import explore_listing
+    from sohes.explore.stream import calibrated_on, explore_listing, require_masks
 
     explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
     sources = {split: read_coco(inputs["images"] / f"{split}.json") for split in ("train", "val")}
-    explorer = explorer.calibrated(Listing.of_items(sources["train"].items).sample())
+    explorer = calibrated_on(explorer, Listing.of_items(sources["train"].items))
     notes = []
     for split, source in sources.items():
         listing = Listing.of_items(source.items)
         explore_listing(explorer, listing, out / split, description=f"explore {split}", shard_size=config.shard_size)
         store = LabelStore(out / split)
-        masks = summarise(store).masks_an_image
-        notes.append(f"phase 1: {masks:.1f} masks an image on {len(store)} {split} images")
+        summary = summarise(store)
+        if split == "train":
+            require_masks(summary, config, store.folder)
+        bare = f", {summary.without_masks} of them without any" if summary.without_masks else ""
+        notes.append(f"phase 1: {summary.masks_an_image:.1f} masks an image on {len(store)} {split} images{bare}")
         notes += [f"skipped {file}: {reason}" for file, reason in store.skipped.items()]
     labelled_ids = [item for item in source.items if item.id in store]
     drawn = _draw(replace(source, items=labelled_ids), {"labels": store.forest}, out / "overlays", config.overlays)

@@ -5,8 +5,10 @@ Each default says where it comes from: [paper], the work it descends from, or [o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from sohes.errors import ConfigError, unknown_name
 
@@ -20,28 +22,47 @@ TARGETS = ("both", "merge")
 HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks drawn by people
 
 
+# what phase 1 does as published, where the defaults do otherwise; a key "preset" stands for all of it
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        "center": False,  # [HASSOD]
+        "size_global": 480,  # [HASSOD]
+        "keep_aspect": False,  # [HASSOD]
+        "theta_merge": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),  # [UnSAM]
+        "max_crops": 64,  # [ours]
+        "refine_iou": 0.5,  # [HASSOD]
+        "nms_iou": 0.9,  # [UnSAM]
+    }
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExploreSettings:
-    """Settings of phase 1. Where the paper's value is unknown, the default is that of its lineage (HASSOD, UnSAM)."""
+    """Settings of phase 1. The defaults suit any ViT and any photograph; `PAPER` has the published constants.
+
+    Where the paper's value is unknown, that of its lineage (HASSOD, UnSAM) is taken.
+    """
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER}
 
     algorithm: str = "sohes"  # the paper's, or "superpixels", see `explore.superpixels` [ours]
     feature: str = "key"  # last block's keys [HASSOD], or "token"
-    center: bool = False  # subtract the mean feature first: the cosines of any ViT then spread alike [ours]
-    size_global: int = 480  # px, side of the resized image [HASSOD]; rounded to patches
-    keep_aspect: bool = False  # False: resize to a square [HASSOD]
-    theta_merge: tuple[float, ...] | None = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]; None: from the images
+    center: bool = True  # subtract the mean feature first: the cosines of any ViT then spread alike [ours]
+    size_global: int | None = None  # px, long side of the resized image; None: as many patches as suit it [ours]
+    keep_aspect: bool = True  # False: resize to a square [ours]
+    theta_merge: tuple[float, ...] | None = None  # cosines at which regions merge; None: from the images [ours]
     region_counts: tuple[int, ...] = REGION_COUNTS  # what thresholds from the images are to leave of one [ours]
     theta_small: float = 0.01  # share of the image below which a region is clustered again [ours]
     crop_ratio: float = 2.0  # side of the crop over that of the region's box [ours]
     size_local: int = 256  # px, side of a resized crop [UnSAM]
     min_side_px: int = 64  # of a crop, at image size [ours]
     min_patches: int = 4  # of a region [UnSAM]
-    max_crops: int = 64  # of an image; 0 switches the local step off [ours]
+    max_crops: int = 8  # of an image; 0 switches the local step off [ours]
     refiner: str = "guided"  # or another of REFINERS [ours; the published one, cascadepsp, is human-trained]
-    refine_iou: float = 0.5  # a refined mask must keep this much of itself [HASSOD]
+    refine_iou: float = 0.3  # a refined mask must keep this much of itself [ours]
     min_area_px: int = 100  # [HASSOD]
     max_area_frac: float = 0.9  # [UnSAM]
-    nms_iou: float = 0.9  # [UnSAM]
+    nms_iou: float = 0.95  # more alike are duplicates [ours]
     max_masks: int = 300  # of an image [ours]
     theta_cover: float = 0.9  # coverage that makes a mask part of another [HASSOD]
     superpixel_scale: float = 50.0  # larger means larger superpixels, see `superpixels`; these are for that algorithm

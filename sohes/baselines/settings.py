@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from sohes.errors import ConfigError
 from sohes.settings import ExploreSettings
@@ -41,10 +43,15 @@ class SohesSettings(ExploreSettings):
 class DinoSettings(SohesSettings):
     """Phase 1 without what SOHES adds: one threshold instead of a list, and no local step."""
 
-    theta_merge: tuple[float, ...] | None = (
-        0.4,
-    )  # the threshold at which HASSOD's ablations compare features (its Table 8)
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # it is the published one
+
+    theta_merge: tuple[float, ...] | None = (0.4,)  # at which HASSOD's ablations compare features (its Table 8)
     max_crops: int = 0  # no local step
+    center: bool = False  # [HASSOD]
+    size_global: int | None = 480  # [HASSOD]
+    keep_aspect: bool = False  # [HASSOD]
+    refine_iou: float = 0.5  # [HASSOD]
+    nms_iou: float = 0.9  # [UnSAM]
 
     def __post_init__(self) -> None:
         super().__post_init__()

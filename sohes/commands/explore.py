@@ -12,6 +12,8 @@ from sohes.errors import ConfigError
 from sohes.files import write_json
 
 if TYPE_CHECKING:
+    from sohes.data.labels import LabelStore
+    from sohes.data.summary import Summary
     from sohes.settings import ExploreSettings
 
 
@@ -34,6 +36,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--shard", default="0/1", metavar="I/N", help="do the I-th of N parts, from 0; all parts share one LABELS"
     )
+    parser.add_argument("--preset", choices=("paper",), help="paper: the published constants, for DINO's ViTs")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings, see sohes.settings.ExploreSettings"
     )
@@ -42,9 +45,13 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Explore, then sum up when no part is missing; 1 when no image could be used."""
+    """Explore, then sum up when no part is missing; 1 when no image could be used.
+
+    Raises:
+        DataError: no image has a mask.
+    """
     job = parse_shard(options.shard)
-    settings = parse_settings(options.set)
+    settings = parse_settings(options.set, preset=options.preset)
 
     from sohes.backbones.precision import default_device
     from sohes.backbones.timm_folder import BackboneFolder
@@ -52,21 +59,24 @@ def run(options: argparse.Namespace) -> int:
     from sohes.backbones.weights import resolve_weights
     from sohes.data.labels import LabelStore
     from sohes.data.listing import list_images
+    from sohes.data.summary import summarise
     from sohes.explore import Explorer
-    from sohes.explore.stream import explore_listing
+    from sohes.explore.stream import calibrated_on, explore_listing, require_masks
 
     listing = list_images(options.source)
     model, provenance = resolve_weights(options.backbone)
     backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
-    explorer = Explorer(backbone, settings).calibrated(listing.sample())
+    explorer = calibrated_on(Explorer(backbone, settings), listing)
     explore_listing(explorer, listing, options.out, description="explore", job=job)
     store = LabelStore(options.out, partial=True)
     done = len(store) + len(store.skipped)
     if done < len(listing):
         print(f"part {options.shard} is done; {options.out} holds {done:,} of {len(listing):,} images")
         return 0
-    for line in finish(store, overlays=options.overlays):
+    summary = summarise(store)
+    for line in finish(store, summary, overlays=options.overlays):
         print(line)
+    require_masks(summary, settings, store.folder)
     return 0 if len(store) else 1
 
 
@@ -82,8 +92,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def parse_settings(pairs: list[str]) -> ExploreSettings:
-    """Settings of phase 1 with some changed as "key=value".
+def parse_settings(pairs: list[str], *, preset: str | None = None) -> ExploreSettings:
+    """Settings of phase 1, the defaults or those of a preset, with some changed as "key=value".
 
     Raises:
         ConfigError: not of that form, an unknown key, or a value that does not fit.
@@ -92,6 +102,8 @@ def parse_settings(pairs: list[str]) -> ExploreSettings:
     from sohes.settings import ExploreSettings
 
     settings = Settings(ExploreSettings, "explore")
+    if preset is not None:
+        settings.update({"preset": preset}, "--preset")
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -101,12 +113,11 @@ def parse_settings(pairs: list[str]) -> ExploreSettings:
     return built
 
 
-def finish(store: Any, *, overlays: int) -> list[str]:
+def finish(store: LabelStore, summary: Summary, *, overlays: int) -> list[str]:
     """Write `summary.json`, `summary.png`, `skipped.json` and overlays beside the labels; lines for the terminal."""
     from sohes.commands.labels import draw_overlays
-    from sohes.data.summary import plot_summary, summarise
+    from sohes.data.summary import plot_summary
 
-    summary = summarise(store)
     write_json(store.folder / "summary.json", summary.as_json())
     write_json(store.folder / "skipped.json", [{"file": f, "reason": r} for f, r in store.skipped.items()])
     plot_summary(summary, store.header["backbone"], store.folder / "summary.png")

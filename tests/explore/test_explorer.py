@@ -20,6 +20,7 @@ from sohes.explore import Explorer, ExploreSettings
 from sohes.explore.explorer import Found
 from sohes.explore.regions import Window, find_regions
 from sohes.masks import BoolArray, MaskForest, encode_masks
+from sohes.settings import PAPER
 from tests.backbones.conftest import VARIANTS, tiny
 
 RED, YELLOW, GREEN, BLUE = (255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 0, 255)
@@ -44,7 +45,7 @@ class Colours(nn.Module):
 
 def explorer(**settings: Any) -> Explorer:
     defaults = {"size_global": 192, "theta_merge": (0.9, 0.6), "max_crops": 0, "refiner": "none"}
-    return Explorer(Colours(), ExploreSettings(**defaults | settings))  # type: ignore[arg-type]
+    return Explorer(Colours(), ExploreSettings(**{**PAPER, **defaults, **settings}))  # type: ignore[arg-type]
 
 
 def picture(height: int = 192, width: int | None = None, ground: tuple[int, int, int] = BLUE) -> Picture:
@@ -539,9 +540,39 @@ def test_a_picture_of_one_colour_has_no_masks() -> None:
     assert forest.attributes["source"].shape == (0,)
 
 
-def test_thresholds_must_be_calibrated_first() -> None:
-    with pytest.raises(ConfigError, match=r"make thresholds with `Explorer\.calibrated` first"):
-        explorer(theta_merge=None)(picture())
+def test_without_calibration_an_image_gives_its_own_thresholds() -> None:
+    image = clouds(3, 96, 128)
+    open_ended = explorer(theta_merge=None, region_counts=(4, 12, 30), max_crops=2, theta_small=0.1)
+    forest = open_ended(image)
+    assert len(forest) > 4
+    assert forest.rles == open_ended.calibrated([image])(image).rles
+    assert open_ended.settings.theta_merge is None
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "grid"),
+    [
+        ((321, 481), (43, 64)),  # 80 patches of 6 px, were they not too many
+        ((200, 300), (33, 50)),
+        ((40, 30), (32, 24)),
+        ((3000, 4000), (48, 64)),
+        ((2, 900), (1, 64)),
+    ],
+)
+def test_with_nothing_set_the_view_suits_the_image(size_hw: tuple[int, int], grid: tuple[int, int]) -> None:
+    found = Explorer(Colours())  # type: ignore[arg-type]
+    (view,) = next(found.explore(clouds(0, *size_hw)))
+    assert view.shape == (8 * grid[0], 8 * grid[1], 3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_any_vit_with_nothing_set(variant: str) -> None:
+    found = Explorer(DenseViT(tiny(variant)))
+    forest = found(clouds(5, 120, 160))
+    assert len(forest) >= 20
+    assert forest.areas.min() >= 100
+    assert forest.depth.max() >= 1
+    assert len(found(picture(120, 160))) == 0  # blank
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -99,6 +99,64 @@ def test_unknown_recipe_and_scale_name_the_nearest() -> None:
         load_graph("sohes_full", "dmo")
 
 
+# every setting of phase 1 that decides its labels, as the lineage of the paper publishes it
+PUBLISHED = {
+    "algorithm": "sohes",
+    "feature": "key",
+    "center": False,
+    "size_global": 480,
+    "keep_aspect": False,
+    "theta_merge": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+    "theta_small": 0.01,
+    "crop_ratio": 2.0,
+    "size_local": 256,
+    "min_side_px": 64,
+    "min_patches": 4,
+    "max_crops": 64,
+    "refiner": "guided",
+    "refine_iou": 0.5,
+    "min_area_px": 100,
+    "max_area_frac": 0.9,
+    "nms_iou": 0.9,
+    "max_masks": 300,
+    "theta_cover": 0.9,
+}
+
+
+def test_the_paper_scale_has_the_published_constants() -> None:
+    config = vars(load_graph("sohes_full", "paper").stages["explore"].config)
+    assert {key: config[key] for key in PUBLISHED} == PUBLISHED
+    suite = load_graph("zero_shot_suite", "paper").stages
+    assert {key: getattr(suite["score-sohes_labels-coco"].config, key) for key in PUBLISHED} == PUBLISHED
+    ours = {"algorithm": "superpixels", "keep_aspect": True, "max_masks": 1000}
+    superpixels = suite["score-superpixel_labels-coco"].config
+    assert {key: getattr(superpixels, key) for key in PUBLISHED} == PUBLISHED | ours
+
+
+def test_demo_and_small_differ_from_the_published_constants_as_they_say() -> None:
+    def changed(scale: str) -> dict[str, object]:
+        config = vars(load_graph("sohes_full", scale).stages["explore"].config)
+        return {key: config[key] for key, value in PUBLISHED.items() if config[key] != value}
+
+    demo = {"center": True, "size_global": 224, "theta_merge": (0.8, 0.6, 0.4, 0.2), "min_patches": 2}
+    assert changed("demo") == demo | {"max_crops": 2, "size_local": 168, "min_area_px": 20}
+    small = {"center": True, "size_global": 784, "keep_aspect": True, "theta_merge": None}
+    assert changed("small") == small | {"max_crops": 32, "size_local": 252}
+
+
+def test_a_preset_gives_way_to_what_is_set_beside_it() -> None:
+    for overrides in (
+        ("explore.preset=paper", "explore.size_global=96"),
+        ("explore.size_global=96", "explore.preset=paper"),
+    ):
+        config = load_graph("sohes_full", "demo", overrides=overrides).stages["explore"].config
+        assert (config.size_global, config.max_crops) == (96, 64)
+    with pytest.raises(ConfigError, match="unknown preset of explore 'papr'; did you mean 'paper'"):
+        load_graph("sohes_full", "demo", overrides=["explore.preset=papr"])
+    with pytest.raises(ConfigError, match="unknown key of images 'preset'"):
+        load_graph("sohes_full", "demo", overrides=["images.preset=paper"])
+
+
 @pytest.mark.parametrize("scale", ["demo", "small", "paper"])
 def test_the_main_recipe_resolves_at_every_scale(scale: str) -> None:
     pytest.importorskip("mmengine")
