@@ -173,7 +173,7 @@ def test_images_without_masks_are_counted(photos: Path, tmp_path: Path, capsys: 
         (["--shard", "3/3"], "--shard must be I/N with I from 0 to N - 1"),
         (["--shard", "one"], "--shard must be I/N"),
         (["--set", "size_globl=3"], "did you mean 'size_global'"),
-        (["--set", "size_global=big"], "size_global must be int or null, given 'big'"),
+        (["--set", "size_global=big"], "size_global must be int of at least 1 or null, given 'big'"),
         (["--set", "size_global"], "write it as key=value"),
     ],
 )

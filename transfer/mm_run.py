@@ -19,9 +19,9 @@ from sohes.errors import ConfigError, unknown_name
 from transfer.data import HeadData
 from transfer.mm_backbone import STRIDES
 from transfer.mm_hooks import CHECKPOINT, LastCheckpointHook, ProgressHook
+from transfer.stages import CONFIGS, recipe_names
 
 LOG = "runner.log"
-CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +39,6 @@ class HeadRun:
     runner: Runner
     metrics: Mapping[str, float]
     losses: list[float]
-
-
-def recipe_names(task: str) -> list[str]:
-    """Recipes of a task ("semantic" or "instance")."""
-    return sorted(path.stem for path in (CONFIGS / task).glob("*.py"))
 
 
 def load_recipe(task: str, recipe: str) -> Config:

@@ -55,7 +55,7 @@ class Explorer:
 
     def __init__(self, backbone: DenseViT, settings: ExploreSettings | None = None) -> None:
         self.backbone = backbone
-        self.settings = settings or ExploreSettings(feature=backbone.feature)
+        self.settings = settings or ExploreSettings(feature=backbone.feature)  # type: ignore[arg-type]
 
     def __call__(self, image: NDArray[np.uint8]) -> MaskForest:
         """Explore one image by itself; `sohes.explore.stream` does many at once, faster.

@@ -466,8 +466,8 @@ def test_an_image_without_confirmed_labels_adds_nothing_to_the_initial_term() ->
         ({"ema": ()}, "one or several momenta"),
         ({"ema": (0.9, 1.0)}, "one or several momenta"),
         ({"ema": -0.1}, "one or several momenta"),
-        ({"confirm_iou": 1.5}, "confirm_iou must lie in"),
-        ({"teacher_theta_cover": 0.5}, "teacher_theta_cover must lie in"),
+        ({"confirm_iou": 1.5}, "confirm_iou must be float in"),
+        ({"teacher_theta_cover": 0.5}, "teacher_theta_cover must be float in"),
     ],
 )
 def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:

@@ -296,13 +296,13 @@ def test_centred_features_tell_apart_what_shares_a_colour_cast() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"theta_merge": ()}, "theta_merge must hold cosines"),
-        ({"theta_merge": (0.5, 2.0)}, "theta_merge must hold cosines"),
-        ({"theta_merge": None, "region_counts": (4, 0)}, "region_counts must hold numbers of at least 1"),
-        ({"theta_merge": None, "region_counts": ()}, "region_counts must hold numbers of at least 1"),
+        ({"theta_merge": ()}, r"theta_merge must be non-empty list of float in \[-1, 1.01\] or null, given \(\)"),
+        ({"theta_merge": (0.5, 2.0)}, r"theta_merge must be .*, given \(0.5, 2.0\)"),
+        ({"region_counts": (4, 0)}, "region_counts must be non-empty list of int of at least 1"),
+        ({"region_counts": ()}, "region_counts must be non-empty list of int of at least 1"),
         ({"algorithm": "superpixel"}, "did you mean 'superpixels'"),
-        ({"refiner": "sam"}, "refiner must be one of"),
-        ({"theta_cover": 0.5}, r"theta_cover must lie in \(0.5, 1\]"),
+        ({"refiner": "sam"}, "unknown refiner 'sam'. Known: cascadepsp, guided"),
+        ({"theta_cover": 0.5}, r"theta_cover must be float in \(0.5, 1\], given 0.5"),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> None:
