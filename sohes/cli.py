@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from sohes.commands import data, doctor, evaluate, explore, labels, segment
+from sohes.commands import data, doctor, evaluate, explore, help_page, labels, segment
 from sohes.errors import SohesError
 
 _COMMANDS = (explore, labels, segment, evaluate, data, doctor)
@@ -15,7 +15,7 @@ _COMMANDS = (explore, labels, segment, evaluate, data, doctor)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except SohesError as error:
@@ -29,8 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sohes", description="Entities, parts and subparts from raw images.")
+def make_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    page = help_page("sohes explore --help", "Entities, parts and subparts from raw images.")
+    parser = argparse.ArgumentParser(prog="sohes", **page)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from sohes.cli import main
 from sohes.data.labels import LabelStore
 from sohes.data.scenes import write_scenes
 from sohes.data.summary import Summary, summarise
 from sohes.files import read_json
+from sohes.settings import ExploreSettings
+from sohes.settings_table import print_table
 
 SETTINGS = ["--set", "size_global=64", "size_local=32", "theta_merge=[0.95, 0.8, 0.5]", "max_crops=2"]
 SETTINGS += ["min_area_px=20", "center=false"]
@@ -138,6 +144,19 @@ def test_the_preset_and_what_changes_it(photos: Path, tmp_path: Path) -> None:
     command = ["explore", str(photos), *BACKBONE, "--preset", "paper", "--set", "size_global=64", "center=true"]
     assert main([*command, "min_area_px=20", "--out", str(tmp_path)]) == 0
     assert LabelStore(tmp_path).header["thresholds"] == [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def test_set_without_settings_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe a setting is one plain line, on a terminal of 80 columns the table keeps within them."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["explore", "--set"])
+    lines = {line.split()[0]: re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()}
+    assert lines["size_local"] == ["size_local", "256", "Side of a resized crop, px", "UnSAM"]
+    assert lines["nms_iou"][:3] == ["nms_iou", "0.95", "0.9"]
+    assert set(lines) > {field.name for field in fields(ExploreSettings)}
+    screen = Console(width=80, force_terminal=True, file=io.StringIO(), color_system=None)
+    print_table("title", ["key", "meaning"], [["size_local", "word " * 40]], screen)
+    assert max(map(len, screen.file.getvalue().splitlines())) <= 80  # type: ignore[attr-defined]
 
 
 def test_a_store_without_masks_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,12 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sohes.commands import help_page
 from sohes.errors import ConfigError
 
 
 def add_parser(commands: Any) -> None:
     """Describe the command."""
-    parser = commands.add_parser("evaluate", help="score predictions: mask AR, AP, hierarchy")
+    parser = commands.add_parser(
+        "evaluate",
+        help="score predictions: mask AR, AP, hierarchy",
+        **help_page("sohes evaluate labels/ --ground-truth coco.json --out scores/"),
+    )
     parser.add_argument(
         "predictions", type=Path, metavar="PRED", help="label store, segmenter folder, or COCO results JSON"
     )

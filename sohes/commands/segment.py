@@ -8,13 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sohes.commands import help_page
 from sohes.errors import DataError
 from sohes.files import atomic_path, write_json
 
 
 def add_parser(commands: Any) -> None:
     """Describe the command."""
-    parser = commands.add_parser("segment", help="segment images with a trained checkpoint")
+    parser = commands.add_parser(
+        "segment",
+        help="segment images with a trained checkpoint",
+        **help_page("sohes segment photos/ --checkpoint runs/sohes_full-demo/correct/segmenter --out out/"),
+    )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files or folders")
     parser.add_argument("--checkpoint", required=True, type=Path, help="segmenter folder of a run, …/correct/segmenter")
     parser.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON an image")
