@@ -2,16 +2,33 @@
 
 >>> import sohes
 >>> segmenter = sohes.load_segmenter("runs/sohes_full-demo/correct/segmenter")  # doctest: +SKIP
->>> forest = segmenter.segment(sohes.load_image("photo.jpg"))  # doctest: +SKIP
+>>> forest = segmenter.segment("photo.jpg")  # doctest: +SKIP
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# name -> module; loaded at first use, so that `import sohes` costs nothing
+if TYPE_CHECKING:
+    from sohes.backbones import load_backbone as load_backbone
+    from sohes.data.images import load_image as load_image
+    from sohes.errors import SohesError as SohesError
+    from sohes.evaluation.mask_recall import evaluate_masks as evaluate_masks
+    from sohes.explore import Explorer as Explorer
+    from sohes.explore import ExploreSettings as ExploreSettings
+    from sohes.explore import merge_patches as merge_patches
+    from sohes.masks import Entity as Entity
+    from sohes.masks import MaskForest as MaskForest
+    from sohes.pipeline import export_backbone as export_backbone
+    from sohes.segmenters import Segmenter as Segmenter
+    from sohes.segmenters import load_segmenter as load_segmenter
+
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
+# name -> module; loaded at first use, so that `import sohes` costs nothing. Type checkers read the imports above.
 _PUBLIC = {
+    "Entity": "sohes.masks",
     "MaskForest": "sohes.masks",
     "SohesError": "sohes.errors",
     "load_image": "sohes.data.images",
@@ -28,11 +45,13 @@ _PUBLIC = {
 __all__ = sorted(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'sohes' has no attribute '{name}'")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one that exists
+
+    def __getattr__(name: str) -> Any:
+        if name not in _PUBLIC:
+            raise AttributeError(f"module 'sohes' has no attribute '{name}'")
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from sohes import __version__
 from sohes.commands import data, doctor, evaluate, explore, help_page, labels, segment
 from sohes.errors import SohesError
 
@@ -33,6 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     """What the command takes."""
     page = help_page("sohes explore --help", "Entities, parts and subparts from raw images.")
     parser = argparse.ArgumentParser(prog="sohes", **page)
+    parser.add_argument("--version", action="version", version=f"sohes {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)

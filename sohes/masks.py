@@ -6,9 +6,9 @@ at least `theta_cover` of j but j does not cover as much of i.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numba
@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from sohes.runs import BoolArray, IntArray, read_runs
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from sohes.data.images import ImageLike
 
 FloatArray = NDArray[np.float32]
 
@@ -169,8 +174,38 @@ def depths(parent: IntArray) -> IntArray:
 
 
 @dataclass(frozen=True)
+class Entity:
+    """One mask of a forest.
+
+    Attributes:
+        index: its place in the forest.
+        rle: COCO RLE at image size.
+        score: for ranking.
+        area: px.
+        box_xywh: tight box in px.
+        parent: index of what it is part of; None for a root.
+        depth: 0 for a root, one more than its parent's otherwise.
+    """
+
+    index: int
+    rle: dict[str, Any]
+    score: float
+    area: int
+    box_xywh: tuple[float, float, float, float]
+    parent: int | None
+    depth: int
+
+    @property
+    def mask(self) -> BoolArray:
+        """(H, W) bool; decoded at each access."""
+        height, width = self.rle["size"]
+        mask: BoolArray = decode_masks([self.rle], (height, width))[0]
+        return mask
+
+
+@dataclass(frozen=True, eq=False)
 class MaskForest:
-    """Masks of one image as a forest.
+    """Masks of one image as a forest: a sized iterable of `Entity`. Equal when all its values are; not hashable.
 
     Attributes:
         size_hw: image size in px.
@@ -226,6 +261,85 @@ class MaskForest:
     def __len__(self) -> int:
         return len(self.rles)
 
+    def __iter__(self) -> Iterator[Entity]:
+        """Every mask as an `Entity`, in the forest's order."""
+        areas, boxes, scores = self.areas.tolist(), self.boxes_xywh.tolist(), self.scores.tolist()
+        parent, depth = self.parent.tolist(), self.depth.tolist()
+        for index, rle in enumerate(self.rles):
+            above = parent[index] if parent[index] >= 0 else None
+            yield Entity(index, rle, scores[index], areas[index], tuple(boxes[index]), above, depth[index])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MaskForest):
+            return NotImplemented
+        return (
+            tuple(self.size_hw) == tuple(other.size_hw)
+            and [_text(rle) for rle in self.rles] == [_text(rle) for rle in other.rles]
+            and self.attributes.keys() == other.attributes.keys()
+            and all(
+                _equal(own, its)
+                for own, its in (
+                    (self.scores, other.scores),
+                    (self.ancestor, other.ancestor),
+                    (self.parent, other.parent),
+                    *((column, other.attributes[name]) for name, column in self.attributes.items()),
+                )
+            )
+        )
+
+    def __repr__(self) -> str:
+        roots, deepest = int((self.parent < 0).sum()), int(self.depth.max(initial=0))
+        return f"MaskForest(size_hw={self.size_hw}, masks={len(self)}, roots={roots}, max_depth={deepest})"
+
+    def _repr_html_(self) -> str:
+        from sohes.data.show import html
+
+        return html(self)
+
+    def plot(self, image: ImageLike | None = None, *, ax: Axes | None = None) -> Axes:
+        """Draw the forest with matplotlib.
+
+        Args:
+            image: that the masks belong to, of any kind that `Segmenter` takes: its wholes, parts and subparts are
+                drawn side by side. Without one, a map in which each pixel has the colour of the smallest mask there.
+            ax: to draw into; a new figure's if None.
+
+        Returns:
+            The axes; `get_figure()` of them has `savefig`.
+
+        Raises:
+            DataError: the image cannot be used, or is not of the forest's size.
+        """
+        from sohes.data.show import plot
+
+        return plot(self, image, ax)
+
+    def to_coco(self, *, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
+        """COCO annotations, ready for JSON, with `score` and `parent_id` (None for a root).
+
+        `category_id` and `iscrowd` are those of `attributes` where a ground truth has them, else 1 and 0.
+
+        Args:
+            image_id: of every annotation.
+            first_id: id of the first annotation; the next ones count up from it.
+        """
+        categories = self.attributes.get("category_id", np.ones(len(self), np.int64)).tolist()
+        crowds = self.attributes.get("iscrowd", np.zeros(len(self), np.int64)).tolist()
+        return [
+            {
+                "id": first_id + entity.index,
+                "image_id": image_id,
+                "category_id": categories[entity.index],
+                "segmentation": {"size": list(self.size_hw), "counts": _text(entity.rle)},
+                "area": entity.area,
+                "bbox": list(entity.box_xywh),
+                "iscrowd": crowds[entity.index],
+                "parent_id": None if entity.parent is None else first_id + entity.parent,
+                "score": entity.score,
+            }
+            for entity in self
+        ]
+
     @property
     def masks(self) -> BoolArray:
         """All masks, (M, H, W) bool; decoded at each call."""
@@ -262,3 +376,13 @@ class MaskForest:
             parent=place[parent],
             attributes={name: column[index] for name, column in self.attributes.items()},
         )
+
+
+def _text(rle: Mapping[str, Any]) -> str:
+    """Run lengths of a COCO RLE as text; pycocotools itself writes bytes."""
+    counts: str | bytes = rle["counts"]
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == other.dtype.kind == "f"))

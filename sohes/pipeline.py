@@ -24,7 +24,7 @@ from sohes.settings import ExploreSettings, TeacherSettings
 
 if TYPE_CHECKING:
     from sohes.data.coco import ImageSet
-    from sohes.data.labels import LabelStore
+    from sohes.evaluation.predictions import Predictions
     from sohes.masks import MaskForest
 
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
@@ -106,8 +106,8 @@ class ImagesConfig:
     """Images to learn from, at most; null: all."""
     max_val: Count | None = None
     """Images held out, at most; null: all."""
-    val_fraction: Share = 0.1
-    """Share of the images held out where no ground truth decides [ours]."""
+    val_fraction: Share | None = None
+    """Share held out where no ground truth decides; null: 0.1, and with a ground truth the images that it names."""
     scenes_train: Natural = 0
     """Generated scenes to learn from."""
     scenes_val: Natural = 0
@@ -156,13 +156,16 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
         max_val=config.max_val,
         val_fraction=config.val_fraction,
         seed=config.seed,
+        skipped=skipped,
     )
     write_split(out, split, ground_truth=truth, skipped=skipped)
     write_json(out / "source.json", {"name": folder.resolve().name})
     notes = [f"images: {len(split.train)} of {folder} to learn from, {len(split.val)} held out"]
     if split.unmatched:
         notes.append(f"{len(split.unmatched)} ground-truth entries have no usable image, e.g. {split.unmatched[0]}")
-    if truth is None:
+    if truth is not None:
+        notes += [f"{truth.source}: {line}" for line in truth.problems.lines()]
+    else:
         notes.append("no ground truth was given (--ground-truth COCO.json), so nothing is scored on these images")
     if skipped:
         shown = "; ".join(f"{file} ({reason})" for file, reason in list(skipped.items())[:3])
@@ -200,7 +203,8 @@ class LabelledConfig:
 
 def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Labelled images for the transfer heads: `train.json` and `val.json` (COCO form), `source.json`."""
-    from sohes.data.coco import read_coco
+    from sohes.data.coco import write_coco
+    from sohes.data.labelled import read_labelled
     from sohes.data.scenes import write_scenes
 
     if config.train is None or config.val is None:
@@ -210,15 +214,18 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
         )
         write_json(out / "source.json", {"name": _SCENES})
         return StageResult(notes=[f"transfer data: {config.scenes_train} + {config.scenes_val} {_SCENES}"])
-    for split, path in (("train", config.train), ("val", config.val)):
-        source = Path(path).expanduser().resolve()
-        read_coco(source)
-        content = read_json(source)
-        for image in content["images"]:
-            image["file_name"] = str(source.parent / image["file_name"])
-        write_json(out / f"{split}.json", content, indent=None)
+    found = read_labelled(Path(config.train).expanduser(), Path(config.val).expanduser())
+    sets = {"train": found.train, "val": found.val}
+    notes = [f"transfer data: {config.train} and {config.val}", *found.notes]
+    for split, images in sets.items():
+        write_coco(out / f"{split}.json", images.items, images.annotations, images.categories)
+    files = {split: {os.path.realpath(item.path) for item in images.items} for split, images in sets.items()}
+    if both := files["train"] & files["val"]:
+        notes.append(
+            f"{len(both)} images are in train and in val, e.g. {min(both)}: their score is of the training data"
+        )
     write_json(out / "source.json", {"name": Path(config.train).stem})
-    return StageResult(notes=[f"transfer data: {config.train} and {config.val}"])
+    return StageResult(notes=notes)
 
 
 @settings
@@ -302,60 +309,60 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     """Score labels, phase 2 and phase 3 on the held-out images. Inputs: images, labels, instruct, correct."""
     from sohes.data.coco import read_coco
     from sohes.data.labels import LabelStore
+    from sohes.data.problems import Problems
     from sohes.evaluation.evaluate import evaluate_predictions
-    from sohes.evaluation.predictions import Problems, from_store, run_segmenter
+    from sohes.evaluation.inputs import left_out
+    from sohes.evaluation.predictions import from_store, run_segmenter
     from sohes.segmenters.decode import select_forest
     from sohes.segmenters.segmenter import load_model
 
     truth = read_coco(inputs["images"] / "val.json")
     data = f"{read_json(inputs['images'] / 'source.json')['name']} (held out)"
     provenance = load_model(inputs["correct"])[1]
-    predictions = {"SOHES labels (phase 1)": LabelStore(inputs["labels"])}
+    problems = Problems()
+    predictions = {"SOHES labels (phase 1)": from_store(LabelStore(inputs["labels"]), truth, problems)}
     notes = []
     for phase, folder in (("phase 2", inputs["instruct"]), ("phase 3", inputs["correct"])):
         store, failed = run_segmenter(folder, truth, out / phase.replace(" ", ""), f"predict {phase}")
-        predictions[f"SOHES {phase}"] = store
+        predictions[f"SOHES {phase}"] = from_store(store, truth, problems)
         notes += [f"skipped {file}: {reason}" for file, reason in failed.items()]
 
-    def shown(store: LabelStore) -> Callable[[int], MaskForest]:
-        return lambda image_id: select_forest(store.forest(image_id), min_score=config.min_score)
+    def shown(forests: Predictions) -> Callable[[int], MaskForest]:
+        return lambda image_id: select_forest(forests[image_id], min_score=config.min_score)
 
-    rows = {name: shown(store) for name, store in predictions.items()}
+    rows = {name: shown(forests) for name, forests in predictions.items()}
     if truth.annotations:
         rows = {"ground truth": truth.forest, **rows}
-    seen = replace(truth, items=[item for item in truth.items if all(item.id in s for s in predictions.values())])
+    everywhere = set.intersection(*(set(forests) for forests in predictions.values()))
+    seen = replace(truth, items=[item for item in truth.items if item.id in everywhere])
     drawn = _draw(seen, rows, out / "pictures", config.pictures)
     if not truth.annotations:
         notes.append("no ground truth for the held-out images: nothing is scored")
         return StageResult(notes=notes, artefacts=drawn)
     measurements: list[Measurement] = []
-    problems = Problems()
-    for method, store in predictions.items():
-        forests = from_store(store, truth, problems)
-        scores = evaluate_predictions(truth, forests, description=f"evaluate {method}")
+    for method, forests in predictions.items():
+        scores = evaluate_predictions(truth, forests, problems=problems, description=f"evaluate {method}")
         measurements += scores.measurements(
             method=method, backbone=provenance.timm_name, init=provenance.init, data=data
         )
+        notes += [f"{method}: {line}" for line in left_out(truth, set(forests), Problems())]
     if seen.items:
         notes.append(_as_labels(seen, *list(predictions.values())[:2]))
     return StageResult(measurements=measurements, notes=[*notes, *problems.lines()], artefacts=drawn)
 
 
-def _as_labels(truth: ImageSet, labels: LabelStore, predictions: LabelStore) -> str:
+def _as_labels(truth: ImageSet, clusters: Predictions, predicted: Predictions) -> str:
     """How good a teacher phase 3 had: as many of phase 2's best masks as there are labels, scored beside those."""
     from sohes.evaluation.mask_recall import evaluate_masks
-    from sohes.evaluation.predictions import Predictions, Problems, from_store
     from sohes.segmenters.decode import select_forest
-
-    # what cannot be scored was named before
-    clusters, predicted = (from_store(store, truth, Problems()) for store in (labels, predictions))
 
     def best(image_id: int) -> MaskForest:
         distinct = select_forest(predicted[image_id], min_score=0.0, nms_iou=TeacherSettings.teacher_nms_iou)
         return distinct.select(range(min(len(distinct), len(clusters[image_id]))))
 
-    teacher = Predictions(predicted.image_ids, best)
-    ours, theirs = (evaluate_masks(truth, found).mask_ar_1000 for found in (teacher, clusters))
+    ids = [item.id for item in truth.items]
+    teacher, labels = replace(predicted, image_ids=ids, forest=best), replace(clusters, image_ids=ids)
+    ours, theirs = (evaluate_masks(truth, found).mask_ar_1000 for found in (teacher, labels))
     return (
         "the teacher with which phase 3 began: as many of its best masks as there are labels have "
         f"AR@1000 {100 * ours:.1f}, the labels {100 * theirs:.1f}"

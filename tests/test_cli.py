@@ -145,8 +145,15 @@ def test_output_names_do_not_collide() -> None:
     assert output_names([]) == {}
 
 
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"sohes {sohes.__version__}\n"
+
+
 def test_public_names_are_there() -> None:
-    assert set(sohes.__all__) <= set(dir(sohes))
+    assert set(sohes.__all__) < set(dir(sohes))
     for name in sohes.__all__:
         assert getattr(sohes, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):

@@ -181,12 +181,12 @@ def test_what_is_broken_is_said(truth: Path, store: Path, tmp_path: Path, capsys
     value = json.loads(printed.out)
     assert value["n_predictions"] == 14
     assert value["skipped"] == {
-        "unknown image": 2,
+        "image outside the ground truth": 2,
         "score that is not a finite number": 1,
         "entry without a mask": 1,
     }
-    assert f"skipped 2 x unknown image, e.g. {results}: [14] field 'image_id'" in printed.err
-    assert any("2 x unknown image" in note for note in read_record(out / "record.json").notes)
+    assert f"skipped 2 x image outside the ground truth, e.g. {results}: [14] field 'image_id'" in printed.err
+    assert any("2 x image outside the ground truth" in note for note in read_record(out / "record.json").notes)
     assert main(["evaluate", str(results), "--ground-truth", str(truth), "--strict"]) == 1
     assert f"sohes: {results}: [14] field 'image_id'" in capsys.readouterr().err
 
@@ -196,20 +196,49 @@ def test_pictures_of_images_that_are_gone(truth: Path, store: Path, tmp_path: Pa
         (tmp_path / f"{image_id}.png").unlink()
     assert main(["evaluate", str(store), "--ground-truth", str(truth), "--out", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out" / "best.png").exists()
-    (note,) = read_record(tmp_path / "out" / "record.json").notes
+    *_, note = read_record(tmp_path / "out" / "record.json").notes
     assert note.startswith("3 images could not be read and were not drawn, e.g.")
 
 
-def test_no_objects_and_no_predictions(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_score_is_an_error_never_a_number(
+    truth: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     value = json.loads(truth.read_text())
     (tmp_path / "bare.json").write_text(json.dumps({"images": value["images"]}))
     (tmp_path / "none.json").write_text("[]")
-    command = ["evaluate", str(tmp_path / "none.json"), "--out", str(tmp_path / "out"), "--ground-truth"]
-    assert main([*command, str(tmp_path / "bare.json"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["mask_ar_1000"] is None
-    assert read_record(tmp_path / "out" / "record.json").measurements == []
-    assert main([*command, str(truth), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["mask_ar_1000"] == 0.0
+    with LabelWriter(tmp_path / "empty", header={}) as writer:
+        for image in value["images"]:
+            writer.add(image["id"], image["file_name"], MaskForest.from_rles([], (image["height"], image["width"])))
+    others = [image | {"file_name": f"other{image['id']}.png"} for image in value["images"]]
+    (tmp_path / "others.json").write_text(json.dumps(value | {"images": others}))
+    out = tmp_path / "out"
+    for predictions_at, truth_at, message in (
+        (store, tmp_path / "bare.json", "no object in its 3 images, so there is nothing to score"),
+        (tmp_path / "none.json", truth, "no entry can be used as a prediction"),
+        (tmp_path / "empty", truth, "no usable mask on any of the 3 images"),
+        (store, tmp_path / "others.json", "none of the 3 images of"),
+    ):
+        command = ["evaluate", str(predictions_at), "--ground-truth", str(truth_at), "--out", str(out), "--json"]
+        assert main(command) == 1
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert message in printed.err
+        assert not out.exists()
+
+
+def test_what_was_not_matched_stands_in_the_table(
+    truth: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = json.loads(truth.read_text())
+    value["images"][0]["file_name"] = "unseen.png"
+    value["annotations"][-1]["segmentation"] = None
+    (tmp_path / "some.json").write_text(json.dumps(value))
+    assert main(["evaluate", str(store), "--ground-truth", str(tmp_path / "some.json")]) == 0
+    table = " ".join(capsys.readouterr().out.split())
+    missing = 1 + len(value["images"]) - len(LabelStore(store))
+    assert f"{missing} of 3 images have no predictions: their objects count as missed" in table
+    assert "skipped 1 x image outside the ground truth" in table
+    assert "skipped 1 x entry of 'annotations' that cannot be used" in table
 
 
 def test_ground_truth_by_name(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from sohes.masks import (
     BoolArray,
+    Entity,
     MaskForest,
     coverage_ancestors,
     decode_masks,
@@ -303,3 +305,75 @@ def test_columns_must_fit() -> None:
         MaskForest(SIZE, forest.rles, forest.scores[:3], forest.ancestor, forest.parent)
     with pytest.raises(AssertionError, match="its own ancestor"):
         MaskForest(SIZE, forest.rles, forest.scores, np.eye(4, dtype=bool), forest.parent)
+
+
+def family() -> MaskForest:
+    """A whole of 10 x 20 px, its part with a part of its own, and another whole."""
+    masks = np.stack([box(0, 0, 10, 20), box(0, 0, 10, 10), box(2, 2, 3, 4), box(20, 5, 10, 10)])
+    columns = {"cohesion": np.array([0.5, np.nan, 0.25, 1], np.float32), "source": np.array(["global"] * 4, object)}
+    return MaskForest.from_masks(masks, scores=np.array([0.5, 0.25, 0.75, 1.0]), attributes=columns)
+
+
+def test_one_line_says_what_a_forest_is() -> None:
+    assert repr(family()) == "MaskForest(size_hw=(30, 40), masks=4, roots=2, max_depth=2)"
+    assert repr(family().select([])) == "MaskForest(size_hw=(30, 40), masks=0, roots=0, max_depth=0)"
+
+
+def test_forests_are_equal_when_all_their_values_are() -> None:
+    forest = family()
+    assert forest == forest
+    assert forest == family()
+    as_bytes = [rle | {"counts": rle["counts"].encode()} for rle in forest.rles]  # as pycocotools gives them
+    assert replace(forest, rles=as_bytes) == forest
+    others = [
+        replace(forest, size_hw=(40, 30)),
+        replace(forest, rles=forest.rles[::-1]),
+        replace(forest, scores=np.array([0.5, 0.25, 0.75, 0.9], np.float32)),
+        replace(forest, ancestor=np.zeros((4, 4), dtype=bool)),
+        replace(forest, parent=np.array([-1, 0, 0, -1])),
+        replace(forest, attributes={}),
+        replace(forest, attributes=forest.attributes | {"source": np.array(["local"] * 4, object)}),
+        replace(forest, attributes=forest.attributes | {"cohesion": np.array([0.5, 0, 0.25, 1], np.float32)}),
+        forest.select([0, 1, 2]),
+        "a forest",
+    ]
+    assert not any(forest == other for other in others)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(forest)
+
+
+def test_iterating_gives_every_mask() -> None:
+    forest = family()
+    entities = list(forest)
+    assert entities[2] == Entity(
+        index=2, rle=forest.rles[2], score=0.75, area=12, box_xywh=(2.0, 2.0, 4.0, 3.0), parent=1, depth=2
+    )
+    assert [entity.parent for entity in entities] == [None, 0, 1, None]
+    assert all(np.array_equal(entity.mask, mask) for entity, mask in zip(forest, forest.masks, strict=True))
+    assert list(forest.select([])) == []
+
+
+def test_coco_annotations() -> None:
+    forest = family()
+    rows = json.loads(json.dumps(forest.to_coco(image_id=0, first_id=10)))
+    assert [row["id"] for row in rows] == [10, 11, 12, 13]
+    assert [row["parent_id"] for row in rows] == [None, 10, 11, None]
+    assert [row["score"] for row in rows] == [0.5, 0.25, 0.75, 1.0]
+    assert {key: rows[2][key] for key in ("image_id", "category_id", "area", "bbox", "iscrowd")} == {
+        "image_id": 0,
+        "category_id": 1,
+        "area": 12,
+        "bbox": [2.0, 2.0, 4.0, 3.0],
+        "iscrowd": 0,
+    }
+    for row, mask in zip(rows, forest.masks, strict=True):
+        assert np.array_equal(coco_mask.decode(row["segmentation"]), mask)
+    assert [(row["id"], row["image_id"], row["parent_id"]) for row in forest.to_coco()][:2] == [(1, 1, None), (2, 1, 1)]
+
+
+def test_coco_annotations_keep_what_a_ground_truth_knows() -> None:
+    truth = {"category_id": np.array([3, 4, 5, 6]), "iscrowd": np.array([0, 0, 0, 1])}
+    rows = replace(family(), attributes=truth).to_coco()
+    assert [(row["category_id"], row["iscrowd"]) for row in rows] == [(3, 0), (4, 0), (5, 0), (6, 1)]
+    as_bytes = [rle | {"counts": rle["counts"].encode()} for rle in family().rles]
+    assert replace(family(), rles=as_bytes).to_coco() == family().to_coco()

@@ -19,8 +19,10 @@ from sohes import pipeline
 from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
 from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
-from sohes.files import read_json
+from sohes.evaluation.predictions import from_store
+from sohes.files import read_json, write_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.masks import MaskForest, encode_masks
 from sohes.pipeline import (
@@ -147,12 +149,12 @@ def test_teacher_beside_the_labels(labelled: tuple[int, ...], ours: float, their
         "labels": MaskForest.from_rles([rles[i] for i in labelled], (20, 20)),
         "predictions": MaskForest.from_rles(rles, (20, 20), scores=np.float32([0.9, 0.3, 0.8, 0.7])),
     }
-    stores = []
+    found = []
     for name, forest in made.items():
         with LabelWriter(tmp_path / name, header={}) as writer:
             writer.add(1, "1.png", forest)
-        stores.append(LabelStore(tmp_path / name))
-    note = _as_labels(truth, *stores)
+        found.append(from_store(LabelStore(tmp_path / name), truth, Problems()))
+    note = _as_labels(truth, *found)
     assert f"AR@1000 {ours:.1f}, the labels {theirs:.1f}" in note
 
 
@@ -398,6 +400,11 @@ def test_labelled_data(finished: tuple[Path, dict[str, StageResult]], tmp_path: 
     assert [item.path for item in read_coco(tmp_path / "own" / "val.json").items] == [
         item.path for item in read_coco(run / "images" / "val.json").items
     ]
+    wrong = read_json(run / "images" / "val.json")
+    wrong["categories"] = wrong["categories"][:1]
+    write_json(tmp_path / "val.json", wrong)
+    with pytest.raises(DataError, match=r"val\.json: 'categories' does not list the category of \d+ annotation"):
+        labelled(LabelledConfig(train=paths["train"], val=str(tmp_path / "val.json")), {}, tmp_path / "unlisted")
     with pytest.raises(ConfigError, match="go together"):
         labelled(LabelledConfig(train=paths["train"]), {}, tmp_path / "half")
 

@@ -1,37 +1,36 @@
 """Labelled COCO files as the two forms the heads train on: semantic label maps, and instances with contiguous ids.
 
-Which annotations count:
+What becomes a class:
 
-- A file whose categories carry the supercategories "object" or "stuff" (generated scenes) gives semantic maps of both,
-  and instances of "object". Its other categories are parts and are left out.
-- Any other file gives semantic maps of all its categories, and instances of all roots, except those of categories
-  marked `"isthing": 0`. Crowds stay marked as such: MMDet does not train on them, and COCO's AP does not count them.
-
-Only categories with at least one such annotation in train or val become classes, in the order of the file.
+- The 'categories' of `train.json` define the classes; see `sohes.data.labelled` for those of `val.json`.
+- As in COCO's panoptic files, `"isthing": 0` marks stuff: semantic maps have it, behind all things; instances do not.
+  `"ispart": 1` (generated scenes) marks parts, which are classes of neither. Unmarked categories are things.
+- Instances are the roots of things. Crowds stay marked as such: MMDet does not train on them, and COCO's AP does not
+  count them.
+- Only categories with at least one such annotation in train or val become classes, in the order of `train.json`. Those
+  of one split alone are named in the notes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco, write_coco
+from sohes.data.coco import Annotation, ImageItem, ImageSet, write_coco
+from sohes.data.labelled import Category, few, read_labelled
 from sohes.errors import DataError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.progress import track
 from sohes.records import content_hash
 
 IGNORE = 255  # value of a pixel without a label; neither trained on nor scored
-SPLITS = ("train", "val")
 
-Category = dict[str, Any]
 LabelMap = NDArray[np.uint8]
 
 
@@ -42,60 +41,90 @@ class HeadData:
     Attributes:
         classes: names, in label order.
         train, val: semantic: lists of image and label map; instance: COCO files. Image paths in them are absolute.
-        n_val: images in val.
+        n_train, n_val: images in them.
+        notes: what a reader of the scores should know: images left out, classes of one split alone.
     """
 
     classes: tuple[str, ...]
     train: Path
     val: Path
+    n_train: int
     n_val: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Classes:
+    """Images of both splits, the categories that become classes, and each such category id's class index."""
+
+    sets: dict[str, ImageSet]
+    classes: list[Category]
+    notes: list[str]
+
+    @property
+    def label(self) -> dict[int | None, int]:
+        return {category["id"]: index for index, category in enumerate(self.classes)}
+
+    def head_data(self, out: Path) -> HeadData:
+        return HeadData(
+            classes=tuple(category["name"] for category in self.classes),
+            train=out / "train.json",
+            val=out / "val.json",
+            n_train=len(self.sets["train"]),
+            n_val=len(self.sets["val"]),
+            notes=tuple(self.notes),
+        )
 
 
 def write_label_maps(data: Path, out: Path) -> HeadData:
-    """Paint the masks of `data/train.json` and `data/val.json` into one PNG an image, below `out`.
+    """Paint the masks of `data/train.json` and `data/val.json` into one PNG per image, below `out`.
 
     A pixel's value is its class counted from 0, or 255 where no mask lies: such pixels are ignored in training and in
-    the score. Stuff is painted before objects, and larger masks before smaller ones, so that what lies in front shows.
+    the score. Stuff is painted before things, and larger masks before smaller ones, so that what lies in front shows.
     `out` then holds train.json and val.json:
     `{"source": hash, "classes": […], "items": [{"img_path", "seg_map_path"}]}`.
     A split whose file is there for the same source is kept as it is.
 
     Raises:
-        DataError: a file is missing or invalid, fewer than two classes or more than 255, or an empty split.
+        DataError: as `read_labelled`; no labels in a split; fewer than two classes or more than 255.
     """
-    sets = {split: read_coco(Path(data) / f"{split}.json") for split in SPLITS}
-    categories = _classes(sets, _is_semantic, kind="object or stuff" if _is_scene_like(sets) else "any category")
-    if len(categories) > IGNORE:
-        raise DataError(f"{data}: {len(categories)} classes; a label map holds at most {IGNORE}")
-    for split, images in sets.items():
-        _write_split_maps(Path(out), split, images, categories)
-    return _head_data(categories, Path(out), sets)
+    found = _classes(data, lambda category, row: not category.get("ispart"), "any category", least=2)
+    if len(found.classes) > IGNORE:
+        raise DataError(f"{data}: {len(found.classes)} classes; a label map holds at most {IGNORE}")
+    for split, images in found.sets.items():
+        _write_split_maps(Path(out), split, images, found)
+    return found.head_data(Path(out))
 
 
 def write_instances(data: Path, out: Path) -> HeadData:
-    """Write `out/train.json` and `out/val.json`: root objects only, category ids 1..K in label order.
+    """Write `out/train.json` and `out/val.json`: roots of things only, category ids 1..K in label order.
 
     Raises:
         DataError: as `write_label_maps`, but one class is enough.
     """
-    sets = {split: read_coco(Path(data) / f"{split}.json") for split in SPLITS}
-    categories = _classes(sets, _is_instance, kind="root objects", least=1, roots_only=True)
-    label = {category["id"]: index + 1 for index, category in enumerate(categories)}
-    for split, images in sets.items():
+
+    def counts(category: Category, row: Annotation) -> bool:
+        return not (_is_stuff(category) or category.get("ispart")) and row.parent_id is None
+
+    found = _classes(data, counts, "root annotations of things", least=1)
+    label = found.label
+    named = [{"id": index, "name": category["name"]} for index, category in enumerate(found.classes, start=1)]
+    for split, images in found.sets.items():
         rows = {
-            item.id: [
-                replace(row, category_id=label[row.category_id], parent_id=0)
-                for row in images.annotations.get(item.id, ())
-                if row.category_id in label and row.parent_id == 0
+            image_id: [
+                replace(row, category_id=label[row.category_id] + 1)
+                for row in group
+                if row.category_id in label and row.parent_id is None
             ]
-            for item in images.items
+            for image_id, group in images.annotations.items()
         }
-        named = [{"id": label[category["id"]], "name": category["name"]} for category in categories]
         write_coco(Path(out) / f"{split}.json", [_absolute(item) for item in images.items], rows, named)
-    return _head_data(categories, Path(out), sets)
+    return found.head_data(Path(out))
 
 
-def paint(rows: Sequence[Annotation], size_hw: tuple[int, int], label: dict[int, int], stuff: set[int]) -> LabelMap:
+def paint(
+    rows: Sequence[Annotation], size_hw: tuple[int, int], label: Mapping[int | None, int], stuff: Collection[int | None]
+) -> LabelMap:
     """Label map (H, W) uint8 of one image's masks.
 
     Args:
@@ -113,76 +142,53 @@ def paint(rows: Sequence[Annotation], size_hw: tuple[int, int], label: dict[int,
     return label_map
 
 
-def _write_split_maps(out: Path, split: str, images: ImageSet, categories: Sequence[Category]) -> None:
+def _write_split_maps(out: Path, split: str, images: ImageSet, found: _Classes) -> None:
     listing = out / f"{split}.json"
-    source = content_hash(
-        [str(images.source.resolve()), images.source.read_text(encoding="utf-8"), [entry["id"] for entry in categories]]
-    )
+    names = [category["name"] for category in found.classes]
+    label = found.label
+    stuff = {category["id"] for category in found.classes if _is_stuff(category)}
+    file = images.source
+    chosen = [[item.id for item in images.items], sorted(label.items()), sorted(stuff)]
+    source = content_hash([str(file.resolve()), file.read_text(encoding="utf-8"), names, chosen])
     if listing.exists() and read_json(listing)["source"] == source:
         return
-    label = {category["id"]: index for index, category in enumerate(categories)}
-    stuff = {category["id"] for category in categories if category.get("supercategory") == "stuff"}
     entries = []
     for item in track(images.items, f"painting {split} label maps"):
         path = out.resolve() / split / f"{item.id:012d}.png"
         with atomic_path(path) as temporary:
             Image.fromarray(paint(images.annotations.get(item.id, ()), item.size_hw, label, stuff)).save(temporary)
         entries.append({"img_path": str(_absolute(item).path), "seg_map_path": str(path)})
-    names = [category["name"] for category in categories]
     write_json(listing, {"source": source, "classes": names, "items": entries})
 
 
-def _classes(
-    sets: dict[str, ImageSet],
-    counts: Callable[[Category, bool], bool],
-    *,
-    kind: str,
-    least: int = 2,
-    roots_only: bool = False,
-) -> list[Category]:
-    """Categories that count and occur."""
-    train, val = (sets[split] for split in SPLITS)
-    scene_like = _is_scene_like(sets)
-    by_id = {category["id"]: category for category in [*train.categories, *val.categories]}
-    used: set[int] = set()
-    for images in (train, val):
-        if not images.items:
-            raise DataError(f"{images.source}: field 'images' is empty; at least one image is needed")
+def _classes(data: Path, counts: Callable[[Category, Annotation], bool], kind: str, *, least: int) -> _Classes:
+    """Read both splits; `counts` says which annotations make their category a class, and `kind` the same in words."""
+    labelled = read_labelled(Path(data) / "train.json", Path(data) / "val.json")
+    sets = {"train": labelled.train, "val": labelled.val}
+    by_id = {category["id"]: category for category in labelled.train.categories}
+    seen: dict[str, set[int | None]] = {}
+    for split, images in sets.items():
         rows = [row for group in images.annotations.values() for row in group if not row.iscrowd]
-        ids = {row.category_id for row in rows if row.parent_id == 0 or not roots_only} & by_id.keys()
-        ids = {key for key in ids if counts(by_id[key], scene_like)}
-        if not ids:
+        seen[split] = {row.category_id for row in rows if counts(by_id[row.category_id], row)}
+        if not seen[split]:
             raise DataError(f"{images.source}: no annotations ({kind}); the heads need labels in train and in val")
-        used |= ids
-    found = [category for key, category in by_id.items() if key in used]
-    if len(found) < least:
-        names = ", ".join(category["name"] for category in found)
+    classes = [category for key, category in by_id.items() if key in seen["train"] | seen["val"]]
+    if len(classes) < least:
+        names = ", ".join(category["name"] for category in classes)
         raise DataError(
-            f"{train.source}: {len(found)} class(es) with annotations ({kind}): {names}; at least {least} needed. "
-            "Give a file whose 'categories' name the kinds of objects"
+            f"{labelled.train.source}: {len(classes)} class(es) with annotations ({kind}): {names}; at least {least} "
+            "needed. Give a file whose 'categories' name the kinds of objects"
         )
-    return found
+    notes = list(labelled.notes)
+    for split, other, so in (("train", "val", "nothing to score"), ("val", "train", "not learned, yet scored")):
+        if alone := [category["name"] for category in classes if category["id"] not in seen[other]]:
+            notes.append(f"{len(alone)} of {len(classes)} classes occur in {split} alone ({so}): {few(alone)}")
+    return _Classes(sets=sets, classes=classes, notes=notes)
 
 
-def _is_scene_like(sets: dict[str, ImageSet]) -> bool:
-    """Whether the categories are told apart by the supercategories "object" and "stuff"."""
-    return any(c.get("supercategory") in ("object", "stuff") for images in sets.values() for c in images.categories)
-
-
-def _is_semantic(category: Category, scene_like: bool) -> bool:
-    return not scene_like or category.get("supercategory") in ("object", "stuff")
-
-
-def _is_instance(category: Category, scene_like: bool) -> bool:
-    if scene_like:
-        return category.get("supercategory") == "object"
-    return bool(category.get("isthing", 1))
+def _is_stuff(category: Category) -> bool:
+    return not category.get("isthing", 1)
 
 
 def _absolute(item: ImageItem) -> ImageItem:
     return replace(item, path=item.path.resolve())
-
-
-def _head_data(categories: Sequence[Category], out: Path, sets: dict[str, ImageSet]) -> HeadData:
-    names = tuple(str(category["name"]) for category in categories)
-    return HeadData(classes=names, train=out / "train.json", val=out / "val.json", n_val=len(sets["val"]))

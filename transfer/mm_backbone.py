@@ -37,7 +37,7 @@ class TimmViT(BaseModule):
         folder: timm folder (config.json, model.safetensors).
         out_blocks: block whose normalised output feeds each of the four levels, counted from 0; None takes the last
             block of each quarter of the depth (as the MAE and BEiT recipes do).
-        frozen: no gradient, and eval mode whatever `train()` says.
+        frozen: no gradient, and eval mode whatever `train()` says. The ViT trains by default, as other backbones do.
         deconv: learn the upsampling by transposed convolutions (ViTDet) instead of interpolating.
         drop_path_rate: stochastic depth, for finetuning.
 
@@ -51,7 +51,7 @@ class TimmViT(BaseModule):
         folder: str,
         *,
         out_blocks: Sequence[int] | None = None,
-        frozen: bool = True,
+        frozen: bool = False,
         deconv: bool = False,
         drop_path_rate: float = 0.0,
     ) -> None:

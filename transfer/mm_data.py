@@ -1,4 +1,4 @@
-"""What the heads' data pipelines need beside MMSeg's and MMDet's own parts: reading, listing and drawing samples."""
+"""What the heads need around their data beside MMSeg's and MMDet's own parts: reading, drawing, resuming, scoring."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
+from mmdet.evaluation import CocoMetric
 from mmengine.dataset import InfiniteSampler
-from mmengine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS, METRICS, TRANSFORMS
+from mmengine.runner import IterBasedTrainLoop
 from mmseg.datasets import BaseSegDataset
 
 from sohes.data.images import load_image
+from sohes.errors import DataError
 from sohes.files import read_json
+
+DETECTIONS = "coco/detections"
 
 
 @TRANSFORMS.register_module()
@@ -44,7 +49,15 @@ class ResumableSampler(InfiniteSampler):
 
     mmengine restores weights and the position in the stream, but not the random states. Here they follow from the
     position, so a resumed run draws the same flips, crops and proposals as an undisturbed one.
+
+    Raises:
+        DataError: the data set is empty; the endless stream would never begin.
     """
+
+    def __init__(self, dataset: Any, **kwargs: Any) -> None:
+        if not len(dataset):
+            raise DataError(f"{dataset.ann_file}: the recipe's filter leaves no image to train on")
+        super().__init__(dataset, **kwargs)
 
     def __iter__(self) -> Iterator[int]:
         for position, index in enumerate(self.indices, start=self._start):
@@ -60,3 +73,26 @@ class ResumableSampler(InfiniteSampler):
         """Go to a position in the stream, in samples of this process."""
         super().skip(num_samples)
         self._start = num_samples
+
+
+@LOOPS.register_module()
+class ResumableLoop(IterBasedTrainLoop):
+    """mmengine's loop, for `sohes.engine.checkpoints.CheckpointHook`."""
+
+    def resume_at(self, step: int) -> None:
+        """Go on with this step."""
+        self._iter = step
+
+
+@METRICS.register_module()
+class CocoAP(CocoMetric):
+    """MMDet's metric, which reports nothing where no image has a detection: an AP of 0. Counts the detections too."""
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, float]:
+        """As MMDet's; `results` are pairs of ground truth and prediction, one per image."""
+        count = sum(len(prediction["labels"]) for _, prediction in results)
+        if count:
+            scores = dict(super().compute_metrics(results))
+        else:
+            scores = {f"{metric}_{name}": 0.0 for metric in self.metrics for name in ("mAP", "mAP_50")}
+        return scores | {DETECTIONS.removeprefix("coco/"): count}

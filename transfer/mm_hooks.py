@@ -1,17 +1,13 @@
-"""Hooks between mmengine's Runner and this project: progress, and a checkpoint that is never half written."""
+"""Hooks between mmengine's Runner and this project: progress, and the curve of the loss."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from sohes.files import atomic_path
 from sohes.progress import Reporter
-
-CHECKPOINT = "last.pth"
 
 
 class ProgressHook(Hook):
@@ -55,20 +51,17 @@ class ProgressHook(Hook):
         self.close()
 
 
-class LastCheckpointHook(Hook):
-    """Keeps one checkpoint, `last.pth`, written every `interval` steps and after the last one.
+class LossHook(Hook):
+    """Keeps the total loss of every training step; its state is part of the checkpoints."""
 
-    mmengine's own hook deletes the old file before the new one is complete.
-    """
-
-    priority = "VERY_LOW"  # after the schedulers' step, which the checkpoint must contain
-
-    def __init__(self, folder: Path, interval: int) -> None:
-        self.path = Path(folder) / CHECKPOINT
-        self.interval = interval
+    def __init__(self) -> None:
+        self.losses: list[float] = []
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if not (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
-            return
-        with atomic_path(self.path) as temporary:
-            runner.save_checkpoint(str(temporary.parent), temporary.name, by_epoch=False)
+        self.losses.append(outputs["loss"].item())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.losses = state["losses"]

@@ -1,27 +1,30 @@
-"""One recipe, one backbone folder, one data set: config -> mmengine's Runner -> metrics. Resumes from `last.pth`."""
+"""One recipe, one backbone folder, one data set: config -> mmengine's Runner -> metrics. Resumes as phases 2 and 3."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 import transfer.mm_data
 import transfer.mm_optim  # noqa: F401  like mm_data: registers its parts
 from sohes.backbones.timm_folder import BackboneFolder
+from sohes.engine.checkpoints import CheckpointHook
 from sohes.errors import ConfigError, unknown_name
+from sohes.files import atomic_path
 from transfer.data import HeadData
 from transfer.mm_backbone import STRIDES
-from transfer.mm_hooks import CHECKPOINT, LastCheckpointHook, ProgressHook
+from transfer.mm_hooks import LossHook, ProgressHook
 from transfer.stages import CONFIGS, recipe_names
 
-LOG = "runner.log"
+LOG, HEAD = "runner.log", "head.pth"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ def complete_config(
     _fit_heads(config.model, vit.embed_dim, len(data.classes))
     for loader, path in ((config.train_dataloader, data.train), (config.test_dataloader, data.val)):
         loader.dataset.update(ann_file=str(path.resolve()), metainfo={"classes": data.classes})
-    if config.test_evaluator.type == "CocoMetric":
+    if config.test_evaluator.type == "CocoAP":
         config.test_evaluator.ann_file = str(data.val.resolve())
     _fit_schedule(config, config.iterations if iterations is None else iterations)
     config.randomness = {"seed": seed}
@@ -85,24 +88,39 @@ def complete_config(
     return config
 
 
-def train_and_evaluate(config: Config, out: Path, *, checkpoint_every: int) -> HeadRun:
-    """Train from the last checkpoint in `out`, or from the start, and score the val images."""
-    checkpoint = Path(out) / CHECKPOINT
-    if checkpoint.exists():
-        config.load_from, config.resume = str(checkpoint), True
-    progress = ProgressHook(config.method)
+def train_and_evaluate(
+    config: Config, out: Path, *, checkpoint_every: int, identity: Mapping[str, Any] | None = None
+) -> HeadRun:
+    """Train from the last checkpoint in `out`, or from the start, and score the val images.
+
+    Leaves the trained head in `out/head.pth`, as MMSegmentation's and MMDetection's own tools load it.
+
+    Args:
+        config: a complete one.
+        out: folder of the checkpoints and the log.
+        checkpoint_every: steps.
+        identity: what a checkpoint depends on; one of another identity is refused.
+
+    Raises:
+        SohesError: the checkpoint belongs to another configuration.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the running step was finished and saved.
+    """
+    out = Path(out)
+    keeper = CheckpointHook(out, every=checkpoint_every, keep=2, identity=identity or {})
+    losses, progress = LossHook(), ProgressHook(config.method)
     # the libraries narrate on stdout: each log line twice, and pycocotools' tables
-    with (Path(out) / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log):
+    with (out / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), ExitStack() as stack:
+        stack.callback(keeper.restore_signals)
+        stack.callback(progress.close)
         runner = Runner.from_cfg(config)
-        runner.register_hook(progress)
-        runner.register_hook(LastCheckpointHook(out, checkpoint_every))
-        try:
-            runner.train()
-            metrics = runner.test()
-        finally:
-            progress.close()
-    losses, _ = runner.message_hub.get_scalar("train/loss").data
-    return HeadRun(config=config, runner=runner, metrics=metrics, losses=[float(loss) for loss in losses])
+        for hook in (losses, keeper, progress):  # the bar begins where the checkpoint ends
+            runner.register_hook(hook)
+        runner.train()
+        with atomic_path(out / HEAD) as temporary:
+            meta = {"dataset_meta": dict(runner.train_dataloader.dataset.metainfo)}
+            torch.save({"state_dict": runner.model.state_dict(), "meta": meta}, temporary)
+        metrics = runner.test()
+    return HeadRun(config=config, runner=runner, metrics=metrics, losses=losses.losses)
 
 
 def _fit_heads(model: ConfigDict, embed_dim: int, n_classes: int) -> None:
@@ -143,4 +161,4 @@ def _fit_schedule(config: Config, iterations: int) -> None:
             scheduler.milestones = [round(step * ratio) for step in scheduler.milestones]
     config.param_scheduler = [entry for entry in config.param_scheduler if entry.end - entry.begin > 1]
     config.iterations = iterations
-    config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": iterations}
+    config.train_cfg = {"type": "ResumableLoop", "max_iters": iterations}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import AfterValidator
 
 from sohes.configuration import Count, Natural, settings
-from sohes.errors import unknown_name
+from sohes.errors import SohesError, unknown_name
 from sohes.files import read_json
-from sohes.records import Measurement, StageResult
+from sohes.records import Measurement, StageResult, config_hash
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
     from sohes.backbones.timm_folder import BackboneFolder
     from transfer.data import HeadData
+    from transfer.mm_run import HeadRun
 
 # A launcher reads these configurations without loading torch or mmcv; so what a stage needs is imported inside it.
 
@@ -86,7 +88,7 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
 
     `inputs`: "backbone", a timm folder; "data", a folder with train.json and val.json. mIoU sums intersections and
     unions over all val images and divides once per class (MMSegmentation's IoUMetric).
-    Writes label maps, `last.pth`, mmengine's log, `predictions.png`, `loss.csv`, `loss.png` below `out`.
+    Writes label maps, checkpoints, `head.pth`, mmengine's log, `predictions.png`, `loss.csv`, `loss.png` below `out`.
 
     Raises:
         SohesError: the MM stack does not work here, the recipe does not exist, data or weights cannot be used.
@@ -102,7 +104,7 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
 def instance(config: InstanceConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """COCO box and mask AP of an instance head; `inputs` as in `semantic`.
 
-    Writes the instance files, `last.pth`, mmengine's log, `predictions.png`, `loss.csv`, `loss.png` below `out`.
+    Writes the instance files and what `semantic` writes below `out`.
 
     Raises:
         SohesError: as `semantic`.
@@ -126,7 +128,7 @@ def _run(
     scale: float,
     protocol: str,
 ) -> StageResult:
-    from sohes.backbones.timm_folder import load_backbone_folder
+    from sohes.backbones.timm_folder import load_backbone_folder, weights_digest
     from transfer.mm_run import complete_config, load_recipe, train_and_evaluate
     from transfer.pictures import write_loss_curve, write_predictions
 
@@ -141,9 +143,13 @@ def _run(
         iterations=config.iterations,
         seed=config.seed,
     )
-    run = train_and_evaluate(full, out, checkpoint_every=config.checkpoint_every)
-    # an image set without any detection gives no metrics at all: that is AP 0
-    values = {ours: scale * float(run.metrics.get(theirs, 0.0)) for theirs, ours in names.items()}
+    identity = {
+        "config": config_hash(config),
+        "backbone": weights_digest(folder.model),
+        "classes": list(data.classes),
+    }
+    run = train_and_evaluate(full, out, checkpoint_every=config.checkpoint_every, identity=identity)
+    values = {ours: scale * _measured(run, theirs) for theirs, ours in names.items()}
     artefacts = [
         write_predictions(out / "predictions.png", run, task=task, count=config.n_pictures),
         *write_loss_curve(out / "loss.png", run),
@@ -162,9 +168,33 @@ def _run(
             )
             for name, value in values.items()
         ],
-        notes=[_note(full, folder, values, data)],
+        notes=[_note(full, folder, values, data), *_remarks(run, data)],
         artefacts=artefacts,
     )
+
+
+def _measured(run: HeadRun, metric: str) -> float:
+    """A metric as MMSeg or MMDet reports it; -1 and NaN are theirs for "nothing to score"."""
+    from transfer.mm_run import LOG
+
+    value = float(run.metrics.get(metric, math.nan))
+    if not value >= 0:
+        log = Path(run.config.work_dir).parent / LOG
+        raise SohesError(f"{run.config.method}: the evaluation gave no {metric} ({value}); see {log}")
+    return value
+
+
+def _remarks(run: HeadRun, data: HeadData) -> list[str]:
+    """What a reader of the scores should know."""
+    from transfer.mm_data import DETECTIONS
+
+    remarks = list(data.notes)
+    trained = len(run.runner.train_dataloader.dataset)
+    if trained < data.n_train:
+        remarks.append(f"trained on {trained} of {data.n_train} images: the others have no instance, or are too small")
+    if run.metrics.get(DETECTIONS) == 0:
+        remarks.append("nothing was detected in any val image, so every AP is 0")
+    return [f"{run.config.method}: {remark}" for remark in remarks]
 
 
 def _data_name(folder: Path) -> str:

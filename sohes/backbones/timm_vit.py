@@ -14,8 +14,8 @@ from sohes.backbones.timm_folder import (
     Provenance,
     TimmViT,
     input_normalisation,
-    load_backbone_folder,
 )
+from sohes.backbones.weights import resolve_weights
 from sohes.errors import ConfigError
 
 FEATURES = ("key", "token")
@@ -74,6 +74,18 @@ class DenseViT(nn.Module):
         return tokens.transpose(1, 2).unflatten(2, (height // self.patch_size, width // self.patch_size))
 
 
-def load_backbone(folder: str | Path, *, feature: str = "key", device: torch.device | None = None) -> DenseViT:
-    """A timm folder as a frozen dense backbone on `device` (default: the GPU if there is one)."""
-    return DenseViT(load_backbone_folder(Path(folder)), feature=feature).to(device or default_device())
+def load_backbone(source: str | Path, *, feature: str = "key", device: torch.device | str | None = None) -> DenseViT:
+    """A frozen dense backbone on `device` (default: the GPU if there is one).
+
+    Args:
+        source: a timm folder, a weights file, a timm name or "random:NAME", as `--backbone` takes; see
+            `resolve_weights`.
+        feature: "key" or "token", see `DenseViT`.
+        device: of the ViT.
+
+    Raises:
+        WeightsError: not found, not reachable, damaged, or not fitting; the message says what to do.
+    """
+    model, provenance = resolve_weights(str(source))
+    backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=feature)
+    return backbone.to(torch.device(device) if device else default_device())

@@ -5,6 +5,7 @@ A stage goes on where it was interrupted: its predictions lie in a label store i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,10 +14,11 @@ from sohes.baselines.settings import DinoSettings, FelzenszwalbSettings, SamSett
 from sohes.configuration import Count, settings
 from sohes.data.prepare import resolve_ground_truth
 from sohes.errors import DataError
-from sohes.records import Measurement, StageResult, config_hash
+from sohes.records import StageResult, config_hash
 
 if TYPE_CHECKING:
     from sohes.data.coco import ImageSet
+    from sohes.data.problems import Problems
     from sohes.evaluation.predictions import Predictions
 
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
@@ -123,12 +125,12 @@ def slic_merge(config: SlicMergeConfig, inputs: dict[str, Path], out: Path) -> S
 def predictions(config: PredictionsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Predictions that exist, or those of a trained segmenter, on one data set."""
     from sohes.data.coco import read_coco
-    from sohes.evaluation.predictions import Problems, open_predictions
+    from sohes.data.problems import Problems
+    from sohes.evaluation.predictions import open_predictions
 
     truth, problems = read_coco(config.truth_file()), Problems()
     found = open_predictions(Path(config.predictions).expanduser(), truth, problems, out=out, limit=config.max_images)
-    measurements = _score(config, truth, found)
-    return StageResult(measurements=measurements, notes=problems.lines())  # what is broken may show while it is scored
+    return _scored(config, truth, found, problems)
 
 
 def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
@@ -136,10 +138,10 @@ def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     from sohes.baselines.clustering import Sohes
     from sohes.data.coco import read_coco
     from sohes.data.labelling import label_images
-    from sohes.data.labels import LabelStore
     from sohes.data.listing import Listing
+    from sohes.data.problems import Problems
     from sohes.evaluation.inputs import first_images
-    from sohes.evaluation.predictions import Predictions
+    from sohes.evaluation.predictions import open_predictions
 
     truth = read_coco(config.truth_file())
     wanted = first_images(truth, config.max_images)
@@ -153,22 +155,22 @@ def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
         header={"model": config.model, "settings": config_hash(config)},
         description=f"{config.model} on {config.dataset}",
     )
-    store = LabelStore(out / "predictions")
-    ids = [item.id for item in wanted.items if item.id in store]  # an earlier run may have looked at more
-    found = Predictions(ids, store.forest, backbone=baseline.backbone, init=baseline.init)
-    return StageResult(
-        measurements=_score(config, truth, found),
-        notes=[f"skipped, so all its objects count as missed: {reason}" for reason in failed.values()],
-    )
+    problems = Problems()
+    found = open_predictions(out / "predictions", truth, problems, limit=config.max_images)
+    found = replace(found, backbone=baseline.backbone, init=baseline.init)
+    result = _scored(config, truth, found, problems)
+    return replace(result, notes=[*result.notes, *(f"skipped {reason}" for reason in failed.values())])
 
 
-def _score(config: CellConfig, truth: ImageSet, found: Predictions) -> list[Measurement]:
+def _scored(config: CellConfig, truth: ImageSet, found: Predictions, problems: Problems) -> StageResult:
     from sohes.evaluation.evaluate import evaluate_predictions
-    from sohes.evaluation.inputs import first_images
+    from sohes.evaluation.inputs import first_images, left_out
 
     wanted = first_images(truth, config.max_images)
     limited = f" (first {len(wanted)} of {len(truth)} images)" if len(wanted) < len(truth) else ""
-    scores = evaluate_predictions(wanted, found, related=found.related)
-    return scores.measurements(
+    scores = evaluate_predictions(wanted, found, related=found.related, problems=problems)
+    measurements = scores.measurements(
         method=config.model, backbone=found.backbone, init=found.init, data=f"{config.dataset}{limited}"
     )
+    # what is broken may show while it is scored
+    return StageResult(measurements=measurements, notes=left_out(wanted, found, problems))

@@ -21,33 +21,37 @@ def add_parser(commands: Any) -> None:
         **help_page("sohes evaluate labels/ --ground-truth coco.json --out scores/"),
     )
     parser.add_argument(
-        "predictions", type=Path, metavar="PRED", help="label store, segmenter folder, or COCO results JSON"
+        "predictions",
+        type=Path,
+        metavar="PRED",
+        help="label store, segmenter folder, COCO results, COCO file with scores",
     )
     parser.add_argument("--ground-truth", required=True, metavar="GT", help="COCO file, or name of a prepared data set")
     parser.add_argument("--out", type=Path, help="folder for record, CSV files, pictures, predictions of a segmenter")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--strict", action="store_true", help="stop at the first broken prediction, skip none")
+    parser.add_argument("--strict", action="store_true", help="stop at the first broken entry, skip none")
     parser.add_argument("--method", help="name of what made the predictions (default: PRED's last two parts)")
     parser.add_argument("--limit", type=int, metavar="N", help="score the first N images of the ground truth only")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Score, print, and write; what was skipped goes to stderr."""
+    """Score, print, and write; what was skipped stands in the table, with --json on stderr."""
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {options.limit}")
     from rich.console import Console
 
     from sohes.data.coco import read_coco
     from sohes.data.prepare import DATASETS, resolve_ground_truth
+    from sohes.data.problems import Problems
     from sohes.evaluation.evaluate import evaluate_predictions
     from sohes.evaluation.inputs import first_images
-    from sohes.evaluation.predictions import Problems, open_predictions, short_name
+    from sohes.evaluation.predictions import open_predictions, short_name
     from sohes.evaluation.report import Report
 
     started = datetime.now(UTC)
     path = resolve_ground_truth(options.ground_truth)
-    truth = read_coco(path)
+    truth = read_coco(path, Problems(strict=options.strict))
     problems = Problems(strict=options.strict)
     predictions = open_predictions(options.predictions, truth, problems, out=options.out, limit=options.limit)
     data = options.ground_truth if options.ground_truth in DATASETS else short_name(path)
@@ -55,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         data += f" (first {options.limit} images)"
     truth = first_images(truth, options.limit)
     report = Report(
-        evaluation=evaluate_predictions(truth, predictions, related=predictions.related),
+        evaluation=evaluate_predictions(truth, predictions, related=predictions.related, problems=problems),
         truth=truth,
         predictions=predictions,
         method=options.method or short_name(options.predictions),
@@ -71,11 +75,11 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.json:
         print(json.dumps(report.as_json(), allow_nan=False))
+        for line in report.left_out():
+            print(f"sohes: {line}", file=sys.stderr)
     else:
         Console().print(report.table())
         print(report.protocols())
-    for line in problems.lines():
-        print(f"sohes: {line}", file=sys.stderr)
     if options.out is not None:
         print(*report.write(options.out), sep="\n", file=sys.stderr)
     return 0

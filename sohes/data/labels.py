@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,19 +194,22 @@ class _Shard:
     places: range
     skipped: list[dict[str, str]]
     image_ids: NDArray[np.int64]
+    files: list[str]
 
     @classmethod
     def read(cls, path: Path) -> _Shard:
         with _opened(path) as file:
             metadata = file.schema_arrow.metadata or {}
             places = json.loads(metadata[_PLACES])
+            table = file.read(["image_id", "file"])
             return cls(
                 path=path,
                 number=int(path.stem.removeprefix("labels-")),
                 header=json.loads(metadata[_HEADER]),
                 places=range(places["first"], places["first"] + places["count"]),
                 skipped=places["skipped"],
-                image_ids=file.read(["image_id"]).column("image_id").to_numpy(),
+                image_ids=table.column("image_id").to_numpy(),
+                files=table.column("file").to_pylist(),
             )
 
 
@@ -242,6 +246,7 @@ class LabelStore:
             self._refuse_missing(shards)
         self.skipped = {entry["file"]: entry["reason"] for shard in shards for entry in shard.skipped}
         self._ids = np.concatenate([shard.image_ids for shard in shards])
+        self._files = [file for shard in shards for file in shard.files]
         self._starts = np.cumsum([0, *(len(shard.image_ids) for shard in shards)])  # first row of each shard
         self._order = np.argsort(self._ids, kind="stable")
         self._last_group: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, -1), [])
@@ -265,6 +270,11 @@ class LabelStore:
         """Ids of the images, in the order they were written."""
         ids: list[int] = self._ids.tolist()
         return ids
+
+    @property
+    def files(self) -> dict[int, str]:
+        """The file of each image by id, as given to the writer."""
+        return dict(zip(self.image_ids, self._files, strict=True))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -294,7 +304,10 @@ class LabelStore:
 
     def file(self, image_id: int) -> str:
         """The image's file, as given to the writer."""
-        return str(self._row(image_id)["file"])
+        place = self._find(image_id)
+        if place is None:
+            raise KeyError(image_id)
+        return self._files[place]
 
     def _find(self, image_id: int) -> int | None:
         rank = int(np.searchsorted(self._ids, image_id, sorter=self._order))
@@ -319,33 +332,34 @@ class LabelStore:
 
 
 def export_coco(store: LabelStore, path: Path) -> None:
-    """Write a store as one COCO file: category 1 "entity", `parent_id` (0: root), `score`. Memory: a few images."""
+    """Write a store as one COCO file: category 1 "entity", `parent_id` (null: root), `score`. Memory: a few images.
+
+    Images are named relative to the folder that all of them share, which `info.image_root` holds, since most readers
+    join a folder of their own with the name.
+    """
+    root = _shared_folder(store.files.values())
     with atomic_path(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as out:
-        out.write('{"images": [')
+        out.write(f'{{"info": {json.dumps({"image_root": root})}, "images": [')
         for index, row in enumerate(store.rows()):
-            image = {"id": row["image_id"], "file_name": row["file"], "width": row["width"], "height": row["height"]}
+            name = os.path.relpath(row["file"], root) if root else row["file"]
+            image = {"id": row["image_id"], "file_name": name, "width": row["width"], "height": row["height"]}
             out.write((",\n" if index else "\n") + json.dumps(image))
         out.write('\n], "annotations": [')
         written = 0
-        for row in store.rows():
-            for mask in row["masks"]:
-                out.write((",\n" if written or mask["id"] else "\n") + json.dumps(_annotation(row, mask, written + 1)))
-            written += len(row["masks"])
+        for image_id, forest in store:
+            for entry in forest.to_coco(image_id=image_id, first_id=written + 1):
+                out.write((",\n" if written else "\n") + json.dumps(entry))
+                written += 1
         out.write('\n], "categories": [{"id": 1, "name": "entity"}]}\n')
 
 
-def _annotation(row: Mapping[str, Any], mask: Mapping[str, Any], first: int) -> dict[str, Any]:
-    return {
-        "id": first + mask["id"],
-        "image_id": row["image_id"],
-        "category_id": 1,
-        "segmentation": {"size": [row["height"], row["width"]], "counts": mask["rle"]},
-        "area": mask["area"],
-        "bbox": mask["bbox"],
-        "iscrowd": 0,
-        "parent_id": 0 if mask["parent"] is None else first + mask["parent"],
-        "score": mask["score"],
-    }
+def _shared_folder(files: Iterable[str]) -> str:
+    """The deepest folder that holds all files, as they name it; "" where there is none."""
+    folders = {os.path.dirname(file) for file in files}
+    try:
+        return os.path.commonpath(folders) if folders else ""
+    except ValueError:  # some are absolute, some are not
+        return ""
 
 
 def _row(image_id: int, file: str, forest: MaskForest) -> dict[str, Any]:

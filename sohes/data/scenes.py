@@ -26,7 +26,7 @@ from sohes.masks import BoolArray, MaskForest, encode_masks
 from sohes.progress import track
 
 STUFF = ("sky", "hill", "grass", "sand", "water", "road", "brick", "wood")
-VERSION = 1  # of the pictures; raise it when the same seed gives another one
+VERSION = 2  # of what is written; raise it when the same seed gives something else
 MIN_AREA_PX = 16
 MIN_VISIBLE = 0.2  # share of an entity that must be in sight to be labelled
 MAX_SHARE = 0.9  # a part that is this much of its whole is the same mask by the coverage rule
@@ -35,9 +35,15 @@ _VAL_OFFSET = 1_000_000  # scene index of the first held-out scene, so that more
 
 
 def _categories() -> list[dict[str, Any]]:
-    rows = [(kind, "object") for kind in PARTS] + [(kind, "stuff") for kind in STUFF]
-    rows += [(f"{kind}:{part}", kind) for kind, parts in PARTS.items() for part in parts]
-    return [{"id": index + 1, "name": name, "supercategory": above} for index, (name, above) in enumerate(rows)]
+    """COCO categories: things, stuff (`isthing` 0) and parts (`ispart` 1), by the marks that `transfer.data` reads."""
+    rows: list[dict[str, Any]] = [{"name": kind, "supercategory": "object", "isthing": 1} for kind in PARTS]
+    rows += [{"name": kind, "supercategory": "stuff", "isthing": 0} for kind in STUFF]
+    rows += [
+        {"name": f"{kind}:{part}", "supercategory": kind, "isthing": 1, "ispart": 1}
+        for kind, parts in PARTS.items()
+        for part in parts
+    ]
+    return [{"id": index} | row for index, row in enumerate(rows, start=1)]
 
 
 CATEGORIES = _categories()
@@ -263,6 +269,6 @@ def _write_split(out: Path, split: str, indices: range, size: int, seed: int) ->
 def _annotations(scene: Scene, image_id: int, first: int) -> list[Annotation]:
     parents = [int(parent) for parent in scene.forest.parent]
     return [
-        Annotation(first + place, image_id, _CATEGORY_ID[name], rle, 0 if parent < 0 else first + parent)
+        Annotation(first + place, image_id, _CATEGORY_ID[name], rle, None if parent < 0 else first + parent)
         for place, (name, rle, parent) in enumerate(zip(scene.names, scene.forest.rles, parents, strict=True))
     ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco, write_coco
+from sohes.data.identity import match_names
 from sohes.data.images import SUFFIXES, load_image
 from sohes.errors import DataError
 from sohes.files import write_json
@@ -27,6 +27,9 @@ __all__ = [
     "split_images",
     "write_split",
 ]
+
+
+_VAL_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
@@ -111,33 +114,41 @@ def split_images(
     *,
     max_train: int | None = None,
     max_val: int | None = None,
-    val_fraction: float = 0.1,
+    val_fraction: float | None = None,
     seed: int = 0,
+    skipped: Mapping[str, str] | None = None,
 ) -> Split:
-    """Hold images out: those the ground truth names, else `val_fraction` of them.
+    """Hold images out: those the ground truth names, without one a share of them.
 
-    An image belongs to a ground-truth entry when it is that very file, else when its path ends with the entry's
-    `file_name`, else when it alone has the same base name. When the ground truth names every image, `val_fraction` of
-    them are held out. Limits draw at random by `seed`, the order of `items` is kept.
+    Which image a ground-truth entry means is told by `identity.match_names`. Limits draw at random by `seed`, the order
+    of `items` is kept.
 
     Args:
         items: usable images.
-        ground_truth: masks for some or all of them.
+        ground_truth: masks for some of them.
         max_train: most images to train on; None for all.
         max_val: most images to hold out; None for all.
-        val_fraction: share held out where the ground truth does not decide, in (0, 1).
+        val_fraction: share held out where no ground truth decides, in (0, 1); None for 0.1. With a ground truth that
+            names every image it has to be given.
         seed: of the draw.
+        skipped: path and reason of the images that cannot be used; an entry that means one of them is left over.
 
     Raises:
-        DataError: fewer than two images; no image, or two images, for a ground-truth entry; sizes that differ.
+        DataError: fewer than two images; a ground truth that names none of them, or all; an entry that could mean two
+            images; sizes that differ.
     """
     if len(items) < 2:
         raise DataError(f"{len(items)} usable image(s); at least two are needed, one to train on and one held out")
     rng = np.random.default_rng(seed)
-    truth, unmatched = _match(items, ground_truth) if ground_truth else ({}, [])
+    truth, unmatched = _match(items, ground_truth, skipped or {}) if ground_truth else ({}, [])
     held = [item for item in items if item.id in truth]
-    if not held or len(held) == len(items):
-        held = _draw(items, max(1, round(val_fraction * len(items))), rng)
+    if ground_truth and len(held) == len(items) and val_fraction is None:
+        raise DataError(
+            f"{ground_truth.source} names all {len(items)} images, and what it names is held out: none is left to "
+            "train on. Give more images, or hold out a share of these: images.val_fraction=0.1"
+        )
+    if not ground_truth or len(held) == len(items):
+        held = _draw(items, max(1, round((val_fraction or _VAL_FRACTION) * len(items))), rng)
     held_ids = {item.id for item in held}
     train = _draw([item for item in items if item.id not in held_ids], max_train, rng)
     val = _draw(held, max_val, rng)
@@ -152,44 +163,21 @@ def _draw(items: Sequence[ImageItem], count: int | None, rng: np.random.Generato
     return [items[index] for index in sorted(rng.permutation(len(items))[:count])]
 
 
-def _match(items: Sequence[ImageItem], ground_truth: ImageSet) -> tuple[dict[int, int], list[str]]:
+def _match(
+    items: Sequence[ImageItem], ground_truth: ImageSet, skipped: Mapping[str, str]
+) -> tuple[dict[int, int], list[str]]:
     """Image ids to ground-truth ids, and the file names left over."""
-    by_name: dict[str, list[ImageItem]] = defaultdict(list)
-    for item in items:
-        by_name[item.path.name].append(item)
-    truth: dict[int, int] = {}
-    unmatched = []
-    for entry in ground_truth.items:
-        found = _candidates(entry, by_name.get(entry.path.name, []), ground_truth.source.parent)
-        if len(found) > 1:
-            raise DataError(
-                f"{ground_truth.source}: '{entry.path.name}' of image {entry.id} could be {found[0].path} or "
-                f"{found[1].path}; give 'file_name' with enough of its folder to tell them apart"
-            )
-        if not found:
-            unmatched.append(str(entry.path))
-        elif found[0].id in truth:
-            raise DataError(
-                f"{ground_truth.source}: images {truth[found[0].id]} and {entry.id} are both {found[0].path}"
-            )
-        else:
-            truth[found[0].id] = entry.id
+    files: dict[int | str, str] = {file: file for file in skipped}
+    files.update((item.id, str(item.path)) for item in items)
+    names = ground_truth.names
+    found = match_names(
+        names, files, roots=(ground_truth.root, Path()), sources=(str(ground_truth.source), "the images given")
+    )
+    truth = {place: entry for entry, place in found.items() if isinstance(place, int)}
     if not truth:
-        example = f"it names e.g. '{ground_truth.items[0].path.name}'" if ground_truth.items else "it names no image"
-        raise DataError(
-            f"{ground_truth.source}: none of its {len(ground_truth)} images is among the {len(items)} given: "
-            f"{example}, the images are called e.g. '{items[0].path.name}'; give the ground truth of these images"
-        )
-    return truth, unmatched
-
-
-def _candidates(entry: ImageItem, same_name: list[ImageItem], folder: Path) -> list[ImageItem]:
-    exact = [item for item in same_name if item.path.resolve() == entry.path.resolve()]
-    if exact:
-        return exact
-    tail = PurePosixPath(entry.path.relative_to(folder) if entry.path.is_relative_to(folder) else entry.path).parts
-    ending = [item for item in same_name if item.path.parts[-len(tail) :] == tail]
-    return ending or same_name
+        raise DataError(f"{ground_truth.source}: all its images were skipped, e.g. {next(iter(skipped.items()))}")
+    matched = set(truth.values())
+    return truth, [name for entry, name in names.items() if entry not in matched]
 
 
 def _check_sizes(items: Sequence[ImageItem], truth: Mapping[int, int], ground_truth: ImageSet) -> None:

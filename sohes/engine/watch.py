@@ -21,6 +21,7 @@ from PIL import Image
 from sohes.backbones.timm_folder import Provenance
 from sohes.data.coco import Annotation, ImageSet
 from sohes.data.draw import forest_colours, grid, paint
+from sohes.data.identity import match_store
 from sohes.data.images import ImageArray, load_image
 from sohes.data.labels import LabelStore
 from sohes.errors import DataError
@@ -49,7 +50,8 @@ def read_watched(images: ImageSet, store: LabelStore, count: int) -> Watched:
     Raises:
         DataError: none is left.
     """
-    filled = [image_id for image_id in store.image_ids if len(store.forest(image_id))]
+    stored = match_store(store, images)
+    filled = [image_id for image_id, place in stored.items() if len(store.forest(place))]
     places = np.linspace(0, len(filled) - 1, min(count, len(filled))).round().astype(int)
     pictures, labels = {}, {}
     for image_id in (filled[place] for place in places):
@@ -58,7 +60,7 @@ def read_watched(images: ImageSet, store: LabelStore, count: int) -> Watched:
         except DataError as error:
             logging.getLogger(__name__).warning("not watched: %s", error)
             continue
-        labels[image_id] = store.forest(image_id)
+        labels[image_id] = store.forest(stored[image_id])
     if not labels:
         raise DataError(f"{store.folder}: no image with a mask can be read, so nothing to watch; set watch_every=0")
     annotations = {

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sohes.data.coco import ImageSet
+from sohes.data.problems import Problems
+from sohes.errors import DataError
 from sohes.evaluation.hierarchy import HierarchyScorer, HierarchyScores
 from sohes.evaluation.inputs import checked
 from sohes.evaluation.mask_recall import MaskRecall, MaskScorer
@@ -33,7 +35,12 @@ class Evaluation:
 
 
 def evaluate_predictions(
-    truth: ImageSet, predictions: Mapping[int, MaskForest], *, related: bool = True, description: str = "evaluate"
+    truth: ImageSet,
+    predictions: Mapping[int, MaskForest],
+    *,
+    related: bool = True,
+    problems: Problems | None = None,
+    description: str = "evaluate",
 ) -> Evaluation:
     """Score predictions image by image; see `evaluate_masks` and `evaluate_hierarchy` for the metrics.
 
@@ -41,17 +48,25 @@ def evaluate_predictions(
         truth: ground truth.
         predictions: forest by image id.
         related: whether the forests tell wholes from parts.
+        problems: what was left out of the predictions, to explain why there are none.
         description: shown beside the progress.
 
     Raises:
-        DataError: predictions that do not fit; see `checked`.
+        DataError: predictions that do not fit, see `checked`; no object to be found, or no mask that was predicted:
+            then 0 would be no measurement.
     """
     masks, hierarchy = MaskScorer(truth), HierarchyScorer(truth)
-    related = related and any(row.parent_id for rows in truth.annotations.values() for row in rows)
+    related = related and any(row.parent_id is not None for rows in truth.annotations.values() for row in rows)
     with Reporter(description, len(predictions)) as reporter:
         for item, forest in checked(truth, predictions):
             masks.add(item, forest)
             if related:
                 hierarchy.add(item, forest)
             reporter.advance()
-    return Evaluation(masks=masks.result(), hierarchy=hierarchy.result() if related else None)
+    result = masks.result()
+    if not result.n_objects:
+        raise DataError(f"{truth.source}: no object in its {len(truth)} images, so there is nothing to score")
+    if not result.n_predictions:
+        reasons = problems.lines() if problems else []
+        raise DataError("; ".join([f"no usable mask on any of the {len(truth)} images of {truth.source}", *reasons]))
+    return Evaluation(masks=result, hierarchy=hierarchy.result() if related else None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sohes.data.coco import ImageItem, ImageSet, read_coco
+from sohes.data.problems import Problems
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 
@@ -29,6 +30,19 @@ def first_images(truth: ImageSet, count: int | None) -> ImageSet:
     """The ground truth of the first `count` images; of all for None."""
     items = truth.items[:count]
     return replace(truth, items=items, annotations={i.id: truth.annotations.get(i.id, []) for i in items})
+
+
+def left_out(truth: ImageSet, predictions: Collection[int], problems: Problems) -> list[str]:
+    """What of the ground truth and of the predictions was not used, a sentence for each kind.
+
+    Args:
+        truth: ground truth.
+        predictions: ids of the images that have some.
+        problems: what was left out of them.
+    """
+    missing = sum(item.id not in predictions for item in truth.items)
+    lines = [f"{missing} of {len(truth)} images have no predictions: their objects count as missed"]
+    return [*(lines if missing else []), *truth.problems.lines(), *problems.lines()]
 
 
 def checked(truth: ImageSet, predictions: Mapping[int, MaskForest]) -> Iterator[tuple[ImageItem, MaskForest]]:

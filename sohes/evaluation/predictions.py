@@ -1,8 +1,10 @@
 """Predictions of any system as forests by image id, made when asked for; what is broken is named, skipped and counted.
 
-Three sources: a label store, a segmenter folder (which is run, its predictions kept as a label store), and a COCO
-results file of another system, `[{"image_id": 7, "segmentation": {"size": ..., "counts": ...}, "score": 0.9}, ...]`.
-A results file is read entry by entry; of all its masks the compressed RLE stays in memory.
+Four sources: a label store, a segmenter folder (which is run, its predictions kept as a label store), a COCO file with
+scores as `sohes labels export` writes it, and a COCO results file of another system,
+`[{"image_id": 7, "segmentation": {"size": ..., "counts": ...}, "score": 0.9}, ...]`. Its image ids are those of the
+ground truth, by the definition of the format; everywhere else images are known by their names (`data.identity`). A
+results file is read entry by entry; of all its masks the compressed RLE stays in memory.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from sohes.data.coco import Annotation, ImageItem, ImageSet, check_segmentation
+from sohes.data.coco import Annotation, ImageItem, ImageSet, check_segmentation, read_coco
+from sohes.data.identity import match_names, match_store
 from sohes.data.labelling import label_images
 from sohes.data.labels import LabelStore
+from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.inputs import first_images
 from sohes.files import file_digest
@@ -33,40 +37,9 @@ _LONGEST_ENTRY = 1 << 26
 _END = re.compile(r"\s*\]")
 _SEPARATOR = re.compile(r"\s*,?\s*")
 _BAD_SCORE = "score that is not a finite number"
+_OUTSIDE = "image outside the ground truth"
 
 _Mask = tuple[str, float, str]  # counts, score, category
-
-
-class Problems:
-    """Broken predictions by kind, with one example each; when strict, the first is raised."""
-
-    def __init__(self, *, strict: bool = False) -> None:
-        self.strict = strict
-        self.counts: dict[str, int] = {}
-        self.examples: dict[str, str] = {}
-        self._seen: set[str] = set()  # a store's forests may be asked for more than once
-
-    def add(self, kind: str, message: str) -> None:
-        """Count one; the same message again does not count.
-
-        Args:
-            kind: in words, the same for all of its kind.
-            message: names file, entry and field.
-
-        Raises:
-            DataError: when strict.
-        """
-        if self.strict:
-            raise DataError(f"{message} (without --strict it would be skipped)")
-        if message in self._seen:
-            return
-        self._seen.add(message)
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.examples.setdefault(kind, message)
-
-    def lines(self) -> list[str]:
-        """A sentence for each kind."""
-        return [f"skipped {count} x {kind}, e.g. {self.examples[kind]}" for kind, count in self.counts.items()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,18 +76,19 @@ def open_predictions(
     """The predictions at `path` on the images of `truth`, or on the first `limit` of them.
 
     Args:
-        path: label store, segmenter folder, or COCO results file.
+        path: label store, segmenter folder, COCO file with scores, or COCO results file.
         truth: the ground truth.
         problems: counts what is skipped; of a store only once its forests are asked for.
         out: where a segmenter's predictions are kept, in the folder `predictions`.
 
     Raises:
-        DataError: nothing of the kind is there, or strict `problems`.
+        DataError: nothing of the kind is there, none of it can be used, or strict `problems`.
         ConfigError: a segmenter without `out`.
     """
     wanted = first_images(truth, limit)
     if path.is_file():
-        predictions = read_results(path, truth, problems)
+        read = read_results if _is_results_file(path) else read_scored_coco
+        predictions = read(path, truth, problems)
     elif any(path.glob("labels-*.parquet")):
         predictions = from_store(LabelStore(path), truth, problems)
     elif (path / "config.json").is_file():
@@ -122,7 +96,7 @@ def open_predictions(
     else:
         raise DataError(
             f"{path}: no predictions here; give a label store (labels-00000.parquet), a segmenter folder "
-            "(config.json), or a COCO results file"
+            "(config.json), or a COCO file of results"
         )
     known = set(predictions)
     return replace(predictions, image_ids=[item.id for item in wanted.items if item.id in known])
@@ -164,17 +138,23 @@ def short_name(path: Path) -> str:
 
 
 def from_store(store: LabelStore, truth: ImageSet, problems: Problems) -> Predictions:
-    """The forests of a label store on the images of `truth`, less what cannot be scored."""
-    items = {item.id: item for item in truth.items}
-    for image_id in store.image_ids:
-        if image_id not in items:
-            problems.add("unknown image", f"{store.folder}: image {image_id} is not in {truth.source}")
+    """The forests of a label store on the images of `truth`, less what cannot be scored.
+
+    Raises:
+        DataError: no image of the store is one of the ground truth, or one could be several; or strict `problems`.
+    """
+    places = match_store(store, truth)
+    matched = set(places.values())
+    for image_id, file in store.files.items():
+        if image_id not in matched:
+            problems.add(_OUTSIDE, f"{store.folder}: '{file}' is not in {truth.source}")
 
     def forest(image_id: int) -> MaskForest:
-        return _usable(store.forest(image_id), items[image_id], f"{store.folder}: image {image_id}", problems)
+        where = f"{store.folder}: {store.file(places[image_id])}"
+        return _usable(store.forest(places[image_id]), truth.item(image_id), where, problems)
 
     return Predictions(
-        [image_id for image_id in store.image_ids if image_id in items],
+        list(places),
         forest,
         backbone=store.header.get("backbone", NOT_STATED),
         init=store.header.get("init", NOT_STATED),
@@ -191,28 +171,65 @@ def _usable(forest: MaskForest, item: ImageItem, where: str, problems: Problems)
     return forest if finite.all() else forest.select(np.flatnonzero(finite))
 
 
+def read_scored_coco(path: Path, truth: ImageSet, problems: Problems) -> Predictions:
+    """The annotations of a COCO file that have a score, on the images of `truth`.
+
+    Raises:
+        DataError: not such a file, no image of it is one of the ground truth, no score, or strict `problems`.
+    """
+    found = read_coco(path, problems)
+    places = match_names(
+        truth.names, found.names, roots=(truth.root, found.root), sources=(str(truth.source), str(path))
+    )
+    for item in found.items:
+        if item.id not in places.values():
+            problems.add(_OUTSIDE, f"{path}: '{found.names[item.id]}' is not in {truth.source}")
+    scored: dict[int, list[Annotation]] = {}
+    for image_id, rows in found.annotations.items():
+        scored[image_id] = [row for row in rows if row.score is not None]
+        for row in rows:
+            if row.score is None:
+                problems.add(_BAD_SCORE, f"{path}: annotation {row.id} has no 'score'")
+    if not any(scored.values()):
+        raise DataError(f"{path}: no annotation has a 'score', so nothing ranks them; predictions need one")
+    found = replace(found, annotations=scored)
+
+    def forest(image_id: int) -> MaskForest:
+        where = f"{path}: {found.names[places[image_id]]}"
+        return _usable(found.forest(places[image_id]), truth.item(image_id), where, problems)
+
+    related = any(row.parent_id is not None for rows in scored.values() for row in rows)
+    return Predictions(list(places), forest, related=related)
+
+
+def _is_results_file(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return not file.read(_CHUNK).lstrip().startswith("{")
+
+
 def read_results(path: Path, truth: ImageSet, problems: Problems) -> Predictions:
     """The masks of a COCO results file; they carry no relations.
 
+    An entry needs no id of its own, and what it has as one is not looked at.
+
     Raises:
-        DataError: not a JSON list, or strict `problems`; the message names file, entry and field.
+        DataError: not a JSON list, no entry that can be used, or strict `problems`; the message names file, entry and
+            field.
     """
     items = {item.id: item for item in truth.items}
     masks: dict[int, dict[_Mask, None]] = {}  # by image; a dictionary keeps the order and finds what is there twice
-    ids: set[str] = set()
     for index, entry in _entries(path):
         where = f"{path}: [{index}]"
         try:
             image_id, mask = _mask(entry, where, items)
-            if "id" in entry and repr(entry["id"]) in ids:
-                raise _Broken("duplicate", f"{where} field 'id' repeats {entry['id']!r}")
             if mask in masks.get(image_id, ()):
                 raise _Broken("duplicate", f"{where}: an earlier entry has the same image, mask, score and category")
         except _Broken as broken:
             problems.add(broken.kind, broken.message)
             continue
         masks.setdefault(image_id, {})[mask] = None
-        ids.update([repr(entry["id"])] if "id" in entry else [])
+    if not masks:
+        raise DataError("; ".join([f"{path}: no entry can be used as a prediction", *problems.lines()]))
     return Predictions(list(masks), lambda image_id: _flat_forest(masks[image_id], items[image_id]), related=False)
 
 
@@ -229,7 +246,7 @@ def _mask(entry: Any, where: str, items: Mapping[int, ImageItem]) -> tuple[int, 
         raise _Broken("entry that is no object", f"{where} must be an object, not {type(entry).__name__}")
     image_id, score, shape = (entry.get(key) for key in ("image_id", "score", "segmentation"))
     if isinstance(image_id, bool) or not isinstance(image_id, int | float) or image_id not in items:
-        raise _Broken("unknown image", f"{where} field 'image_id': the ground truth has no image {image_id!r}")
+        raise _Broken(_OUTSIDE, f"{where} field 'image_id': the ground truth has no image {image_id!r}")
     if not shape:
         what = "a box without a mask" if "bbox" in entry else "missing"
         raise _Broken("entry without a mask", f"{where} field 'segmentation': {what}; masks are scored, not boxes")
@@ -260,7 +277,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
     """Index and value of each element of the JSON list in `path`, one at a time."""
     decoder = json.JSONDecoder()
     chunks = max(1, math.ceil(path.stat().st_size / _CHUNK))
-    with path.open(encoding="utf-8", errors="replace") as file, Reporter(f"read {path.name}", chunks) as reporter:
+    with path.open(encoding="utf-8-sig", errors="replace") as file, Reporter(f"read {path.name}", chunks) as reporter:
         text, place, index = file.read(_CHUNK).lstrip(), 1, 0
         if not text.startswith("["):
             raise DataError(f"{path}: a COCO results file is a JSON list of masks; this begins with {text[:20]!r}")

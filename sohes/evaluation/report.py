@@ -11,12 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from sohes.data.coco import ImageSet
+from sohes.data.problems import Problems
 from sohes.evaluation.bootstrap import SEED
 from sohes.evaluation.evaluate import Evaluation
-from sohes.evaluation.predictions import Predictions, Problems
+from sohes.evaluation.inputs import left_out
+from sohes.evaluation.predictions import Predictions
 from sohes.evaluation.protocols import get_protocol
 from sohes.files import write_text
 from sohes.records import Measurement, Record, commit, content_hash, hardware, versions, write_record
@@ -57,17 +60,27 @@ class Report:
             "protocol": metrics["mask_ar_1000"][1],
             **{metric: None if math.isnan(value) else value for metric, (value, _) in metrics.items()},
             "n_images": masks.n_images,
+            "n_images_without_predictions": len({item.id for item in self.truth.items} - set(self.predictions)),
             "n_objects": masks.n_objects,
             "n_predictions": masks.n_predictions,
             "protocols": {metric: protocol for metric, (_, protocol) in metrics.items()},
-            "skipped": self.problems.counts,
+            "skipped": self.truth.problems.counts | self.problems.counts,
         }
 
+    def left_out(self) -> list[str]:
+        """See `inputs.left_out`."""
+        return left_out(self.truth, set(self.predictions), self.problems)
+
     def table(self) -> Table:
-        """One line a metric with its interval and protocol."""
+        """One line a metric with its interval and protocol; below it what was left out."""
         masks, metrics = self.evaluation.masks, self.evaluation.metrics()
         title = f"{self.method} on {self.data}\n{masks.n_images:,} images, {masks.n_objects:,} objects, "
-        table = Table(title=f"{title}{masks.n_predictions:,} predictions", title_justify="left")
+        table = Table(
+            title=f"{title}{masks.n_predictions:,} predictions",
+            title_justify="left",
+            caption="\n".join(map(escape, self.left_out())) or None,
+            caption_justify="left",
+        )
         table.add_column("metric")
         table.add_column("%", justify="right")
         table.add_column("95 % interval", justify="right")
@@ -107,7 +120,7 @@ class Report:
             ],
         }
         written = [_write_csv(out / name, rows) for name, rows in files.items()]
-        notes = self.problems.lines()
+        notes = self.left_out()
         if masks.n_objects:
             written.append(plot_recall(masks, f"{self.method} on {self.data}", out / "recall.png"))
             pictures, unread = draw_extremes(self.truth, self.predictions, masks, out)

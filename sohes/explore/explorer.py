@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sohes.backbones.timm_vit import DenseViT
+from sohes.data.images import ImageLike, as_image
 from sohes.errors import DataError
 from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
@@ -51,18 +52,18 @@ class Found:
 
 
 class Explorer:
-    """Phase 1 as one callable: image (H, W, 3) uint8 RGB to `MaskForest`."""
+    """Phase 1 as one callable: an image of any kind that `as_image` takes to `MaskForest`."""
 
     def __init__(self, backbone: DenseViT, settings: ExploreSettings | None = None) -> None:
         self.backbone = backbone
         self.settings = settings or ExploreSettings(feature=backbone.feature)  # type: ignore[arg-type]
 
-    def __call__(self, image: NDArray[np.uint8]) -> MaskForest:
+    def __call__(self, image: ImageLike) -> MaskForest:
         """Explore one image by itself; `sohes.explore.stream` does many at once, faster.
 
         Thresholds that are left to the images (`theta_merge=None`) are taken from this one, unless `calibrated`.
         """
-        exploration = self.explore(image)
+        exploration = self.explore(as_image(image))
         try:
             views = next(exploration)
             while True:
@@ -71,7 +72,7 @@ class Explorer:
             forest: MaskForest = end.value
             return forest
 
-    def calibrated(self, images: Iterable[NDArray[np.uint8]]) -> Explorer:
+    def calibrated(self, images: Iterable[ImageLike]) -> Explorer:
         """This explorer with merging thresholds that leave `region_counts` regions of `images`, if it needs any.
 
         A dozen images of the kind that is to be explored are enough; see `calibrate_thresholds`. Without any it stays
@@ -80,7 +81,9 @@ class Explorer:
         settings = self.settings
         if settings.theta_merge is not None or settings.algorithm == "superpixels":
             return self
-        views = (_resized(image, self._global_size((image.shape[0], image.shape[1]))) for image in images)
+        views = (
+            _resized(image, self._global_size((image.shape[0], image.shape[1]))) for image in map(as_image, images)
+        )
         maps = (_prepared(self.features([view])[0], settings.center) for view in views)
         first = next(maps, None)
         if first is None:

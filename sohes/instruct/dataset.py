@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sohes.data.coco import ImageSet
+from sohes.data.identity import match_store
 from sohes.data.images import load_image
 from sohes.data.labels import LabelStore
 from sohes.errors import DataError
@@ -108,7 +109,8 @@ class ForestSamples(Dataset):
         seed: int,
         noisy_view: bool = False,
     ) -> None:
-        self.items = [images.item(image_id) for image_id in store.image_ids]
+        self._stored = match_store(store, images)  # ids of the two files have nothing to do with each other
+        self.items = [images.item(image_id) for image_id in self._stored]
         self.store, self.settings, self.seed, self.noisy_view = store, settings, seed, noisy_view
         values = np.arange(256, dtype=np.float32)[:, None] / 255
         self._normalised = (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)  # (256, 3)
@@ -125,7 +127,7 @@ class ForestSamples(Dataset):
         key = torch.tensor(int(rng.integers(2**40)))
         for attempt in range(_ATTEMPTS):
             item = self.items[order[(place + attempt // 2) % len(self.items)]]
-            forest = self.store.forest(item.id)
+            forest = self.store.forest(self._stored[item.id])
             if len(forest):
                 window = Window.draw(forest.size_hw, self.settings, rng)
                 masks, ancestor = self._targets(forest, window, rng)

@@ -1,7 +1,7 @@
 """A trained segmenter as one callable: image in, forest out.
 
 segmenter = load_segmenter("runs/demo/correct/segmenter")
-forest = segmenter.segment(load_image("photo.jpg"))
+forest = segmenter.segment("photo.jpg")
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging
 
 from sohes.backbones.precision import autocast, default_device
-from sohes.backbones.timm_folder import PROVENANCE, Provenance
-from sohes.errors import WeightsError
+from sohes.backbones.timm_folder import CONFIG, PROVENANCE, Provenance
+from sohes.data.images import ImageLike, as_image
+from sohes.errors import SohesError, WeightsError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import MaskForest, encode_masks
+from sohes.segmenters import hub
 from sohes.segmenters.decode import decode_parents, relations, select_forest
 from sohes.segmenters.mask2former import ENTITY, EntitySegmenter, EntitySegmenterConfig
 
@@ -57,14 +58,21 @@ class Segmenter:
         return height, width
 
     @torch.no_grad()
-    def predict(self, image: NDArray[np.uint8]) -> MaskForest:
-        """All predictions of image (H, W, 3) uint8 RGB, at most 1,000, best first; this is what is evaluated.
+    def predict(self, image: ImageLike) -> MaskForest:
+        """All predictions of an image, at most 1,000, best first; this is what is evaluated.
 
         A score is the probability of an entity times the mean mask probability inside the mask.
+
+        Args:
+            image: a path, a PIL image, an array or a tensor; see `as_image`.
+
+        Raises:
+            DataError: the image cannot be used.
         """
-        size_hw = (image.shape[0], image.shape[1])
+        array = as_image(image)
+        size_hw = (array.shape[0], array.shape[1])
         height, width = self.input_size(size_hw)
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        resized = Image.fromarray(array).resize((width, height), Image.Resampling.BICUBIC)
         pixels = (np.asarray(resized, np.float32) / 255 - self._mean) / self._std
         batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self.device)
         with autocast(self.device):
@@ -84,9 +92,37 @@ class Segmenter:
         filled = np.flatnonzero(forest.areas > 0)
         return _relate(forest.select(filled), probability[np.ix_(filled, filled)])
 
-    def segment(self, image: NDArray[np.uint8], *, min_score: float = 0.5) -> MaskForest:
-        """The confident, distinct entities of an image (H, W, 3) uint8 RGB as a forest."""
+    def segment(self, image: ImageLike, *, min_score: float = 0.5) -> MaskForest:
+        """The confident, distinct entities of an image as a forest; `image` as for `predict`."""
         return select_forest(self.predict(image), min_score=min_score)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a segmenter folder that `load_segmenter` reads, in place of one that is there.
+
+        Raises:
+            WeightsError: the folder holds other files.
+        """
+        folder = Path(folder)
+        others = sorted({path.name for path in folder.iterdir()} - {*hub.FILES, hub.CARD}) if folder.exists() else []
+        if others:
+            raise WeightsError(f"{folder}: holds other files, {others[0]} for one; name a new folder")
+        return save_segmenter(folder, self.model, self.provenance)
+
+    def push_to_hub(self, repo_id: str, *, license: str = "unknown", dry_run: str | Path | None = None) -> str:
+        """Upload the segmenter with a model card to the Hugging Face hub; made there if new.
+
+        Args:
+            repo_id: "user/name".
+            license: of the weights, as the hub writes it ("apache-2.0"); the start weights decide what it may be.
+            dry_run: a folder to write what would be uploaded to; nothing is contacted.
+
+        Returns:
+            Address of the commit, or the folder of a dry run.
+
+        Raises:
+            WeightsError: not a name, not reachable, not allowed, or the folder holds other files.
+        """
+        return hub.push(self, repo_id, license=license, dry_run=dry_run)
 
     def _read(
         self, entity: Tensor, masks: Tensor, input_hw: tuple[int, int], size_hw: tuple[int, int]
@@ -145,8 +181,8 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
         WeightsError: not a segmenter folder, or damaged.
     """
     folder = Path(folder)
-    config = folder / "config.json"
-    if not config.exists() or read_json(config).get("model_type") != EntitySegmenterConfig.model_type:
+    config = read_json(folder / CONFIG) if (folder / CONFIG).exists() else None
+    if not isinstance(config, dict) or config.get("model_type") != EntitySegmenterConfig.model_type:
         raise WeightsError(f"{folder}: not a segmenter folder (no config.json of one); give …/segmenter of a run")
     try:
         with _no_bars():
@@ -154,8 +190,11 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         provenance = Provenance(**read_json(folder / PROVENANCE))
-    except (SafetensorError, OSError, TypeError, RuntimeError) as error:
-        raise WeightsError(f"{folder}: cannot be loaded as a segmenter ({error})") from error
+    except SohesError:
+        raise
+    except Exception as error:  # what a config of unknown origin asks for can fail in any library below
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{folder}: cannot be loaded as a segmenter ({reason})") from error
     model, report = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[problem]:  # transformers would go on with random weights
@@ -164,8 +203,16 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
     return model, provenance
 
 
-def load_segmenter(folder: str | Path, *, device: torch.device | str | None = None) -> Segmenter:
-    """A segmenter folder, ready to predict, on `device` (default: the GPU if there is one)."""
-    model, provenance = load_model(Path(folder))
+def load_segmenter(source: str | Path, *, device: torch.device | str | None = None) -> Segmenter:
+    """A segmenter, ready to predict, on `device` (default: the GPU if there is one).
+
+    Args:
+        source: a segmenter folder, or "hf-hub:user/name", with "@revision" if one is meant.
+        device: of the model.
+
+    Raises:
+        WeightsError: not a segmenter, damaged, or not reachable.
+    """
+    model, provenance = load_model(hub.fetch(str(source)) if str(source).startswith(hub.HUB) else Path(source))
     model.to(torch.device(device or default_device()))  # type: ignore[arg-type]  # transformers wraps nn.Module.to
     return Segmenter(model, provenance)

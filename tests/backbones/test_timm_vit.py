@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sohes.backbones import load_backbone
 from sohes.backbones.precision import autocast, autocast_dtype
 from sohes.backbones.timm_folder import BackboneFolder, Provenance, build_vit
 from sohes.backbones.timm_vit import DenseViT
-from sohes.errors import ConfigError
+from sohes.errors import ConfigError, WeightsError
 from tests.backbones.conftest import tiny
 
 
@@ -145,6 +146,22 @@ def test_loaded_from_a_folder(saved: Path) -> None:
     assert (model.patch_size, model.embed_dim, model.feature) == (16, 64, "key")
     assert model.provenance.init == "random weights"
     torch.testing.assert_close(model(pictures(16)), DenseViT(tiny("patch 16"))(pictures(16)))
+
+
+def test_loaded_from_all_that_weights_come_in(tmp_path: Path) -> None:
+    named = load_backbone("random:vit_small_patch16_224", feature="token", device="cpu")
+    assert (named.patch_size, named.embed_dim, named.feature) == (16, 384, "token")
+    file = tmp_path / "vit.safetensors"
+    save_file(named.vit.state_dict(), file)
+    for source in (file, str(file)):
+        filed = load_backbone(source, feature="token", device="cpu")
+        assert not filed.vit.training
+        assert filed.provenance.timm_name == "vit_small_patch16_224"
+        assert all(map(torch.equal, filed.vit.parameters(), named.vit.parameters()))
+    with pytest.raises(WeightsError, match="did you mean 'vit_small_patch16_224"):
+        load_backbone("vit_smal_patch16_224.augreg_in21k")
+    with pytest.raises(WeightsError, match="no such file or folder"):
+        load_backbone(tmp_path / "gone")
 
 
 def test_half_precision_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,9 +98,10 @@ def test_a_broken_image_is_skipped_and_counted(truth: Path, tmp_path: Path) -> N
         for path in (whole, broken)
     ]
     assert results[0].notes == []
-    (note,) = results[1].notes
-    assert "all its objects count as missed" in note
-    assert "broken.png" in note
+    missed, skipped = results[1].notes
+    assert missed.startswith("1 of ")
+    assert missed.endswith("have no predictions: their objects count as missed")
+    assert "broken.png" in skipped
     assert values(results[1])["mask_ar_1000"] < values(results[0])["mask_ar_1000"]
 
 
@@ -126,7 +127,7 @@ def test_predictions_of_another_system(truth: Path, tmp_path: Path) -> None:
     result = predictions(config, {}, tmp_path / "out")
     assert values(result)["mask_ar_1000"] == pytest.approx(100.0)
     assert {row.n_images for row in result.measurements} == {3}
-    assert any("unknown image" in note for note in result.notes)
+    assert any("image outside the ground truth" in note for note in result.notes)
 
 
 def test_what_is_missing(truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

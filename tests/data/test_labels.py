@@ -235,5 +235,5 @@ def test_export_is_read_by_pycocotools(tmp_path: Path) -> None:
         for row, mask, parent, score in zip(rows, forest.masks, forest.parent, forest.scores, strict=True):
             assert np.array_equal(coco.annToMask(row), mask)
             assert row["area"] == mask.sum()
-            assert row["parent_id"] == (0 if parent < 0 else ids[parent])
+            assert row["parent_id"] == (None if parent < 0 else ids[parent])
             assert row["score"] == pytest.approx(score)

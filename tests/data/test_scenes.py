@@ -53,6 +53,15 @@ def test_names_follow_the_tree(scenes: list[Scene]) -> None:
                 assert scene.kinds[parent] == kind
 
 
+def test_categories_are_marked_as_things_stuff_and_parts() -> None:
+    marks = {row["name"]: (row["isthing"], row.get("ispart", 0)) for row in CATEGORIES}
+    assert {name for name, mark in marks.items() if mark == (1, 0)} == set(PARTS)
+    assert {name for name, mark in marks.items() if mark == (0, 0)} == set(STUFF)
+    assert {name for name, mark in marks.items() if mark[1]} == {
+        f"{k}:{part}" for k, parts in PARTS.items() for part in parts
+    }
+
+
 def test_everything_occurs(scenes: list[Scene]) -> None:
     names = {name for scene in scenes for name in scene.names}
     assert {*PARTS, *STUFF} <= names

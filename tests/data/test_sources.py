@@ -80,31 +80,48 @@ def test_named_images_are_held_out(tmp_path: Path) -> None:
     assert [item.id for item in split.train] == [2, 4]
     assert [item.id for item in split.val] == [1, 3]
     assert split.truth == {3: 100, 1: 101}
-    assert split.unmatched == [str(tmp_path / "gone.png")]
+    assert split.unmatched == ["gone.png"]
 
 
 def test_the_end_of_the_path_decides_between_equal_names(tmp_path: Path) -> None:
     items = items_of(tmp_path, "x/a.png", "y/a.png", "b.png")
     other = tmp_path / "annotations"
     assert split_images(items, truth_of(other, "y/a.png")).truth == {2: 100}
-    with pytest.raises(DataError, match=r"'a\.png' of image 100 could be .*x/a\.png or .*y/a\.png"):
+    with pytest.raises(DataError, match=r"'a\.png' could be '.*x/a\.png' or '.*y/a\.png'"):
         split_images(items, truth_of(other, "a.png"))
     assert split_images(items, truth_of(tmp_path / "x", "a.png")).truth == {1: 100}  # that very file
 
 
 def test_two_entries_for_one_image(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="images 100 and 101 are both"):
-        split_images(items_of(tmp_path, "a.png", "b.png"), truth_of(tmp_path, "a.png", "z/a.png"))
+    with pytest.raises(DataError, match=r"'a\.png' and 'x/a\.png' both mean '.*/x/a\.png'"):
+        split_images(items_of(tmp_path, "x/a.png", "b.png"), truth_of(tmp_path / "annotations", "a.png", "x/a.png"))
 
 
 def test_truth_of_other_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'other\.jpg'.*'a\.png'"):
+    with pytest.raises(DataError, match=r"'other\.jpg'.*a\.png'"):
         split_images(items_of(tmp_path, "a.png", "b.png"), truth_of(tmp_path, "other.jpg"))
 
 
 def test_other_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image 100 is 8 x 6 px.* but .*a\.png is 6 x 8 px"):
         split_images(items_of(tmp_path, "a.png", "b.png"), truth_of(tmp_path, "a.png", size_hw=(8, 6)))
+
+
+def test_a_ground_truth_that_names_every_image_leaves_none_to_train_on(tmp_path: Path) -> None:
+    items = items_of(tmp_path, "a.png", "b.png", "c.png")
+    with pytest.raises(DataError, match=r"names all 3 images, .* hold out a share of these: images\.val_fraction=0\.1"):
+        split_images(items, truth_of(tmp_path, "c.png", "a.png", "b.png"))
+
+
+def test_an_entry_whose_image_was_skipped_is_left_over(tmp_path: Path) -> None:
+    """Frames of two videos share their names; the damaged one of the second is not the whole one of the first."""
+    items = items_of(tmp_path, "drive1/0.png", "drive1/1.png", "drive2/0.png")
+    truth = truth_of(tmp_path, "drive2/0.png", "drive2/1.png")
+    split = split_images(items, truth, skipped={str(tmp_path / "drive2/1.png"): "cut off"})
+    assert split.truth == {3: 100}
+    assert split.unmatched == ["drive2/1.png"]
+    with pytest.raises(DataError, match="all its images were skipped"):
+        split_images(items, truth_of(tmp_path, "drive2/1.png"), skipped={str(tmp_path / "drive2/1.png"): "cut off"})
 
 
 @pytest.mark.parametrize("covered", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -649,3 +650,16 @@ def test_what_a_vit_of_random_weights_sees() -> None:
     settings = ExploreSettings(size_global=192, max_crops=0, center=True, theta_merge=(0.0,))
     forest = Explorer(DenseViT(tiny("patch 16"), feature="token"), settings)(image)
     places(forest, {"left": half, "right": ~half}, 0.9)
+
+
+def test_an_image_in_any_form_gives_one_forest(tmp_path: Path) -> None:
+    image = picture()
+    paint(image, RED, 0, 0, 192, 96)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    expected = explorer()(image)
+    assert len(expected) == 2
+    chw = torch.from_numpy(image).permute(2, 0, 1)
+    for form in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image), chw, chw / 255, image / 255):
+        assert explorer()(form) == expected
+    with pytest.raises(DataError, match="floating-point pixels must lie in"):
+        explorer()(chw.float())

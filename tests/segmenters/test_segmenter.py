@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerAttention, Mask2FormerMaskPredictor
 
 from sohes.backbones.timm_folder import save_backbone_folder
-from sohes.errors import WeightsError
+from sohes.errors import DataError, WeightsError
 from sohes.files import read_json, write_json
 from sohes.masks import encode_masks, pairwise_coverage
 from sohes.segmenters import segmenter as module
@@ -265,6 +267,19 @@ def test_segment_shows_what_is_sure(model: EntitySegmenter) -> None:
     assert len(segmenter.segment(picture(20, 20), min_score=0.01)) == 2
 
 
+def test_an_image_in_any_form_gives_one_forest(model: EntitySegmenter, tmp_path: Path) -> None:
+    segmenter, image = Segmenter(model, PROVENANCE), picture(50, 70)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    expected = segmenter.predict(image)
+    assert len(expected) > 1
+    chw = torch.from_numpy(image).permute(2, 0, 1)
+    for form in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(image), chw, chw / 255, image / 255):
+        assert segmenter.predict(form) == expected
+    assert segmenter.segment(chw, min_score=0.01) == segmenter.segment(image, min_score=0.01)
+    with pytest.raises(DataError, match="floating-point pixels must lie in"):
+        segmenter.segment(chw.float())
+
+
 def rectangles(count: int) -> Tensor:
     """Mask logits (1, `count`, 24, 24) of random rectangles."""
     rng = np.random.default_rng(0)
@@ -345,6 +360,25 @@ def test_damaged_folders(model: EntitySegmenter, tmp_path: Path) -> None:
     write_json(tmp_path / "s" / "config.json", config | {"decoder_layers": 4})
     with pytest.raises(WeightsError, match="missing keys"):
         load_model(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_attention_heads": "two"},
+        {"hidden_dim": -1},
+        {"backbone_config": None},
+        {"backbone_config": {"model_type": "timm_pyramid", "timm_config": {"architecture": "resnet50"}}},
+        {"backbone_config": {"model_type": "bert"}},
+        [],
+    ],
+    ids=str,
+)
+def test_configs_that_describe_no_model(folder: Path, tmp_path: Path, change: dict[str, object] | list[object]) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "s"))
+    write_json(copied / "config.json", read_json(folder / "config.json") | change if change else change)
+    with pytest.raises(WeightsError):
+        load_model(copied)
 
 
 def test_saving_replaces_the_old_folder(model: EntitySegmenter, tmp_path: Path) -> None:

@@ -49,8 +49,14 @@ def test_frozen_means_no_gradient_and_eval_mode(backbone: Path) -> None:
     assert not model(images(32, 32))[0].requires_grad
 
 
+def test_the_vit_trains_unless_it_is_frozen(backbone: Path) -> None:
+    model = TimmViT(str(backbone)).train()
+    assert all(module.training for module in model.vit.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_finetuned_vit_and_learned_upsampling_receive_gradients(backbone: Path) -> None:
-    model = TimmViT(str(backbone), frozen=False, deconv=True, drop_path_rate=0.0).train()
+    model = TimmViT(str(backbone), deconv=True, drop_path_rate=0.0).train()
     levels = model(images(64, 64))
     assert [level.shape[-1] for level in levels] == [16, 8, 4, 2]
     torch.stack([level.square().mean() for level in levels]).sum().backward()

@@ -46,7 +46,7 @@ def _scene(path: Path, photos: Path) -> Scene:
     item = ImageItem(int(path.stem), photos / f"{path.stem}.jpg", height, width)
     forest, parent, agree = merge_annotators(segmentations)
     rows = [
-        Annotation(index + 1, item.id, 1, rle, parent_id=int(above) + 1)
+        Annotation(index + 1, item.id, 1, rle, parent_id=int(above) + 1 if above >= 0 else None)
         for index, (rle, above) in enumerate(zip(forest, parent, strict=True))
     ]
     return Scene(item, rows, {"n_agree": agree.tolist()})

@@ -63,7 +63,7 @@ def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Re
         limit: take that many images, drawn with a fixed seed; None for what the data set says, usually all.
 
     Raises:
-        DataError: an unknown name, needed files that are missing (all are named), or no usable image.
+        DataError: an unknown name, needed files that are missing (all are named), or no usable image or mask.
     """
     if name not in DATASETS:
         raise DataError(unknown_name("data set", name, DATASETS))
@@ -84,8 +84,9 @@ def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Re
                 tally.add("images that cannot be used", str(error))
             else:
                 writer.add(scene)
-        if writer.counts["images"] == 0:
-            raise DataError("; ".join([f"{root}: no usable image of {name}", *tally.lines()]))
+        for what in ("images", "masks"):
+            if writer.counts[what] == 0:
+                raise DataError("; ".join([f"{root}: no {what} of {name} can be used", *tally.lines()]))
         writer.finish(
             {
                 "description": f"{dataset.title}; one category",

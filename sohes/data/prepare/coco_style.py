@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sohes.data.coco import Annotation, ImageItem
+from sohes.data.coco import LARGEST_ID, Annotation, ImageItem, zero_is_root
 from sohes.data.prepare.scene import Scene, Source, Tally
 from sohes.errors import DataError
 from sohes.files import read_json
@@ -22,12 +22,12 @@ class CocoStyle:
     Attributes:
         places: where the file of an entry of 'images' may lie below the root, most likely first.
         keep: whether an entry of 'annotations' counts.
-        parent: id of the annotation that an entry is part of; 0 for none.
+        parent: id of the annotation that an entry is part of; None for none.
     """
 
     places: Callable[[Entry], Sequence[str]]
     keep: Callable[[Entry], bool] = lambda entry: True
-    parent: Callable[[Entry], Any] = lambda entry: 0
+    parent: Callable[[Entry], Any] = lambda entry: None
 
     def __call__(self, root: Path, files: Sequence[Path], tally: Tally) -> Source:
         """Read the JSON and sort its annotations by image."""
@@ -43,40 +43,53 @@ class CocoStyle:
             else:
                 items[item.id] = item
         groups: dict[int, list[Entry]] = {image_id: [] for image_id in items}
+        parents: dict[int, int | None] = {}
         for index, entry in enumerate(value["annotations"]):
-            image_id = entry.get("image_id") if isinstance(entry, dict) else None
-            if not isinstance(image_id, int) or image_id not in groups:
+            image_id = _id(entry.get("image_id")) if isinstance(entry, dict) else None
+            own_id = _id(entry.get("id")) if isinstance(entry, dict) else None
+            if image_id not in groups:
                 tally.add("masks of an unknown image", f"annotations[{index}]")
+            elif own_id is None:
+                tally.add("masks without an id", f"annotations[{index}]")
             elif self.keep(entry):
                 groups[image_id].append(entry)
-        return Source(list(items.values()), lambda item: self._scene(item, groups[item.id]))
+                parents[own_id] = _id(self.parent(entry))
+        if zero_is_root(files[0], parents):
+            parents = {own_id: parent or None for own_id, parent in parents.items()}
+        return Source(list(items.values()), lambda item: self._scene(item, groups[item.id], parents))
 
     def _item(self, root: Path, entry: Entry) -> ImageItem | None:
         try:
             paths = [root / place for place in self.places(entry)]
             path = next((path for path in paths if path.is_file()), paths[0])
-            item = ImageItem(int(entry["id"]), path, int(entry["height"]), int(entry["width"]))
+            image_id, height, width = (_id(entry[key]) for key in ("id", "height", "width"))
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
-        return item if min(item.size_hw) > 0 else None
+        if image_id is None or height is None or width is None or min(height, width) < 1:
+            return None
+        return ImageItem(image_id, path, height, width)
 
-    def _scene(self, item: ImageItem, entries: Sequence[Entry]) -> Scene:
+    def _scene(self, item: ImageItem, entries: Sequence[Entry], parents: Mapping[int, int | None]) -> Scene:
+        ids = [own_id for entry in entries if (own_id := _id(entry["id"])) is not None]
         rows = [
             Annotation(
-                id=_integer(entry.get("id")),
+                id=own_id,
                 image_id=item.id,
                 category_id=1,
                 segmentation=entry.get("segmentation", []),
-                parent_id=_integer(self.parent(entry)),
+                parent_id=parents[own_id],
                 iscrowd=int(bool(entry.get("iscrowd"))),
             )
-            for entry in entries
+            for own_id, entry in zip(ids, entries, strict=True)
         ]
         return Scene(item, rows, {"source_category_id": [entry.get("category_id") for entry in entries]})
 
 
-def _integer(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+def _id(value: Any) -> int | None:
+    """An integer of 64 bits, also one written as text, read alike wherever an id may stand; else None."""
+    if (isinstance(value, str) and value.strip().isdecimal()) or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
+    return value if type(value) is int and abs(value) <= LARGEST_ID else None
 
 
 def in_folder(*folders: str) -> Callable[[Entry], Sequence[str]]:
@@ -103,8 +116,8 @@ def is_paco_part(entry: Entry) -> bool:
 
 
 def paco_object(entry: Entry) -> Any:
-    """The object that a part belongs to, 0 for an object."""
-    return entry.get("obj_ann_id") if is_paco_part(entry) else 0
+    """The object that a part belongs to, None for an object."""
+    return entry.get("obj_ann_id") if is_paco_part(entry) else None
 
 
 def given_parent(entry: Entry) -> Any:

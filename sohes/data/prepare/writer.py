@@ -64,21 +64,21 @@ class CocoWriter:
         self.counts["left out"] += 1
         return None
 
-    def _parent(self, row: Annotation, by_id: Mapping[int, Annotation], new_ids: Mapping[int, int]) -> int:
-        """New id of the closest ancestor that was kept; 0 for a root."""
-        if row.parent_id and row.parent_id not in by_id:
+    def _parent(self, row: Annotation, by_id: Mapping[int, Annotation], new_ids: Mapping[int, int]) -> int | None:
+        """New id of the closest ancestor that was kept; None for a root."""
+        if row.parent_id is not None and row.parent_id not in by_id:
             self._tally.add("parents that do not exist, their parts now roots", f"{row.parent_id} of mask {row.id}")
-        above, seen = row.parent_id, {0, row.id}
-        while above in by_id and above not in seen:
+        above, seen = row.parent_id, {row.id}
+        while above is not None and above in by_id and above not in seen:
             if above in new_ids:
                 return new_ids[above]
             seen.add(above)
             above = by_id[above].parent_id
-        return 0
+        return None
 
     def _count(self, entry: Mapping[str, Any]) -> None:
         self.counts["masks"] += 1
         self.counts["crowds"] += entry["iscrowd"]
-        self.counts["with a parent"] += entry["parent_id"] > 0
+        self.counts["with a parent"] += entry["parent_id"] is not None
         for name, (low, high) in AREA_CLASSES.items():
             self.counts[f"size {name.upper()}"] += low <= entry["area"] < high

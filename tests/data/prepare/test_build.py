@@ -85,7 +85,7 @@ def test_missing_images_are_counted_and_named(car_parts: Path, prepared: Prepare
     for number in (1, 2):
         (car_parts / f"images/train/car{number}.jpg").unlink()
     before = report.path.read_bytes()
-    with pytest.raises(DataError, match=r"no usable image of car_parts; 3 images .*car1\.jpg is missing"):
+    with pytest.raises(DataError, match=r"no images of car_parts can be used; 3 images .*car1\.jpg is missing"):
         prepared("car_parts")
     assert report.path.read_bytes() == before  # a failure leaves what was there
 

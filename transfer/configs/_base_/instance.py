@@ -15,4 +15,4 @@ test_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=False),
     dataset=dict(type="CocoDataset", data_prefix=dict(img=""), test_mode=True),
 )
-test_evaluator = dict(type="CocoMetric", metric=["bbox", "segm"])
+test_evaluator = dict(type="CocoAP", metric=["bbox", "segm"])

@@ -7,7 +7,7 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     logger=dict(type="LoggerHook", interval=10, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=None,  # replaced by an atomic one, see transfer.mm_run
+    checkpoint=None,  # that of phases 2 and 3 instead, see transfer.mm_run
 )
 log_processor = dict(by_epoch=False)
 log_level = "INFO"

@@ -1,0 +1,86 @@
+"""A forest in a notebook: a small inline picture, or matplotlib axes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from sohes.data.draw import LEVELS, forest_colours, overlay
+from sohes.data.images import ImageArray, ImageLike, as_image
+from sohes.errors import DataError
+from sohes.masks import MaskForest
+from sohes.runs import IntArray, MaskRuns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INLINE_PX = 256
+_PLOT_PX = 1024
+_FIGURE_INCHES = 12.0
+
+
+def colour_map(forest: MaskForest, longest_px: int) -> ImageArray:
+    """Each pixel in the colour of the smallest mask there, white where there is none; (h, w, 3) uint8.
+
+    Masks are sampled at the size of the map, never decoded at the image's.
+
+    Args:
+        forest: of any size.
+        longest_px: the longer side of the map at most.
+    """
+    scale = min(1.0, longest_px / max(forest.size_hw))
+    rows, columns = (_samples(side, max(1, round(side * scale))) for side in forest.size_hw)
+    runs = MaskRuns.of_rles(forest.rles, forest.size_hw).window(rows, columns)
+    picture = np.full((len(rows), len(columns), 3), 255, np.uint8)
+    colours = forest_colours(forest).round().astype(np.uint8)
+    for index in np.argsort(-forest.areas, kind="stable"):
+        mask = np.zeros((1, len(rows), len(columns)), dtype=bool)
+        runs.paint(np.array([index]), mask)
+        picture[mask[0]] = colours[index]
+    return picture
+
+
+def _samples(side: int, count: int) -> IntArray:
+    """The middle pixel of each of `count` even parts of a side."""
+    return ((np.arange(count) + 0.5) * side / count).astype(np.int64)
+
+
+def html(forest: MaskForest) -> str:
+    """A small picture and a line of counts; independent of the image's size."""
+    file = io.BytesIO()
+    Image.fromarray(colour_map(forest, _INLINE_PX)).save(file, format="PNG")
+    data = base64.b64encode(file.getvalue()).decode("ascii")
+    counts = np.bincount(np.minimum(forest.depth, len(LEVELS) - 1), minlength=len(LEVELS))
+    levels = ", ".join(f"{count} {name}" for count, name in zip(counts, LEVELS, strict=True))
+    height, width = forest.size_hw
+    return (
+        f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" alt="map of the masks">'
+        f"<figcaption>{height} x {width} px, {len(forest)} masks: {levels}</figcaption></figure>"
+    )
+
+
+def plot(forest: MaskForest, image: ImageLike | None, ax: Axes | None) -> Axes:
+    """See `MaskForest.plot`."""
+    if image is None:
+        picture = colour_map(forest, _PLOT_PX)
+    else:
+        pixels = as_image(image)
+        if pixels.shape[:2] != forest.size_hw:
+            raise DataError(
+                f"the image is {pixels.shape[0]} x {pixels.shape[1]} px, the forest is of one of "
+                f"{forest.size_hw[0]} x {forest.size_hw[1]} px; give the image that was segmented"
+            )
+        picture = overlay(pixels, forest)
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        inches = _FIGURE_INCHES / max(picture.shape[:2])
+        size = (picture.shape[1] * inches, picture.shape[0] * inches)
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    ax.imshow(picture)
+    ax.set_axis_off()
+    return ax

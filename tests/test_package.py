@@ -1,0 +1,59 @@
+"""What `pip install` brings and `import sohes` costs."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import sohes
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_importing_loads_no_library() -> None:
+    heavy = (
+        "torch",
+        "numpy",
+        "timm",
+        "transformers",
+        "huggingface_hub",
+        "PIL",
+        "matplotlib",
+        "cv2",
+        "importlib.metadata",
+    )
+    code = f"import sys, sohes; sohes.__version__; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_type_checkers_are_told_every_public_name_and_where_it_is() -> None:
+    tree = ast.parse((ROOT / "sohes" / "__init__.py").read_text())
+    told: dict[str, str] = {}
+    for block in (node for node in tree.body if isinstance(node, ast.If)):
+        for line in (node for node in block.body if isinstance(node, ast.ImportFrom)):
+            for name in line.names:
+                assert name.asname == name.name, "a strict checker takes only `x as x` for public"
+                told[name.name] = str(line.module)
+    assert told == sohes._PUBLIC
+
+
+@pytest.mark.slow
+def test_the_wheel_has_types_and_the_version(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("sohes", "benchmarks", "results", "slurm", "transfer"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "records", "demo"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command += ["--wheel-dir", str(tmp_path / "wheels"), str(tmp_path)]
+    subprocess.run(command, check=True)
+    (wheel,) = (tmp_path / "wheels").glob("*.whl")
+    assert wheel.name == f"sohes-{sohes.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        assert "sohes/py.typed" in archive.namelist()
