@@ -19,9 +19,9 @@ from results.summary import summary
 from results.table import Table
 from results.transfer import transfer, transfer_pairs
 from results.zero_shot import zero_shot
-from sohes.commands import help_page
 from sohes.errors import ConfigError, SohesError, unknown_name
 from sohes.files import write_text
+from sohes.help import help_page
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ try:
     from slurm.plan import Planned, make_plan
     from slurm.state import StageFolder, disk_is_full, locked, no_space_message
     from slurm.view import Board, make_console, short, show_plan, show_settings, show_summary
-    from sohes.commands import help_page
     from sohes.errors import ConfigError, SohesError
+    from sohes.help import help_page
 except ModuleNotFoundError as error:
     if error.name not in ("sohes", "slurm", "submitit", "rich", "yaml"):
         raise

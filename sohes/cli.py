@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from sohes import __version__
-from sohes.commands import data, doctor, evaluate, explore, help_page, labels, segment
+from sohes.commands import data, doctor, evaluate, explore, labels, segment
 from sohes.errors import SohesError
+from sohes.help import help_page
 
 _COMMANDS = (explore, labels, segment, evaluate, data, doctor)
 

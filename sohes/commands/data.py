@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sohes.commands import help_page
 from sohes.errors import DataError
+from sohes.help import help_page
 
 
 def add_parser(commands: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from sohes.commands import help_page
+from sohes.help import help_page
 
 
 def add_parser(commands: Any) -> None:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sohes.commands import help_page
 from sohes.errors import ConfigError
+from sohes.help import help_page
 
 
 def add_parser(commands: Any) -> None:

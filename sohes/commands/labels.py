@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sohes.commands import help_page
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path
+from sohes.help import help_page
 
 if TYPE_CHECKING:
     from sohes.data.labels import LabelStore

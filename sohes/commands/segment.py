@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sohes.commands import help_page
 from sohes.errors import DataError
 from sohes.files import atomic_path, write_json
+from sohes.help import help_page
 
 
 def add_parser(commands: Any) -> None:
