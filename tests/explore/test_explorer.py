@@ -15,7 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sohes.backbones.timm_folder import BackboneFolder
 from sohes.backbones.timm_vit import DenseViT
+from sohes.backbones.weights import resolve_weights
+from sohes.data.images import load_image
 from sohes.errors import ConfigError, DataError
 from sohes.explore import Explorer, ExploreSettings
 from sohes.explore.explorer import Found
@@ -642,6 +645,18 @@ def test_any_vit_on_pictures_of_any_size(variant: str, feature: str) -> None:
                 forest = end.value
         assert isinstance(forest, MaskForest)
         assert forest.size_hw == size_hw
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+@pytest.mark.parametrize("weights", ["weights/dinov2_vits14.safetensors", "random:vit_small_patch16_224"])
+def test_photographs_with_nothing_set(assets: Path, weights: str) -> None:
+    source = weights if weights.startswith("random:") else str(assets / weights)
+    model, provenance = resolve_weights(source)
+    photographs = sorted((assets / "data" / "bsds500" / "images" / "val").iterdir())[:3]
+    images = [load_image(path) for path in photographs]
+    found = Explorer(DenseViT(BackboneFolder(model, {}, provenance))).calibrated(images)
+    assert np.mean([len(found(image)) for image in images]) >= 20
 
 
 def test_what_a_vit_of_random_weights_sees() -> None:
