@@ -40,6 +40,7 @@ T = TypeVar("T")
 CALIBRATION_IMAGES = 32
 
 WITHOUT_LOCAL: dict[str, Any] = {
+    "center": False,
     "size_global": 1176,
     "keep_aspect": True,
     "theta_merge": None,
@@ -55,6 +56,7 @@ PUBLISHED = (5, 8, 13, 23, 40, 76)  # regions that 0.1 ... 0.6 leave on DINO ViT
 
 # what changes, and the settings; rows of "sohes" differ from "sohes, no local step" in one choice
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "nothing set": ("defaults", {}),
     "superpixels": ("superpixels", SUPERPIXELS),
     "sohes": ("sohes", SOHES),
     "sohes, no local step": ("local step", WITHOUT_LOCAL),

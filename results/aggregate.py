@@ -21,6 +21,7 @@ from results.transfer import transfer, transfer_pairs
 from results.zero_shot import zero_shot
 from sohes.errors import ConfigError, SohesError, unknown_name
 from sohes.files import write_text
+from sohes.help import help_page
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,21 @@ def aggregate(folders: Sequence[Path], out: Path, *, tables: Sequence[str] = tup
     return Written(out / "summary.md", (*files, *plots), tuple(verdicts))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; exit status 1 with one message for what a user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m results.aggregate", description=__doc__)
+def make_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    page = help_page("python -m results.aggregate runs/sohes_full-demo --out tables/", __doc__ or "")
+    parser = argparse.ArgumentParser(prog="python -m results.aggregate", **page)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="run folder, such as runs/demo")
     parser.add_argument("--out", type=Path, help=f"output folder; default for one run: RUN_DIR/{TABLES_STAGE}")
     parser.add_argument(
         "--tables", nargs="+", default=list(TABLES), metavar="NAME", help=f"which of {', '.join(TABLES)}"
     )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; exit status 1 with one message for what a user can mend."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.out is None and len(options.runs) > 1:
         parser.error("several runs need --out DIR")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from sohes.configuration import NonEmpty, settings
 from sohes.records import StageResult
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TablesConfig:
     """Which tables; what is in them follows from the run's records."""
 
-    tables: tuple[str, ...] = ("ladder", "zero_shot", "hierarchy", "transfer")
+    tables: NonEmpty[Literal["ladder", "zero_shot", "hierarchy", "transfer"]] = (
+        "ladder",
+        "zero_shot",
+        "hierarchy",
+        "transfer",
+    )
+    """Tables that are written, see `results.aggregate`."""
 
 
 def tables(config: TablesConfig, inputs: dict[str, Path], out: Path) -> StageResult:

@@ -8,7 +8,7 @@ stages:
     after: [evaluate]                            # stages to wait for beyond those named by the inputs
     after_any: [score]                           # the same, but these may also have failed
     matrix: suite.yaml                           # one stage for each combination; see `_cells`
-    config: {theta_small: 100}                   # fields of the function's configuration class
+    config: {theta_small: 0.02}                  # fields of the function's configuration class
     resources: {gpus: 1, hours: 4}
 """
 
@@ -21,7 +21,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sohes.configuration import Settings, check_keys, config_class, load_function, mapping, read_yaml
+from sohes.configuration import (
+    Natural,
+    NonNegative,
+    Positive,
+    Settings,
+    check_keys,
+    config_class,
+    load_function,
+    mapping,
+    read_yaml,
+    settings,
+)
 from sohes.errors import ConfigError, unknown_name
 
 _HERE = Path(__file__).resolve().parent
@@ -30,21 +41,21 @@ RUN_FOLDER = "."
 FLAGS = {"images": "images.folder", "ground_truth": "images.ground_truth", "weights": "weights.source"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Resources:
     """What one stage needs. 0 leaves the choice to the machine or the cluster.
 
     Run locally, only `cpus` counts, and for a distributed stage `gpus`, as far as the machine has them.
     """
 
-    gpus: int = 0
-    cpus: int = 0
-    memory_gb: float = 0.0
-    hours: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.hours <= 0 or min(self.gpus, self.cpus, self.memory_gb) < 0:
-            raise ValueError("hours must be above 0, and gpus, cpus and memory_gb not negative")
+    gpus: Natural = 0
+    """GPUs; a distributed stage has a process for each."""
+    cpus: Natural = 0
+    """Processor cores."""
+    memory_gb: NonNegative = 0.0
+    """Memory, GB."""
+    hours: Positive = 1.0
+    """Time limit on a cluster, hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,7 @@ class Stage:
 
     Attributes:
         group: its name in the recipe, which all cells of a matrix share.
+        origins: what set each field of `config`, and each "resources.FIELD", that has not its default.
         inputs: input name to path, relative to the run folder.
         parents: the stages that come before, from the inputs, `after` and `after_any`.
         may_fail: those of the parents that need not have finished, only ended.
@@ -69,6 +81,7 @@ class Stage:
     config: Any
     resources: Resources
     distributed: bool
+    origins: Mapping[str, str]
 
     def is_lost_with(self, others: Container[str]) -> bool:
         """Whether it cannot run when those stages do not finish."""
@@ -105,9 +118,9 @@ class Graph:
         return found
 
 
-@dataclass(frozen=True)
+@settings
 class _Run:
-    seed: int = 0
+    seed: Natural = 0
 
 
 @dataclass
@@ -175,19 +188,27 @@ def load_graph(
 
     seed = _seed(content.get("seed", 0), overrides, str(recipe_file))
     for draft in drafts.values():
-        if "seed" in draft.config.types:
-            draft.config.values.setdefault("seed", seed)
+        if "seed" in draft.config.types and "seed" not in draft.config.values:
+            draft.config.update({"seed": seed}, "seed of the run")
     _apply_scale(drafts, scale_file)
     for flag, value in (flags or {}).items():
         _override(drafts, FLAGS[flag], value, f"--{flag.replace('_', '-')}")
-    for override in overrides:
+    # a preset does not override the values beside it, wherever it stands
+    for override in sorted(overrides, key=lambda text: ".preset=" not in text):
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"'{override}' is not an override; write it as stage.key=value")
         if key not in ("seed", *matrices):
             _override(drafts, key, value, override)
     ordered = {name: _finish(drafts[name]) for name in _topological(drafts, str(recipe_file))}
-    return Graph(name=recipe_file.stem, scale=scale_file.stem, seed=seed, stages=ordered)
+    graph = Graph(name=recipe_file.stem, scale=scale_file.stem, seed=seed, stages=ordered)
+    for stage in ordered.values():
+        if hasattr(stage.config, "check_beside"):
+            try:
+                stage.config.check_beside([ordered[name].config for name in graph.ancestors(stage.name)])
+            except ConfigError as error:
+                raise ConfigError(f"{stage.name}: {error}") from error
+    return graph
 
 
 def _drafts(name: str, content: Any, file: Path, overrides: Iterable[str]) -> dict[str, _Draft]:
@@ -250,9 +271,9 @@ def _draft(name: str, group: str, value: Mapping[str, Any], origin: str) -> _Dra
     if not isinstance(distributed, bool):
         raise ConfigError(f"{origin}: 'distributed' must be true or false, given {distributed!r}")
     config = Settings(config_class(load_function(run, name), name), name)
-    config.update(mapping(value.get("config"), f"{origin}, config"), origin)
+    config.update(mapping(value.get("config"), f"{origin}, config"), origin, layer="recipe")
     resources = Settings(Resources, f"{name}.resources")
-    resources.update(mapping(value.get("resources"), f"{origin}, resources"), origin)
+    resources.update(mapping(value.get("resources"), f"{origin}, resources"), origin, layer="recipe")
     return _Draft(name, group, run, inputs, after, after_any, config, resources, distributed)
 
 
@@ -288,12 +309,12 @@ def _topological(drafts: Mapping[str, _Draft], origin: str) -> list[str]:
 
 
 def _seed(value: Any, overrides: list[str], origin: str) -> int:
-    settings = Settings(_Run, "run")
-    settings.update({"seed": value}, origin)
+    run = Settings(_Run, "run")
+    run.update({"seed": value}, origin)
     for override in overrides:
         if override.startswith("seed="):
-            settings.update_text("seed", override.removeprefix("seed="), override)
-    return int(settings.values["seed"])
+            run.update_text("seed", override.removeprefix("seed="), override)
+    return int(run.values["seed"])
 
 
 def _apply_scale(drafts: Mapping[str, _Draft], file: Path) -> None:
@@ -301,11 +322,11 @@ def _apply_scale(drafts: Mapping[str, _Draft], file: Path) -> None:
         values = dict(mapping(value, f"{file}, {name}"))
         resources = mapping(values.pop("resources", None), f"{file}, {name}.resources")
         members = _members(drafts, name, str(file))
-        for key, content in values.items():
-            for settings in _with_key([member.config for member in members], key):
-                settings.update({key: content}, str(file))
+        for key, content in sorted(values.items(), key=lambda item: item[0] != "preset"):
+            for one in _with_key([member.config for member in members], key):
+                one.update({key: content}, str(file), layer=f"scale {file.stem}")
         for member in members:
-            member.resources.update(resources, str(file))
+            member.resources.update(resources, str(file), layer=f"scale {file.stem}")
 
 
 def _override(drafts: Mapping[str, _Draft], key: str, text: str, origin: str) -> None:
@@ -319,13 +340,13 @@ def _override(drafts: Mapping[str, _Draft], key: str, text: str, origin: str) ->
         chosen = [member.resources for member in members]
     else:
         chosen = _with_key([member.config for member in members], field_name)
-    for settings in chosen:
-        settings.update_text(field_name, text, origin)
+    for one in chosen:
+        one.update_text(field_name, text, origin, layer=origin if origin.startswith("--") else "override")
 
 
-def _with_key(settings: list[Settings], key: str) -> list[Settings]:
+def _with_key(drafts: list[Settings], key: str) -> list[Settings]:
     """Those that have the key; where none has, the first, which will refuse it."""
-    return [one for one in settings if key in one.types] or settings[:1]
+    return [one for one in drafts if one.takes(key)] or drafts[:1]
 
 
 def _finish(draft: _Draft) -> Stage:
@@ -339,4 +360,5 @@ def _finish(draft: _Draft) -> Stage:
         config=draft.config.build(),
         resources=draft.resources.build(),
         distributed=draft.distributed,
+        origins=draft.config.origins | {f"resources.{key}": layer for key, layer in draft.resources.origins.items()},
     )

@@ -24,8 +24,9 @@ try:
     from slurm.job import Job, Launcher, make_job
     from slurm.plan import Planned, make_plan
     from slurm.state import StageFolder, disk_is_full, locked, no_space_message
-    from slurm.view import Board, make_console, short, show_plan, show_summary
+    from slurm.view import Board, make_console, short, show_plan, show_settings, show_summary
     from sohes.errors import ConfigError, SohesError
+    from sohes.help import help_page
 except ModuleNotFoundError as error:
     if error.name not in ("sohes", "slurm", "submitit", "rich", "yaml"):
         raise
@@ -67,11 +68,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _EXIT_INTERRUPTED
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(
         prog="launch.py",
-        description="Run every stage of a recipe that is not up to date.",
-        epilog="key: STAGE.FIELD, STAGE.resources.FIELD, STAGE.matrix or seed, for example instruct.iterations=50.",
+        **help_page(
+            "python slurm/launch.py sohes_full instruct.iterations=50 --dry-run",
+            "Run every stage of a recipe that is not up to date. A key is STAGE.FIELD, STAGE.resources.FIELD, "
+            "STAGE.preset, STAGE.matrix or seed; --settings lists them.",
+        ),
     )
     parser.add_argument("recipe", help="name of a recipe in slurm/recipes, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that differ from the recipe's")
@@ -81,20 +86,33 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cluster", type=Path, metavar="FILE", help="YAML file with partition, account, qos, ...")
     parser.add_argument("--no-wait", action="store_true", help="on a cluster, return once everything is submitted")
     parser.add_argument("--dry-run", action="store_true", help="show what would run and why, and run nothing")
+    parser.add_argument(
+        "--settings", nargs="?", const="", metavar="STAGE", help="list all settings, or a stage's, and run nothing"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="run no other stages than these")
     parser.add_argument("--from", dest="start", metavar="STAGE", help="run this stage anew, and everything after it")
     parser.add_argument("--images", metavar="DIR", help="folder of images, in place of generated scenes")
     parser.add_argument("--ground-truth", metavar="FILE", help="COCO annotations of those images")
     parser.add_argument("--weights", metavar="FILE_OR_NAME", help="start weights: a file or a timm name")
-    options = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    options = make_parser().parse_intermixed_args(arguments)
     # --only takes every word that follows, so overrides written after it land there
     options.overrides += [word for word in options.only if "=" in word]
     options.only = [word for word in options.only if "=" not in word]
+    if "=" in (options.settings or ""):
+        options.overrides, options.settings = [*options.overrides, options.settings], ""
     return options
 
 
 def _launch(options: argparse.Namespace, console: Console) -> int:
     graph = load_graph(options.recipe, options.scale, flags=_flags(options), overrides=options.overrides)
+    if options.settings is not None:
+        names = graph.members(options.settings, "--settings") if options.settings else graph.stages
+        show_settings(console, [graph.stages[name] for name in names])
+        return 0
     run_dir = _run_dir(options)
     cluster = run_slurm.read_cluster(options.cluster)
     executor = options.executor

@@ -14,10 +14,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from slurm.graph import Resources
-from slurm.plan import Planned
+from slurm.graph import Resources, Stage
+from slurm.plan import Planned, config_values
 from slurm.state import StageFolder
+from sohes.configuration import field_docs
 from sohes.records import RECORD_FILE, Measurement, Record, read_record
+from sohes.settings_table import print_table, show_value
 
 _PLAIN_EVERY_S = 30.0
 _PLAIN_WIDTH = 140
@@ -41,6 +43,21 @@ def show_plan(console: Console, plan: Mapping[str, Planned]) -> None:
         row = [", ".join(after) or "-", action, escape(planned.why), words(planned.stage.resources)]
         table.add_row(name, *row)
     console.print(table)
+
+
+def show_settings(console: Console, stages: Iterable[Stage]) -> None:
+    """Print each stage's settings: the value, what set it, and what it means."""
+    docs = {f"resources.{key}": text for key, text in field_docs(Resources).items()}
+    for stage in stages:
+        texts = field_docs(type(stage.config)) | docs
+        values = config_values(stage.config) | {
+            f"resources.{key}": value for key, value in vars(stage.resources).items()
+        }
+        rows = [
+            (key, show_value(value), stage.origins.get(key, "default"), texts.get(key, ""))
+            for key, value in values.items()
+        ]
+        print_table(f"{stage.name}.KEY=VALUE", ("key", "value", "set by", "meaning"), rows, console)
 
 
 def words(resources: Resources) -> str:

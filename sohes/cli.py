@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from sohes import __version__
 from sohes.commands import data, doctor, evaluate, explore, labels, segment
 from sohes.errors import SohesError
+from sohes.help import help_page
 
 _COMMANDS = (explore, labels, segment, evaluate, data, doctor)
 
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no file's name is too odd for a terminal to show
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except SohesError as error:
@@ -34,8 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sohes", description="Entities, parts and subparts from raw images.")
+def make_parser() -> argparse.ArgumentParser:
+    """What the command takes."""
+    page = help_page("sohes explore --help", "Entities, parts and subparts from raw images.")
+    parser = argparse.ArgumentParser(prog="sohes", **page)
     parser.add_argument("--version", action="version", version=f"sohes {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:

@@ -1,23 +1,66 @@
-"""Typed settings: a stage's configuration dataclass, and values for it from recipes, scales and the command line."""
+"""Typed settings: configuration classes, and values for them from recipes, scales and the command line.
+
+A configuration class is a dataclass under `@settings`: pydantic checks types, bounds and what belongs together. The
+text below a field says what it means and, in brackets at its end, where its default comes from.
+"""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
 import importlib
-import math
+import inspect
+import re
+import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as validated
+from pydantic_core import ErrorDetails
 
 from sohes.errors import ConfigError, unknown_name
 
+T = TypeVar("T")
 
-class _Mismatch(Exception):
-    """A value does not fit the type it should have."""
+# an int fits a float; beyond that nothing is converted
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Cover = Annotated[float, Field(gt=0.5, le=1)]  # a lower one would let two masks be parts of each other
+NonEmpty = Annotated[tuple[T, ...], Field(min_length=1, strict=False)]  # lists are taken as well
+
+
+@typing.dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass whose values are checked when it is built.
+
+    Raises:
+        ConfigError: on construction, for a value of the wrong type, out of bounds, or at odds with another.
+    """
+    made: Any = validated(cls, frozen=True, kw_only=True, config=_STRICT)
+    init = made.__init__
+
+    @functools.wraps(init)
+    def checked(self: Any, **values: Any) -> None:
+        try:
+            init(self, **values)
+        except ValidationError as error:
+            raise ConfigError(_complaint(made, values, error)) from None
+
+    made.__init__ = checked
+    return typing.cast(type[T], made)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -77,103 +120,204 @@ def config_class(function: Callable[..., Any], stage: str) -> type[Any]:
     return found
 
 
-def describe(expected: Any) -> str:
-    """A type in words, for messages.
+@functools.cache
+def field_types(cls: Any) -> dict[str, Any]:
+    """Annotation of each field, bounds included."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
-    >>> describe(tuple[float, ...]), describe(int | None)
-    ('list of float', 'int or null')
+
+def field_docs(cls: type[Any]) -> dict[str, str]:
+    """What each field means: the text below it, in the class or a base of it."""
+    found: dict[str, str] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(body, ast.ClassDef)
+        for statement, below in zip(body.body, body.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                match below:
+                    case ast.Expr(value=ast.Constant(value=str(text))):
+                        found[statement.target.id] = " ".join(text.split())
+    return found
+
+
+def describe(expected: Any) -> str:
+    """A type with its bounds in words, for messages.
+
+    >>> describe(NonEmpty[Share]), describe(Count | None), describe(Positive)
+    ('non-empty list of float in [0, 1]', 'int of at least 1 or null', 'float above 0')
     """
     if expected is type(None):
         return "null"
-    if typing.get_origin(expected) in (typing.Union, types.UnionType):
-        return " or ".join(describe(part) for part in typing.get_args(expected))
-    if typing.get_origin(expected) is tuple:
-        parts = typing.get_args(expected)
+    origin, parts = typing.get_origin(expected), typing.get_args(expected)
+    if origin is Annotated:
+        return _bounded(describe(parts[0]), parts[1:])
+    if origin is Literal:
+        return " or ".join(map(str, parts))
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(describe(part) for part in parts)
+    if origin is tuple:
         if parts[-1] is Ellipsis:
             return f"list of {describe(parts[0])}"
         return f"[{', '.join(describe(part) for part in parts)}]"
     return str(expected.__name__)
 
 
-def coerce(value: Any, expected: Any) -> Any:
-    """`value` as the type `expected`: int, float, str, bool, a tuple of those, or a union.
+def _bounded(name: str, extras: Iterable[Any]) -> str:
+    """A type's name with the bounds that it is annotated with."""
+    words: dict[type[Any], str] = {}
+    for limit in (limit for extra in extras for limit in getattr(extra, "metadata", [extra])):
+        match limit:
+            case Ge(ge=low):
+                words[Ge] = f"[{low}"
+            case Gt(gt=low):
+                words[Gt] = f"({low}"
+            case Le(le=high):
+                words[Le] = f"{high}]"
+            case Lt(lt=high):
+                words[Lt] = f"{high})"
+            case MultipleOf(multiple_of=step):
+                words[MultipleOf] = f", a multiple of {step}"
+            case MinLen():
+                name = f"non-empty {name}"
+    start, end = words.get(Ge) or words.get(Gt), words.get(Le) or words.get(Lt)
+    if start and end:
+        name += f" in {start}, {end}"
+    elif start:
+        name += f" {'of at least' if Ge in words else 'above'} {start[1:]}"
+    return name + words.get(MultipleOf, "")
 
-    An int fits a float field, and so does a word that reads as a number, because YAML takes 1e-4 for a word.
-    """
-    origin, parts = typing.get_origin(expected), typing.get_args(expected)
-    if origin in (typing.Union, types.UnionType):
-        for part in parts:
-            try:
-                return coerce(value, part)
-            except _Mismatch:
-                continue
-    elif origin is tuple and isinstance(value, list | tuple):
-        if parts[-1] is Ellipsis:
-            return tuple(coerce(item, parts[0]) for item in value)
-        if len(parts) == len(value):
-            return tuple(coerce(item, part) for item, part in zip(value, parts, strict=True))
-    elif expected is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            raise _Mismatch from None
-        if math.isfinite(number):
-            return number
-    elif expected is type(None) and value is None:
-        return None
-    elif expected in (int, str, bool) and type(value) is expected:
-        return value
-    raise _Mismatch
+
+def _choices(expected: Any) -> list[str]:
+    """All words that a type allows by name."""
+    if typing.get_origin(expected) is Literal:
+        return [part for part in typing.get_args(expected) if isinstance(part, str)]
+    return [word for part in typing.get_args(expected) for word in _choices(part)]
+
+
+def _complaint(cls: Any, values: Mapping[str, Any], error: ValidationError) -> str:
+    """What is wrong with the values of a class; one thing of several."""
+    errors = error.errors(include_url=False)
+    first, expected = errors[0], field_types(cls)
+    if not first["loc"]:
+        return _own_words(first)
+    key = str(first["loc"][0])
+    if first["type"] == "missing":
+        return f"'{key}' is not set, and has no default"
+    if key not in expected:
+        return unknown_name("key", key, expected)
+    return _field_complaint(key, expected[key], values.get(key), [one for one in errors if one["loc"][0] == key])
+
+
+def _field_complaint(key: str, expected: Any, given: Any, errors: Sequence[ErrorDetails]) -> str:
+    for error in errors:
+        if error["type"] == "literal_error" and isinstance(error["input"], str):
+            return unknown_name(key, error["input"], _choices(expected))
+        if error["type"] == "value_error":
+            return _own_words(error)
+    return f"{key} must be {describe(expected)}, given {given!r}"
+
+
+def _own_words(error: ErrorDetails) -> str:
+    """The message of a check of ours, or pydantic's."""
+    return str(error.get("ctx", {}).get("error", error["msg"]))
+
+
+@functools.cache
+def _adapter(cls: Any, key: str) -> TypeAdapter[Any]:
+    return TypeAdapter(field_types(cls)[key], config=_STRICT)
+
+
+def _forms(value: Any) -> tuple[Any, Any]:
+    """A value with lists as tuples, and that with words that read as numbers as those: YAML takes 1e-4 for a word."""
+    if isinstance(value, list | tuple):
+        items = [_forms(item) for item in value]
+        return tuple(plain for plain, _ in items), tuple(number for _, number in items)
+    try:
+        return value, float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value, value
 
 
 class Settings:
-    """Values for the fields of a dataclass, given in layers; each layer overrides the one before."""
+    """Values for the fields of a dataclass, given in layers; each layer overrides the one before.
 
-    def __init__(self, cls: type[Any], name: str) -> None:
+    Attributes:
+        values: of the fields that are set.
+        origins: for each of them the layer that set it last.
+    """
+
+    def __init__(self, cls: Any, name: str) -> None:
         self.cls, self.name = cls, name
-        hints = typing.get_type_hints(cls)
-        self.types = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+        self.types = field_types(cls)
+        self.presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "PRESETS", {})
         self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
 
-    def update(self, values: Mapping[str, Any], origin: str) -> None:
-        """Take `values` from a file or another program; `origin` names it in messages.
+    def takes(self, key: str) -> bool:
+        """Whether `key` is a field, or "preset" where the class has presets."""
+        return key in self.types or (key == "preset" and bool(self.presets))
+
+    def update(self, values: Mapping[str, Any], origin: str, *, layer: str = "") -> None:
+        """Take `values` from a file or another program.
+
+        A key "preset" stands for all values of a preset of the class; the other values override those.
+
+        Args:
+            origin: where they come from, for messages.
+            layer: the same, short, for `origins`; `origin` if empty.
 
         Raises:
-            ConfigError: an unknown key, or a value of the wrong type.
+            ConfigError: an unknown key, or a value of the wrong type or out of bounds.
         """
-        check_keys(values, self.types, origin, f"key of {self.name}")
-        for key, value in values.items():
-            try:
-                self.values[key] = coerce(value, self.types[key])
-            except _Mismatch:
-                raise self._mismatch(key, value, origin) from None
+        check_keys({key: value for key, value in values.items() if not self.takes(key)}, self.types, origin, self._kind)
+        for key in sorted(values, key=lambda key: key != "preset"):
+            self._take(key, values[key], [values[key]], origin, layer)
 
-    def update_text(self, key: str, text: str, origin: str) -> None:
+    def update_text(self, key: str, text: str, origin: str, *, layer: str = "") -> None:
         """Take one value typed on the command line: read as YAML, or as it stands where the field is a word."""
-        check_keys({key: text}, self.types, origin, f"key of {self.name}")
+        if not self.takes(key):
+            check_keys({key: text}, self.types, origin, self._kind)
         try:
             candidates = [yaml.safe_load(text), text]
         except yaml.YAMLError:
             candidates = [text]
-        for value in candidates:
-            try:
-                self.values[key] = coerce(value, self.types[key])
-                return
-            except _Mismatch:
-                continue
-        raise self._mismatch(key, text, origin)
+        self._take(key, text, candidates, origin, layer)
 
     def build(self) -> Any:
         """The dataclass instance.
 
         Raises:
-            ConfigError: the class refuses the values.
+            ConfigError: the class refuses the values; what the message names is followed by what set it.
         """
         try:
             return self.cls(**self.values)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{self.name}: {error}") from error
+        except (TypeError, ValueError, ConfigError) as error:
+            named = [key for key in self.origins if re.search(rf"\b{key}\b", str(error))]
+            origins = "; ".join(f"{key}: {self.origins[key]}" for key in named)
+            raise ConfigError(f"{self.name}: {error}" + (f" ({origins})" if origins else "")) from error
 
-    def _mismatch(self, key: str, value: Any, origin: str) -> ConfigError:
-        expected = describe(self.types[key])
-        return ConfigError(f"{origin}: {self.name}.{key} must be {expected}, given {value!r}")
+    @property
+    def _kind(self) -> str:
+        return f"key of {self.name}"
+
+    def _take(self, key: str, given: Any, candidates: Sequence[Any], origin: str, layer: str) -> None:
+        """Set a field to the first candidate that fits."""
+        if key not in self.types:
+            return self._take_preset(given, origin, layer)
+        complaint = ""
+        for value in (form for candidate in candidates for form in _forms(candidate)):
+            try:
+                self.values[key] = _adapter(self.cls, key).validate_python(value)
+                self.origins[key] = layer or origin
+                return
+            except ValidationError as error:
+                errors = error.errors(include_url=False)
+                complaint = complaint or _field_complaint(key, self.types[key], given, errors)
+        raise ConfigError(f"{origin}: {self.name}{'.' if complaint.startswith(f'{key} ') else ': '}{complaint}")
+
+    def _take_preset(self, name: Any, origin: str, layer: str) -> None:
+        if name not in self.presets:
+            raise ConfigError(f"{origin}: {unknown_name(f'preset of {self.name}', str(name), self.presets)}")
+        self.values |= self.presets[name]
+        self.origins |= dict.fromkeys(self.presets[name], f"{layer or origin}, preset {name}")

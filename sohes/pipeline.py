@@ -6,12 +6,17 @@ own process; nothing stops you from calling them yourself.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
+from pydantic import Field, model_validator
+
+from sohes.configuration import Count, Natural, Share, settings
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, read_json, shortened, write_json
 from sohes.records import LADDER, Measurement, StageResult
@@ -26,21 +31,52 @@ if TYPE_CHECKING:
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
 
 _SCENES = "generated scenes"
+_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+ScenePx = Annotated[int, Field(ge=64)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class WeightsConfig:
     """Starting weights: see `sohes.backbones.weights.resolve_weights`."""
 
-    source: str = "vit_base_patch16_224.dino"  # of the ViT that is trained
-    clustering_source: str | None = None  # of the frozen ViT of phase 1, if it is another one
-    architecture: str | None = None  # timm name of a weights file, with tag, where it cannot be told
-    clustering_architecture: str | None = None  # of the file of `clustering_source`
+    source: str = "vit_base_patch16_224.dino"
+    """Of the ViT that is trained: a timm name, a weights file, a timm folder, or random:NAME [paper]."""
+    clustering_source: str | None = None
+    """Of the frozen ViT of phase 1, if it is another one."""
+    architecture: str | None = None
+    """timm name of a weights file, with tag, where it cannot be told."""
+    clustering_architecture: str | None = None
+    """The same of the file of clustering_source."""
 
     def outside_inputs(self) -> list[Path]:
-        """Files whose change makes the stage run again."""
+        """Files whose change makes the stage run again; one that is named as a file is to be there."""
         paths = [Path(source).expanduser() for source in (self.source, self.clustering_source) if source]
-        return [path for path in paths if path.exists()]
+        return [path for path in paths if path.exists() or path.suffix in _WEIGHT_SUFFIXES]
+
+    @property
+    def patch_px(self) -> int | None:
+        """Patch of the ViT that is trained, None where only reading all of the weights tells."""
+        path = Path(self.source).expanduser()
+        name = self.architecture or self.source
+        if path.is_file():
+            if path.suffix == ".safetensors" and (patch := _patch_in_header(path)):
+                return patch
+            name = self.architecture or ""
+        elif path.is_dir() and (path / "config.json").exists():
+            name = str(read_json(path / "config.json").get("architecture", ""))
+        match = re.search(r"(?:patch|vit[tsblg])(\d+)", name)
+        return int(match[1]) if match else None
+
+
+def _patch_in_header(path: Path) -> int | None:
+    """Side of the patches that the header of a safetensors file tells."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 2**24)))
+        shapes = [entry["shape"] for key, entry in header.items() if key.endswith("patch_embed.proj.weight")]
+        return int(shapes[0][-1]) if shapes else None
+    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+        return None  # what is wrong with it is the stage's to say
 
 
 def weights(config: WeightsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -66,20 +102,34 @@ def _origin(provenance: Provenance) -> str:
     return "; ".join(filter(None, (words, provenance.steps[0].note)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ImagesConfig:
     """Raw images: a folder of photographs, or generated scenes where no folder is given."""
 
     folder: str | None = None
-    ground_truth: str | None = None  # COCO JSON of some of the images; those are held out
-    max_train: int | None = None
-    max_val: int | None = None
-    # share held out where no ground truth decides; None: 0.1, and with a ground truth the images that it names
-    val_fraction: float | None = None
-    scenes_train: int = 0
-    scenes_val: int = 0
-    scenes_px: int = 224
-    seed: int = 0
+    """Folder of photographs; null: scenes are generated."""
+    ground_truth: str | None = None
+    """COCO JSON of some of the images; those are held out."""
+    max_train: Count | None = None
+    """Images to learn from, at most; null: all."""
+    max_val: Count | None = None
+    """Images held out, at most; null: all."""
+    val_fraction: Share | None = None
+    """Share held out where no ground truth decides; null: 0.1, and with a ground truth the images that it names."""
+    scenes_train: Natural = 0
+    """Generated scenes to learn from."""
+    scenes_val: Natural = 0
+    """Generated scenes held out."""
+    scenes_px: ScenePx = 224
+    """Side of a generated scene, px."""
+    seed: Natural = 0
+    """Of the scenes, or of the draw of held-out images."""
+
+    @model_validator(mode="after")
+    def _scenes_to_hold_out(self) -> Self:
+        if self.folder is None and self.scenes_train and not self.scenes_val:
+            raise ValueError(f"scenes_val=0 holds out none beside scenes_train={self.scenes_train}; make it at least 1")
+        return self
 
     def outside_inputs(self) -> list[Path]:
         """Files whose change makes the stage run again."""
@@ -133,16 +183,28 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
     return StageResult(notes=notes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class LabelledConfig:
     """Labelled data of the transfer heads: COCO files with categories, or generated scenes."""
 
     train: str | None = None
+    """COCO file with categories that the heads learn from; null: scenes are generated."""
     val: str | None = None
-    scenes_train: int = 48
-    scenes_val: int = 24
-    scenes_px: int = 224
-    seed: int = 0
+    """COCO file with the same categories that the heads are scored on."""
+    scenes_train: Count = 48
+    """Generated scenes that the heads learn from."""
+    scenes_val: Count = 24
+    """Generated scenes that the heads are scored on."""
+    scenes_px: ScenePx = 224
+    """Side of a generated scene, px."""
+    seed: Natural = 0
+    """Of the scenes."""
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.train is None) != (self.val is None):
+            raise ValueError("train and val go together: give both COCO files or neither")
+        return self
 
     def outside_inputs(self) -> list[Path]:
         """Files whose change makes the stage run again."""
@@ -155,8 +217,6 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.data.labelled import read_labelled
     from sohes.data.scenes import write_scenes
 
-    if (config.train is None) != (config.val is None):
-        raise ConfigError("labelled.train and labelled.val go together: give both COCO files or neither")
     if config.train is None or config.val is None:
         # other scenes than those that were learnt from
         write_scenes(
@@ -178,14 +238,16 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
     return StageResult(notes=notes)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ExploreConfig(ExploreSettings):
-    """Phase 1 at paper scale."""
+    """Phase 1 on the images of a run."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"overlays"})
 
-    shard_size: int = 64  # images a Parquet shard; what an interrupted run loses at most
-    overlays: int = 6  # pictures drawn
+    shard_size: Count = 64
+    """Images per Parquet shard; what an interrupted run loses at most."""
+    overlays: Natural = 6
+    """Pictures drawn."""
 
 
 def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -196,18 +258,21 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
     from sohes.data.listing import Listing
     from sohes.data.summary import summarise
     from sohes.explore import Explorer
-    from sohes.explore.stream import explore_listing
+    from sohes.explore.stream import calibrated_on, explore_listing, require_masks
 
     explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
     sources = {split: read_coco(inputs["images"] / f"{split}.json") for split in ("train", "val")}
-    explorer = explorer.calibrated(Listing.of_items(sources["train"].items).sample())
+    explorer = calibrated_on(explorer, Listing.of_items(sources["train"].items))
     notes = []
     for split, source in sources.items():
         listing = Listing.of_items(source.items)
         explore_listing(explorer, listing, out / split, description=f"explore {split}", shard_size=config.shard_size)
         store = LabelStore(out / split)
-        masks = summarise(store).masks_an_image
-        notes.append(f"phase 1: {masks:.1f} masks an image on {len(store)} {split} images")
+        summary = summarise(store)
+        if split == "train":
+            require_masks(summary, config, store.folder)
+        bare = f", {summary.without_masks} of them without any" if summary.without_masks else ""
+        notes.append(f"phase 1: {summary.masks_an_image:.1f} masks an image on {len(store)} {split} images{bare}")
         notes += [f"skipped {file}: {reason}" for file, reason in store.skipped.items()]
     labelled_ids = [item for item in source.items if item.id in store]
     drawn = _draw(replace(source, items=labelled_ids), {"labels": store.forest}, out / "overlays", config.overlays)
@@ -240,12 +305,14 @@ def _draw(source: ImageSet, forests: Mapping[str, Callable[[int], MaskForest]], 
     return drawn
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class EvaluateConfig:
     """Evaluation on the held-out images."""
 
-    pictures: int = 6  # ground truth, labels, phase 2 and phase 3 of an image, one below the other
-    min_score: float = 0.5  # of what the pictures show; the numbers take every prediction
+    pictures: Natural = 6
+    """Pictures drawn: ground truth, labels, phase 2 and phase 3 of an image, one below the other."""
+    min_score: Share = 0.5
+    """Score of what the pictures show at least; the numbers take every prediction."""
 
 
 def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -309,7 +376,7 @@ def _as_labels(truth: ImageSet, clusters: Predictions, predicted: Predictions) -
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ExportConfig:
     """Export has nothing to choose."""
 

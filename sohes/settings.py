@@ -1,215 +1,318 @@
-"""Settings of the three phases: plain dataclasses, so that a recipe can be read and checked without loading torch.
+"""Settings of the three phases, without torch, so that a launcher can read and check a recipe at once.
 
-Each default says where it comes from: [paper], the work it descends from, or [ours].
+The text below a field says what it means and, in brackets, where its default comes from: [paper], the work it descends
+from, or [ours].
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import ClassVar
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from sohes.errors import ConfigError, unknown_name
+from pydantic import Field, model_validator
+
+from sohes.configuration import (
+    Count,
+    Cover,
+    Natural,
+    NonEmpty,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Share,
+    settings,
+)
+from sohes.errors import ConfigError
 
 # 2 to 1,500 regions in equal ratios: so many that none worth a mask lies between two levels
 REGION_COUNTS = tuple(sorted({round(2 * 750 ** (step / 63)) for step in range(64)}))
-ALGORITHMS = ("sohes", "superpixels")
-NECKS = ("adapter", "pyramid")
-REFINERS = ("guided", "local_crf", "cascadepsp", "none")
-THRESHOLDS = ("per_size", "single", "fixed")
-TARGETS = ("both", "merge")
+
+Algorithm = Literal["sohes", "superpixels"]
+Feature = Literal["key", "token"]
+Refiner = Literal["guided", "local_crf", "cascadepsp", "none"]
+Neck = Literal["adapter", "pyramid"]
+Schedule = Literal["step", "cosine"]
+REFINERS: tuple[str, ...] = get_args(Refiner)
 HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks drawn by people
 
+Cosine = Annotated[float, Field(ge=-1, le=1.01)]  # above 1 nothing merges
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
-@dataclass(frozen=True, kw_only=True)
+# what phase 1 does as published, where the defaults do otherwise; a key "preset" stands for all of it
+PAPER: Mapping[str, Any] = MappingProxyType(
+    {
+        "center": False,  # [HASSOD]
+        "size_global": 480,  # [HASSOD]
+        "keep_aspect": False,  # [HASSOD]
+        "theta_merge": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),  # [UnSAM]
+        "max_crops": 64,  # [ours]
+        "refine_iou": 0.5,  # [HASSOD]
+        "nms_iou": 0.9,  # [UnSAM]
+    }
+)
+
+
+@settings
 class ExploreSettings:
-    """Settings of phase 1. Where the paper's value is unknown, the default is that of its lineage (HASSOD, UnSAM)."""
+    """Settings of phase 1. The defaults suit any ViT and any photograph; `PAPER` has the published constants.
 
-    algorithm: str = "sohes"  # the paper's, or "superpixels", see `explore.superpixels` [ours]
-    feature: str = "key"  # last block's keys [HASSOD], or "token"
-    center: bool = False  # subtract the mean feature first: the cosines of any ViT then spread alike [ours]
-    size_global: int = 480  # px, side of the resized image [HASSOD]; rounded to patches
-    keep_aspect: bool = False  # False: resize to a square [HASSOD]
-    theta_merge: tuple[float, ...] | None = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # cosines [UnSAM]; None: from the images
-    region_counts: tuple[int, ...] = REGION_COUNTS  # what thresholds from the images are to leave of one [ours]
-    theta_small: float = 0.01  # share of the image below which a region is clustered again [ours]
-    crop_ratio: float = 2.0  # side of the crop over that of the region's box [ours]
-    size_local: int = 256  # px, side of a resized crop [UnSAM]
-    min_side_px: int = 64  # of a crop, at image size [ours]
-    min_patches: int = 4  # of a region [UnSAM]
-    max_crops: int = 64  # of an image; 0 switches the local step off [ours]
-    refiner: str = "guided"  # or another of REFINERS [ours; the published one, cascadepsp, is human-trained]
-    refine_iou: float = 0.5  # a refined mask must keep this much of itself [HASSOD]
-    min_area_px: int = 100  # [HASSOD]
-    max_area_frac: float = 0.9  # [UnSAM]
-    nms_iou: float = 0.9  # [UnSAM]
-    max_masks: int = 300  # of an image [ours]
-    theta_cover: float = 0.9  # coverage that makes a mask part of another [HASSOD]
-    superpixel_scale: float = 50.0  # larger means larger superpixels, see `superpixels`; these are for that algorithm
-    superpixel_sigma: float = 0.8  # px
-    superpixel_area: float = 1.6e-4  # share of the image below which a superpixel joins a neighbour
-    edge_weight: float = 0.05  # of an edge of one CIELAB unit a pixel, against a cosine
+    Where the paper's value is unknown, that of its lineage (HASSOD, UnSAM) is taken.
+    """
 
-    def __post_init__(self) -> None:
-        if self.algorithm not in ALGORITHMS:
-            raise ConfigError(unknown_name("algorithm", self.algorithm, ALGORITHMS))
-        if self.theta_merge is None and not (self.region_counts and min(self.region_counts) > 0):
-            raise ConfigError(f"region_counts must hold numbers of at least 1, not {self.region_counts}")
-        if self.theta_merge is not None and not (
-            self.theta_merge and all(-1 <= theta <= 1.01 for theta in self.theta_merge)
-        ):
-            raise ConfigError(f"theta_merge must hold cosines in [-1, 1], not {self.theta_merge}")
-        if self.refiner not in REFINERS:
-            raise ConfigError(f"refiner must be one of {REFINERS}, not '{self.refiner}'")
-        if not 0.5 < self.theta_cover <= 1:
-            raise ConfigError(f"theta_cover must lie in (0.5, 1], not {self.theta_cover}")
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER}
+
+    algorithm: Algorithm = "sohes"
+    """The paper's, or superpixels that merge by features and edges [ours]."""
+    feature: Feature = "key"
+    """What the ViT's last block gives: keys, or output tokens [HASSOD]."""
+    center: bool = True
+    """Subtract the mean feature first: the cosines of any ViT then spread alike [ours]."""
+    size_global: Count | None = None
+    """Long side of the resized image, px; null: as many patches as suit the image [ours]."""
+    keep_aspect: bool = True
+    """Keep the image's aspect; false: resize to a square [ours]."""
+    theta_merge: NonEmpty[Cosine] | None = None
+    """Cosines at which regions merge; null: such as leave region_counts regions of some of the images [ours]."""
+    region_counts: NonEmpty[Count] = REGION_COUNTS
+    """Regions of an image that thresholds from the images are to leave [ours]."""
+    theta_small: Share = 0.01
+    """Share of the image below which a region is clustered again in a close-up crop [ours]."""
+    crop_ratio: Positive = 2.0
+    """Side of the crop over that of the region's box [ours]."""
+    size_local: Count = 256
+    """Side of a resized crop, px [UnSAM]."""
+    min_side_px: Count = 64
+    """Side of a crop at least, px of the image [ours]."""
+    min_patches: Count = 4
+    """Patches of a region at least [UnSAM]."""
+    max_crops: Natural = 8
+    """Crops per image at most; 0 switches the local step off [ours]."""
+    refiner: Refiner = "guided"
+    """What moves outlines to edges; the published one, cascadepsp, is human-trained [ours]."""
+    refine_iou: Share = 0.3
+    """IoU of a mask with itself before refinement, at least [ours]."""
+    min_area_px: Natural = 100
+    """Area of a mask at least, px [HASSOD]."""
+    max_area_frac: PositiveShare = 0.9
+    """Share of the image that a mask covers at most [UnSAM]."""
+    nms_iou: PositiveShare = 0.95
+    """IoU above which masks are duplicates [ours]."""
+    max_masks: Count = 300
+    """Masks per image at most [ours]."""
+    theta_cover: Cover = 0.9
+    """Coverage that makes a mask part of another [HASSOD]."""
+    superpixel_scale: Positive = 50.0
+    """Larger means larger superpixels; this and what follows is for algorithm=superpixels [ours]."""
+    superpixel_sigma: NonNegative = 0.8
+    """Blur before superpixels, px [ours]."""
+    superpixel_area: Share = 1.6e-4
+    """Share of the image below which a superpixel joins a neighbour [ours]."""
+    edge_weight: NonNegative = 0.05
+    """Weight of an edge of one CIELAB unit per pixel against a cosine [ours]."""
 
 
-class _Settings:
-    """A phase's configuration has several of these as bases; each checks its own fields, then hands on to the next."""
-
-    def __post_init__(self) -> None:
-        """The last in the line."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings(_Settings):
+@settings
+class SampleSettings:
     """Geometry and targets of a sample."""
 
-    crop_px: int = 1024
-    scale_min: float = 0.1  # large-scale jitter [Mask2Former]
-    scale_max: float = 2.0
-    flip: float = 0.5
-    max_targets: int = 200  # an image and step [UnSAM]
-    min_area_px: int = 100  # on the canvas [ours]
-    min_area_left: float = 0.1  # share of a mask that the crop must leave [ours]
-    same_iou: float = 0.95  # a whole that the crop leaves with such a part goes [ours]
+    crop_px: Count = 1024
+    """Side of the canvas, px, a multiple of the ViT's patch [Mask2Former]."""
+    scale_min: Positive = 0.1
+    """Large-scale jitter: the image's long side over the canvas, at least [Mask2Former]."""
+    scale_max: Positive = 2.0
+    """The same, at most [Mask2Former]."""
+    flip: Share = 0.5
+    """Probability of a horizontal flip [Mask2Former]."""
+    max_targets: Count = 200
+    """Targets per image and step at most [UnSAM]."""
+    min_area_px: Natural = 100
+    """Area of a target on the canvas at least, px [ours]."""
+    min_area_left: Share = 0.1
+    """Share of a mask that the crop must leave [ours]."""
+    same_iou: PositiveShare = 0.95
+    """A whole that the crop leaves so much like a part of it goes [ours]."""
+
+    @model_validator(mode="after")
+    def _scales_rise(self) -> Self:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min={self.scale_min} is above scale_max={self.scale_max}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class LossSettings(_Settings):
+@settings
+class LossSettings:
     """Weights of the terms and numbers of sampled points; defaults are Mask2Former's, the ancestor's weight is ours."""
 
-    entity_weight: float = 2.0
-    mask_weight: float = 5.0
-    dice_weight: float = 5.0
-    ancestor_weight: float = 1.0
-    no_object_weight: float = 0.1  # class weight of "nothing"
-    soft_no_object: bool = False  # queries whose mask is unlike every target are not taught "nothing" [ours]
-    points: int = 12544
-    oversample: float = 3.0
-    uncertain: float = 0.75  # share of the points taken where the prediction is least certain
+    entity_weight: NonNegative = 2.0
+    """Weight of the term for entity or nothing [Mask2Former]."""
+    mask_weight: NonNegative = 5.0
+    """Weight of the cross-entropy of masks [Mask2Former]."""
+    dice_weight: NonNegative = 5.0
+    """Weight of the dice term of masks [Mask2Former]."""
+    ancestor_weight: NonNegative = 1.0
+    """Weight of the term for which mask is part of which [ours]."""
+    no_object_weight: NonNegative = 0.1
+    """Weight of the class "nothing" within the entity term [Mask2Former]."""
+    soft_no_object: bool = False
+    """Queries whose mask is unlike every target are not taught "nothing" [ours]."""
+    points: Count = 12544
+    """Points at which a mask is compared [Mask2Former]."""
+    oversample: Annotated[float, Field(ge=1)] = 3.0
+    """Points drawn for each that is taken [Mask2Former]."""
+    uncertain: Share = 0.75
+    """Share of the points that is taken where the prediction is least certain [Mask2Former]."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimSettings(_Settings):
+@settings
+class OptimSettings:
     """Optimiser of phases 2 and 3 (§3.6 of the method notes)."""
 
-    batch_size: int = 16  # images of a step, over all processes and micro-batches [UnSAM]
-    accumulate: int = 1  # micro-batches of a step, one after another; each is normalised by its own targets
-    lr: float = 5e-5  # for 16 images a step [UnSAM]
-    backbone_lr_factor: float = 0.1  # [UnSAM]
-    layer_decay: float = 1.0  # further factor a block of the ViT, from its last block towards the input
-    weight_decay: float = 0.05  # none on norms, biases and embeddings
-    clip_norm: float = 0.01  # [UnSAM]
-    warmup: int = 0  # steps
-    schedule: str = "step"  # x0.1 at 90 % and 95 %; or "cosine" to 0
+    batch_size: Count = 16
+    """Images of a step, over all processes and micro-batches [UnSAM]."""
+    accumulate: Count = 1
+    """Micro-batches of a step, one after another; each is normalised by its own targets [ours]."""
+    lr: Positive = 5e-5
+    """Learning rate, for 16 images a step [UnSAM]."""
+    backbone_lr_factor: NonNegative = 0.1
+    """Learning rate of the ViT over that of the rest [UnSAM]."""
+    layer_decay: PositiveShare = 1.0
+    """Further factor per block of the ViT, from its last block towards the input [ours]."""
+    weight_decay: NonNegative = 0.05
+    """Of AdamW, none on norms, biases and embeddings [UnSAM]."""
+    clip_norm: Positive = 0.01
+    """Norm of the gradient at most [UnSAM]."""
+    warmup: Natural = 0
+    """Steps in which the learning rate rises [ours]."""
+    schedule: Schedule = "step"
+    """Learning rate: x0.1 at 90 % and 95 % of the steps, or a cosine down to 0 [ours]."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.accumulate < 1:
-            raise ConfigError(f"accumulate must be at least 1, not {self.accumulate}")
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"layer_decay must lie in (0, 1], not {self.layer_decay}")
+    @model_validator(mode="after")
+    def _micro_batches_are_equal(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunSettings(_Settings):
+@settings
+class RunSettings:
     """How a training of phase 2 or 3 is run and watched; nothing here changes what it learns, up to rounding."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset()  # all fields, see below
 
-    workers: int = 8  # processes that load data
-    checkpoint_every: int = 500  # steps
-    keep_checkpoints: int = 2  # the last ones
-    watch_every: int = 500  # steps; 0 for never
-    watch_images: int = 8  # held-out images that are watched
-    checkpoint_activations: bool = False  # compute activations again instead of keeping them: less memory, more time
-    compile: bool = False  # the ViT's blocks; pays on GPUs and in long runs only
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("checkpoint_every", "keep_checkpoints", "watch_images"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.watch_every < 0:
-            raise ConfigError(f"watch_every must be 0 (never) or a number of steps, not {self.watch_every}")
+    workers: Natural = 8
+    """Processes that load data; 0: the training's own [ours]."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints [ours]."""
+    keep_checkpoints: Count = 2
+    """Checkpoints kept, the last ones [ours]."""
+    watch_every: Natural = 500
+    """Steps between looks at held-out images; 0: never [ours]."""
+    watch_images: Count = 8
+    """Held-out images that are watched [ours]."""
+    checkpoint_activations: bool = False
+    """Compute activations again instead of keeping them: less memory, more time [ours]."""
+    compile: bool = False
+    """Compile the ViT's blocks; pays on GPUs and in long runs only [ours]."""
 
 
 # a run may be resumed under others
 RunSettings.NOT_IN_HASH = frozenset(field.name for field in fields(RunSettings))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrainingSettings(SampleSettings, LossSettings, OptimSettings, RunSettings):
     """What phases 2 and 3 have in common."""
 
-    seed: int = 0
-    iterations: int = 40_000  # steps
-    frozen_blocks: int = 0  # of the ViT, from its input on; saves time in short runs
-    bf16: bool = True  # heavy products in bfloat16, where the device has it; False: all in float32
+    seed: Natural = 0
+    """Of weights, samples and their order."""
+    iterations: Count = 40_000
+    """Steps [ours]."""
+    frozen_blocks: Natural = 0
+    """Blocks of the ViT that stay as they are, from its input on; saves time in short runs [ours]."""
+    bf16: bool = True
+    """Heavy products in bfloat16, where the device has it; false: all in float32 [ours]."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup >= self.iterations:
+            raise ValueError(f"warmup={self.warmup} leaves none of iterations={self.iterations}")
+        return self
+
+    def check_beside(self, others: Iterable[Any]) -> None:
+        """Check against the configurations of the stages before: what they say of the ViT's patch.
+
+        Raises:
+            ConfigError: it cannot cut the canvas into patches.
+        """
+        for other in others:
+            if patch_px := getattr(other, "patch_px", None):
+                check_canvas(self.crop_px, patch_px)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ThresholdSettings(_Settings):
+def check_canvas(crop_px: int, patch_px: int) -> None:
+    """Refuse a canvas that a ViT cannot cut into patches.
+
+    Raises:
+        ConfigError: `crop_px` is not a multiple of the patch, or a single patch.
+    """
+    if crop_px % patch_px or crop_px < 2 * patch_px:
+        near = max(2, round(crop_px / patch_px)) * patch_px
+        raise ConfigError(f"crop_px={crop_px} is not a multiple of the backbone's {patch_px} px patches; try {near}")
+
+
+@settings
+class ThresholdSettings:
     """Origins: 0.7 is HASSOD's fixed threshold, the rest is ours."""
 
-    threshold: str = "per_size"  # or "single", one for all sizes; or "fixed" at tau_init
-    tau_init: float = 0.7  # the fixed threshold; the others start at it where teacher_warmup is 0
-    tau_min: float = 0.2
-    tau_max: float = 0.9
-    tau_every: int = 10  # steps between updates
-    tau_momentum: float = 0.9
-    tau_window: int = 512  # images whose teacher scores are remembered
-    kappa_end: float = 1.5  # teacher labels over initial labels at the end; 1 at the start
+    threshold: Literal["per_size", "single", "fixed"] = "per_size"
+    """Score at which the teacher's masks become labels: one per size, one for all, or tau_init for good [ours]."""
+    tau_init: Share = 0.7
+    """The fixed threshold; the others start at it where teacher_warmup is 0 [HASSOD]."""
+    tau_min: Share = 0.2
+    """Threshold at least [ours]."""
+    tau_max: Share = 0.9
+    """Threshold at most [ours]."""
+    tau_every: Count = 10
+    """Steps between updates [ours]."""
+    tau_momentum: Momentum = 0.9
+    """Share of the old threshold in an update [ours]."""
+    tau_window: Count = 512
+    """Images whose teacher scores are remembered [ours]."""
+    kappa_end: NonNegative = 1.5
+    """Teacher labels over initial labels at the end; 1 at the start [ours]."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threshold not in THRESHOLDS:
-            raise ConfigError(unknown_name("threshold", self.threshold, THRESHOLDS))
-        if not 0 <= self.tau_min <= self.tau_max <= 1:
-            raise ConfigError(f"tau_min={self.tau_min} and tau_max={self.tau_max} must rise within [0, 1]")
-        for name in ("tau_every", "tau_window"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+    @model_validator(mode="after")
+    def _bounds_rise(self) -> Self:
+        if self.tau_min > self.tau_max:
+            raise ValueError(f"tau_min={self.tau_min} is above tau_max={self.tau_max}")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TeacherSettings(ThresholdSettings):
     """How the teacher is made and what of its predictions becomes a label (§4.1 to 4.5 of the method notes)."""
 
-    # momentum [HASSOD]; min(ema, 1 - 1/(step + 1)) in runs shorter than 2,000 steps [ours]; several make several
-    # teachers, whose predictions are pooled, and the first of which is the result
-    ema: float | tuple[float, ...] = 0.9996
-    teacher_nms_iou: float = 0.8  # [ours]
-    teacher_theta_cover: float = 0.75  # looser than for labels: predicted masks are less aligned [HASSOD]
-    teacher_min_area_px: int = 100  # [ours]
-    teacher_max_labels: int = 200  # [ours]
-    teacher_warmup: int = 64  # images that only the teacher looks at before the first step [ours]
-    targets: str = "both"  # teacher and initial labels side by side; or "merge", one set [UnSAM]
-    merge_iou: float = 0.5  # an initial label joins the merged set unless a teacher's is more alike [UnSAM]
-    confirm_iou: float = 0.0  # an initial label teaches only if a prediction of the teacher is as much alike; 0: always
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.momenta or not all(0 <= momentum < 1 for momentum in self.momenta):
-            raise ConfigError(f"ema must be one or several momenta in [0, 1), not {self.ema}")
-        if self.targets not in TARGETS:
-            raise ConfigError(unknown_name("targets", self.targets, TARGETS))
-        for name in ("teacher_nms_iou", "merge_iou", "confirm_iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if not 0.5 < self.teacher_theta_cover <= 1:
-            raise ConfigError(f"teacher_theta_cover must lie in (0.5, 1], not {self.teacher_theta_cover}")
+    ema: Momentum | NonEmpty[Momentum] = 0.9996
+    """Momentum of the teacher, or several for several teachers, whose predictions are pooled and the first of which is
+    the result; min(ema, 1 - 1/(step + 1)) in runs shorter than 2,000 steps [HASSOD]."""
+    teacher_nms_iou: Share = 0.8
+    """IoU above which predictions of the teacher are duplicates [ours]."""
+    teacher_theta_cover: Cover = 0.75
+    """Coverage that makes a label part of another; predicted masks are less aligned [HASSOD]."""
+    teacher_min_area_px: Natural = 100
+    """Area of a teacher's label at least, px [ours]."""
+    teacher_max_labels: Count = 200
+    """Labels of the teacher per image at most [ours]."""
+    teacher_warmup: Natural = 64
+    """Images that only the teacher looks at before the first step [ours]."""
+    targets: Literal["both", "merge"] = "both"
+    """Teacher's and initial labels side by side, or merged to one set [UnSAM: merge]."""
+    merge_iou: Share = 0.5
+    """An initial label joins the merged set unless a teacher's is more alike [UnSAM]."""
+    confirm_iou: Share = 0.0
+    """An initial label teaches only if a prediction of the teacher is as much alike; 0: always [ours]."""
 
     @property
     def momenta(self) -> tuple[float, ...]:

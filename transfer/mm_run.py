@@ -22,9 +22,9 @@ from sohes.files import atomic_path
 from transfer.data import HeadData
 from transfer.mm_backbone import STRIDES
 from transfer.mm_hooks import LossHook, ProgressHook
+from transfer.stages import CONFIGS, recipe_names
 
 LOG, HEAD = "runner.log", "head.pth"
-CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,6 @@ class HeadRun:
     runner: Runner
     metrics: Mapping[str, float]
     losses: list[float]
-
-
-def recipe_names(task: str) -> list[str]:
-    """Recipes of a task ("semantic" or "instance")."""
-    return sorted(path.stem for path in (CONFIGS / task).glob("*.py"))
 
 
 def load_recipe(task: str, recipe: str) -> Config:

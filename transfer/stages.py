@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from sohes.errors import SohesError
+from pydantic import AfterValidator
+
+from sohes.configuration import Count, Natural, settings
+from sohes.errors import SohesError, unknown_name
 from sohes.files import read_json
 from sohes.records import Measurement, StageResult, config_hash
 
@@ -30,41 +33,59 @@ _INSTANCE = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class SemanticConfig:
-    """Semantic segmentation by an MMSegmentation head.
+Arm = Literal["", "start", "trained"]
+CONFIGS = Path(__file__).resolve().parent / "configs"
 
-    Attributes:
-        recipe: name of a file in transfer/configs/semantic.
-        iterations: training steps; None for the recipe's own number.
-        checkpoint_every: steps between checkpoints.
-        n_pictures: val images drawn beside their ground truth.
-        seed: of the head's weights, the order of samples and their augmentation.
-        arm: which backbone it is, "start" or "trained", in a run that compares both.
-    """
+
+def recipe_names(task: str) -> list[str]:
+    """Recipes of a task ("semantic" or "instance")."""
+    return sorted(path.stem for path in (CONFIGS / task).glob("*.py"))
+
+
+def _known_recipe(task: str, recipe: str) -> str:
+    if recipe not in recipe_names(task):
+        raise ValueError(unknown_name(f"{task} recipe", recipe, recipe_names(task)))
+    return recipe
+
+
+@settings
+class SemanticConfig:
+    """Semantic segmentation by an MMSegmentation head."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"checkpoint_every", "n_pictures"})
 
-    recipe: str = "upernet_160k"
-    iterations: int | None = None
-    checkpoint_every: int = 1000
-    n_pictures: int = 4
-    seed: int = 0
-    arm: str = ""
+    recipe: Annotated[str, AfterValidator(partial(_known_recipe, "semantic"))] = "upernet_160k"
+    """Name of a file in transfer/configs/semantic."""
+    iterations: Count | None = None
+    """Training steps; null: the recipe's own number."""
+    checkpoint_every: Count = 1000
+    """Steps between checkpoints."""
+    n_pictures: Natural = 4
+    """Val images drawn beside their ground truth."""
+    seed: Natural = 0
+    """Of the head's weights, the order of samples and their augmentation."""
+    arm: Arm = ""
+    """Which backbone it is in a run that compares both: start or trained."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class InstanceConfig:
-    """Detection and instance segmentation by an MMDetection head; fields as in `SemanticConfig`."""
+    """Detection and instance segmentation by an MMDetection head; otherwise as `SemanticConfig`."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = SemanticConfig.NOT_IN_HASH
 
-    recipe: str = "mask_rcnn_1x"
-    iterations: int | None = None
-    checkpoint_every: int = 1000
-    n_pictures: int = 4
-    seed: int = 0
-    arm: str = ""
+    recipe: Annotated[str, AfterValidator(partial(_known_recipe, "instance"))] = "mask_rcnn_1x"
+    """Name of a file in transfer/configs/instance."""
+    iterations: Count | None = None
+    """Training steps; null: the recipe's own number."""
+    checkpoint_every: Count = 1000
+    """Steps between checkpoints."""
+    n_pictures: Natural = 4
+    """Val images drawn beside their ground truth."""
+    seed: Natural = 0
+    """Of the head's weights, the order of samples and their augmentation."""
+    arm: Arm = ""
+    """Which backbone it is in a run that compares both: start or trained."""
 
 
 def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> StageResult:

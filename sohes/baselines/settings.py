@@ -1,14 +1,17 @@
-"""Settings of the baselines: plain dataclasses, so that a suite can be read and checked without loading torch."""
+"""Settings of the baselines, without torch, so that a suite can be read and checked at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
-from sohes.errors import ConfigError
-from sohes.settings import ExploreSettings
+from pydantic import model_validator
+
+from sohes.configuration import Count, Natural, NonEmpty, NonNegative, Positive, PositiveShare, Share, settings
+from sohes.settings import Cosine, ExploreSettings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SamSettings:
     """The released generator's defaults: a grid of points on the whole image, no further crops.
 
@@ -17,64 +20,80 @@ class SamSettings:
     predicted IoU alone ranks. With which of the two the SAM rows of HASSOD and UnSAM were made is not known.
     """
 
-    weights: str = "facebook/sam-vit-base"  # name on the Hugging Face hub, or a folder with its files
-    points_per_side: int = 32
-    pred_iou_thresh: float = 0.88  # 0: no filter
-    stability_score_thresh: float = 0.95  # 0: no filter
-    box_nms_iou: float = 0.7
-    points_per_batch: int = 64  # memory against speed; does not change results
+    weights: str = "facebook/sam-vit-base"
+    """Name on the Hugging Face hub, or a folder with its files [SAM]."""
+    points_per_side: Count = 32
+    """Points of the grid along a side [SAM]."""
+    pred_iou_thresh: NonNegative = 0.88
+    """Predicted IoU of a mask at least; 0: no filter [SAM]."""
+    stability_score_thresh: NonNegative = 0.95
+    """Stability of a mask at least; 0: no filter [SAM]."""
+    box_nms_iou: Share = 0.7
+    """IoU of boxes above which masks are duplicates [SAM]."""
+    points_per_batch: Count = 64
+    """Memory against speed; does not change results [SAM]."""
 
-    def __post_init__(self) -> None:
-        if min(self.points_per_side, self.points_per_batch) < 1:
-            raise ConfigError("points_per_side and points_per_batch must be at least 1")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SohesSettings(ExploreSettings):
     """Phase 1 with any of its options."""
 
-    backbone: str = "vit_base_patch8_224.dino"  # see `sohes.backbones.weights.resolve_weights`
-    architecture: str | None = None  # timm name a weights file belongs to, where it cannot be told
+    backbone: str = "vit_base_patch8_224.dino"
+    """Weights as `sohes explore --backbone` takes them [paper]."""
+    architecture: str | None = None
+    """timm name that a weights file belongs to, where it cannot be told."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DinoSettings(SohesSettings):
-    """Phase 1 without what SOHES adds: one threshold instead of a list, and no local step."""
+    """Phase 1 as published without what SOHES adds: one threshold instead of a list, and no local step."""
 
-    theta_merge: tuple[float, ...] | None = (
-        0.4,
-    )  # the threshold at which HASSOD's ablations compare features (its Table 8)
-    max_crops: int = 0  # no local step
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # it has the published constants
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    theta_merge: NonEmpty[Cosine] | None = (0.4,)
+    """The cosine at which regions merge [HASSOD, Table 8]."""
+    max_crops: Natural = 0
+    """No local step."""
+    center: bool = False
+    """Subtract the mean feature first [HASSOD]."""
+    size_global: Count | None = 480
+    """Long side of the resized image, px [HASSOD]."""
+    keep_aspect: bool = False
+    """Keep the image's aspect; false: resize to a square [HASSOD]."""
+    refine_iou: Share = 0.5
+    """IoU of a mask with itself before refinement, at least [HASSOD]."""
+    nms_iou: PositiveShare = 0.9
+    """IoU above which masks are duplicates [UnSAM]."""
+
+    @model_validator(mode="after")
+    def _one_level(self) -> Self:
         if self.theta_merge is None or len(self.theta_merge) != 1 or self.max_crops:
-            raise ConfigError("dino is one threshold without local step: theta_merge has one value, max_crops is 0")
+            raise ValueError("dino is one threshold without local step: theta_merge has one value, max_crops is 0")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FelzenszwalbSettings:
     """Graph-based segmentation (Felzenszwalb and Huttenlocher, IJCV 2004) at several scales together."""
 
-    # selective search takes 50 to 300 (Uijlings et al., IJCV 2013); doubling from half to more, for 1,000 masks [ours]
-    scales: tuple[float, ...] = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0)
-    sigma: float = 0.8  # px, blur before; the original paper's
-    min_size: int = 20  # px, the original paper's
-    long_px: int = 512  # a larger image is segmented at this size, or its regions would be tens of thousands [ours]
+    # selective search takes 50 to 300 (Uijlings et al., IJCV 2013); doubling from half to more, for 1,000 masks
+    scales: NonEmpty[Positive] = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0)
+    """Scales of the segmentations; larger means larger regions [ours]."""
+    sigma: NonNegative = 0.8
+    """Blur before, px [Felzenszwalb]."""
+    min_size: Count = 20
+    """Area of a region at least, px [Felzenszwalb]."""
+    long_px: Count = 512
+    """A larger image is segmented at this size, or its regions would be tens of thousands [ours]."""
 
-    def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise ConfigError(f"scales must be positive numbers, at least one, not {self.scales}")
 
-
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SlicMergeSettings:
     """SLIC superpixels (Achanta et al., PAMI 2012), merged by colour; every region of the merge tree is a mask."""
 
-    superpixels: int = 500  # n superpixels give a tree of 2n - 1 regions: the protocol's 1,000 masks
-    compactness: float = 10.0  # the original paper's, in Lab
-    long_px: int = 512  # a larger image is segmented at this size [ours]
-
-    def __post_init__(self) -> None:
-        if self.superpixels < 1:
-            raise ConfigError(f"superpixels must be at least 1, not {self.superpixels}")
+    superpixels: Count = 500
+    """Superpixels; n give a tree of 2n - 1 regions, the protocol's 1,000 masks [ours]."""
+    compactness: Positive = 10.0
+    """Weight of distance against colour in Lab [SLIC]."""
+    long_px: Count = 512
+    """A larger image is segmented at this size [ours]."""

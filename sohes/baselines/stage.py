@@ -5,12 +5,13 @@ A stage goes on where it was interrupted: its predictions lie in a label store i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sohes.baselines import make_baseline
 from sohes.baselines.settings import DinoSettings, FelzenszwalbSettings, SamSettings, SlicMergeSettings, SohesSettings
+from sohes.configuration import Count, settings
 from sohes.data.prepare import resolve_ground_truth
 from sohes.errors import DataError
 from sohes.records import StageResult, config_hash
@@ -23,16 +24,20 @@ if TYPE_CHECKING:
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class CellConfig:
     """One cell of a suite's table."""
 
     SOURCE: ClassVar[str] = ""  # the field that names weights or predictions
 
-    model: str  # the row; the method's name in tables
-    dataset: str  # the column
-    ground_truth: str | None = None  # COCO file or name of a prepared data set, where it is not `dataset` itself
-    max_images: int | None = None  # the first ones of the data set; None for all
+    model: str
+    """Row of the table, the method's name."""
+    dataset: str
+    """Column of the table."""
+    ground_truth: str | None = None
+    """COCO file or name of a prepared data set, where it is not `dataset` itself."""
+    max_images: Count | None = None
+    """First images of the data set that are scored; null: all."""
 
     def truth_file(self) -> Path:
         """The COCO file of the data set; DataError when it is not there."""
@@ -48,44 +53,45 @@ class CellConfig:
         return [*paths, source] if source is not None and source.exists() else paths
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SamConfig(CellConfig, SamSettings):
     """SAM's automatic masks."""
 
     SOURCE: ClassVar[str] = "weights"
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DinoConfig(CellConfig, DinoSettings):
     """Single-threshold clustering."""
 
     SOURCE: ClassVar[str] = "backbone"
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SohesConfig(CellConfig, SohesSettings):
     """Phase 1."""
 
     SOURCE: ClassVar[str] = "backbone"
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FelzenszwalbConfig(CellConfig, FelzenszwalbSettings):
     """Graph-based segmentation."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class SlicMergeConfig(CellConfig, SlicMergeSettings):
     """Merged superpixels."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PredictionsConfig(CellConfig):
     """A trained segmenter, a label store, or another system's COCO results; `{dataset}` in the path is filled in."""
 
     SOURCE: ClassVar[str] = "predictions"
 
     predictions: str
+    """Segmenter folder, label store or COCO results."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "predictions", self.predictions.replace("{dataset}", self.dataset))

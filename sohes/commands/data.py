@@ -8,19 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from sohes.errors import DataError
+from sohes.help import help_page
 
 
 def add_parser(commands: Any) -> None:
     """Describe the command."""
-    parser = commands.add_parser("data", help="prepare data sets for evaluation")
+    parser = commands.add_parser("data", help="prepare data sets for evaluation", **help_page("sohes data list"))
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="the known data sets, which are prepared, and where they come from")
+    listing = actions.add_parser(
+        "list",
+        help="the known data sets, which are prepared, and where they come from",
+        **help_page("sohes data list"),
+    )
     listing.set_defaults(run=run_list)
     prepare = actions.add_parser(
         "prepare",
         help="turn an official download into one class-agnostic COCO file",
-        description="Turn an official download into one class-agnostic COCO file. What is missing in the folder is "
-        "named, with where to get it: point --root at an empty folder to see what a data set needs.",
+        **help_page(
+            "sohes data prepare bsds500 --root downloads/bsds500",
+            "Turn an official download into one class-agnostic COCO file. What is missing in the folder is named, with "
+            "where to get it: point --root at an empty folder to see what a data set needs.",
+        ),
     )
     prepare.add_argument("name", metavar="NAME", help="data set, see `sohes data list`")
     prepare.add_argument("--root", required=True, type=Path, metavar="DIR", help="folder of the unpacked download")

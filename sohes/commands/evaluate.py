@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from sohes.errors import ConfigError
+from sohes.help import help_page
 
 
 def add_parser(commands: Any) -> None:
     """Describe the command."""
-    parser = commands.add_parser("evaluate", help="score predictions: mask AR, AP, hierarchy")
+    parser = commands.add_parser(
+        "evaluate",
+        help="score predictions: mask AR, AP, hierarchy",
+        **help_page("sohes evaluate labels/ --ground-truth coco.json --out scores/"),
+    )
     parser.add_argument(
         "predictions",
         type=Path,

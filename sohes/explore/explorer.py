@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from sohes.backbones.timm_vit import DenseViT
 from sohes.data.images import ImageLike, as_image
-from sohes.errors import ConfigError, DataError
+from sohes.errors import DataError
 from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
 from sohes.explore.refine import clean_mask, make_refiner
@@ -32,6 +33,8 @@ View = NDArray[np.uint8]  # a part of the image at the size the ViT sees it, (h,
 # when it is sent their feature maps (h, w, D) float32. So the views of many images can share a batch.
 Exploration = Generator[list[View], Sequence[FloatArray], MaskForest]
 
+# where no size is set, a patch covers so many px of the image, but the long side is within so many patches
+_PATCH_PX, _LONG_PATCHES = 6, (32, 64)
 _PATCHES_A_BATCH = {"cuda": 16384}  # by device: what keeps it busy; larger views go one by one
 
 
@@ -53,10 +56,13 @@ class Explorer:
 
     def __init__(self, backbone: DenseViT, settings: ExploreSettings | None = None) -> None:
         self.backbone = backbone
-        self.settings = settings or ExploreSettings(feature=backbone.feature)
+        self.settings = settings or ExploreSettings(feature=backbone.feature)  # type: ignore[arg-type]
 
     def __call__(self, image: ImageLike) -> MaskForest:
-        """Explore one image by itself; `sohes.explore.stream` does many at once, faster."""
+        """Explore one image by itself; `sohes.explore.stream` does many at once, faster.
+
+        Thresholds that are left to the images (`theta_merge=None`) are taken from this one, unless `calibrated`.
+        """
         exploration = self.explore(as_image(image))
         try:
             views = next(exploration)
@@ -66,17 +72,23 @@ class Explorer:
             forest: MaskForest = end.value
             return forest
 
-    def calibrated(self, images: Iterable[NDArray[np.uint8]]) -> Explorer:
+    def calibrated(self, images: Iterable[ImageLike]) -> Explorer:
         """This explorer with merging thresholds that leave `region_counts` regions of `images`, if it needs any.
 
-        Some dozen images of the kind that is to be explored are enough; see `calibrate_thresholds`.
+        A dozen images of the kind that is to be explored are enough; see `calibrate_thresholds`. Without any it stays
+        as it is, so that every image has its own thresholds.
         """
         settings = self.settings
         if settings.theta_merge is not None or settings.algorithm == "superpixels":
             return self
-        views = (_resized(image, self._global_size((image.shape[0], image.shape[1]))) for image in images)
+        views = (
+            _resized(image, self._global_size((image.shape[0], image.shape[1]))) for image in map(as_image, images)
+        )
         maps = (_prepared(self.features([view])[0], settings.center) for view in views)
-        thresholds = calibrate_thresholds(maps, settings.region_counts)
+        first = next(maps, None)
+        if first is None:
+            return self
+        thresholds = calibrate_thresholds(chain([first], maps), settings.region_counts)
         return Explorer(self.backbone, replace(settings, theta_merge=thresholds))
 
     @property
@@ -109,7 +121,6 @@ class Explorer:
         """Phase 1 of one image, in steps: see `Exploration`.
 
         Raises:
-            ConfigError: when it goes on, if the thresholds are yet to be calibrated.
             DataError: when it is sent features that are not finite.
         """
         if self.settings.algorithm == "superpixels":
@@ -120,9 +131,13 @@ class Explorer:
         """The algorithm of the paper."""
         settings = self.settings
         size_hw = (image.shape[0], image.shape[1])
+        if settings.center and (image == image[0, 0]).all():  # what is left of its features tells places apart only
+            return self._forest([], size_hw)
         whole = Window(0, 0, *size_hw)
         (features,) = yield [_resized(image, self._global_size(size_hw))]
-        regions = self._cluster(features)
+        features = _prepared(features, settings.center)
+        thresholds = settings.theta_merge or calibrate_thresholds([features], settings.region_counts)
+        regions = find_regions(features, thresholds)
         small = small_regions(regions, settings)
         crops = plan_crops(regions, small, size_hw, settings)
         found: list[Found] = []
@@ -132,7 +147,7 @@ class Explorer:
             side = max(1, round(settings.size_local / patch)) * patch
             close_ups = yield [_resized(_view(image, crop.window), (side, side)) for crop in crops]
             for crop, features in zip(crops, close_ups, strict=True):
-                inside = self._cluster(features)
+                inside = find_regions(_prepared(features, settings.center), thresholds)
                 taken, gone = accepted(crop, inside, regions, size_hw, settings)
                 replaced.update(gone)
                 found += self._masks(image, inside, crop.window, taken, source="local")
@@ -159,15 +174,12 @@ class Explorer:
 
     def _global_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         patch, size = self.backbone.patch_size, self.settings.size_global
+        if size is None:
+            size = patch * int(np.clip(max(size_hw) // _PATCH_PX, *_LONG_PATCHES))
         scale = size / max(size_hw)
         sides = [side * scale for side in size_hw] if self.settings.keep_aspect else [size, size]
         height, width = (max(1, round(side / patch)) * patch for side in sides)
         return height, width
-
-    def _cluster(self, features: FloatArray) -> Regions:
-        if self.settings.theta_merge is None:
-            raise ConfigError("theta_merge is left to the images; make thresholds with `Explorer.calibrated` first")
-        return find_regions(_prepared(features, self.settings.center), self.settings.theta_merge)
 
     def _masks(
         self, image: NDArray[np.uint8], regions: Regions, view: Window, indices: Sequence[int], *, source: str

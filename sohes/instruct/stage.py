@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Self
 
-from sohes.errors import ConfigError, unknown_name
+from pydantic import Field, model_validator
+
+from sohes.configuration import Count, settings
 from sohes.files import read_json
 from sohes.records import StageResult
-from sohes.settings import NECKS, TrainingSettings
+from sohes.settings import Neck, TrainingSettings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class InstructConfig(TrainingSettings):
     """Phase 2 at paper scale; the values' origins are in the method notes, §3."""
 
-    neck: str = "adapter"  # around the ViT; or "pyramid", which is light [ours]
-    queries: int = 1000
-    hidden_dim: int = 256
-    encoder_layers: int = 6  # of the pixel decoder
-    decoder_layers: int = 9
-    inference_short_px: int = 1024
-    inference_long_px: int = 2048
+    neck: Neck = "adapter"
+    """What makes a feature pyramid around the ViT; pyramid is the light one [ours]."""
+    queries: Count = 1000
+    """Masks that the segmenter predicts per image [ours]."""
+    hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    """Width of pixel decoder and queries [Mask2Former]."""
+    encoder_layers: Count = 6
+    """Layers of the pixel decoder [Mask2Former]."""
+    decoder_layers: Count = 9
+    """Layers of the transformer decoder [Mask2Former]."""
+    inference_short_px: Count = 1024
+    """Short side of an image when it is segmented, px [UnSAM]."""
+    inference_long_px: Count = 2048
+    """Long side of an image when it is segmented, px, at most [UnSAM]."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.neck not in NECKS:
-            raise ConfigError(unknown_name("neck", self.neck, NECKS))
+    @model_validator(mode="after")
+    def _sides_rise(self) -> Self:
+        if self.inference_short_px > self.inference_long_px:
+            raise ValueError(
+                f"inference_short_px={self.inference_short_px} is above inference_long_px={self.inference_long_px}"
+            )
+        return self
 
 
 def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> StageResult:

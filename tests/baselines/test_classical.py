@@ -87,9 +87,9 @@ def test_slic_merge_joins_by_wards_cost(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match="scales must be positive"):
+    with pytest.raises(ConfigError, match="scales must be non-empty list of float above 0"):
         FelzenszwalbSettings(scales=())
-    with pytest.raises(ConfigError, match="superpixels must be at least 1"):
+    with pytest.raises(ConfigError, match="superpixels must be int of at least 1"):
         SlicMergeSettings(superpixels=0)
     with pytest.raises(ConfigError, match="did you mean 'slic_merge'"):
         make_baseline("slic_merg")

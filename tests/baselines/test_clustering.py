@@ -9,6 +9,8 @@ from sohes.baselines import make_baseline
 from sohes.baselines.settings import DinoSettings, SohesSettings
 from sohes.errors import ConfigError, WeightsError
 
+# what the suite's single-threshold rows are made with
+PUBLISHED = {"center": False, "size_global": 480, "keep_aspect": False, "refine_iou": 0.5, "nms_iou": 0.9}
 TINY = {"backbone": "random:vit_tiny_patch16_224", "center": True, "size_global": 128, "min_patches": 2}
 
 
@@ -33,6 +35,9 @@ def test_dino_is_one_level_without_local_step(image: np.ndarray) -> None:
     assert len(forest) > 0
     assert set(forest.attributes["level_first"]) == {0}
     assert set(forest.attributes["source"]) == {"global"}
+    settings = DinoSettings()
+    assert {key: getattr(settings, key) for key in PUBLISHED} == PUBLISHED
+    assert (settings.theta_merge, settings.max_crops) == ((0.4,), 0)
     with pytest.raises(ConfigError, match="one threshold without local step"):
         DinoSettings(theta_merge=(0.4, 0.2))
     with pytest.raises(ConfigError, match="one threshold without local step"):

@@ -463,11 +463,11 @@ def test_an_image_without_confirmed_labels_adds_nothing_to_the_initial_term() ->
     ("values", "message"),
     [
         ({"targets": "merged"}, "unknown targets 'merged'; did you mean 'merge'"),
-        ({"ema": ()}, "one or several momenta"),
-        ({"ema": (0.9, 1.0)}, "one or several momenta"),
-        ({"ema": -0.1}, "one or several momenta"),
-        ({"confirm_iou": 1.5}, "confirm_iou must lie in"),
-        ({"teacher_theta_cover": 0.5}, "teacher_theta_cover must lie in"),
+        ({"ema": ()}, "ema must be float in"),
+        ({"ema": (0.9, 1.0)}, "ema must be float in"),
+        ({"ema": -0.1}, "ema must be float in"),
+        ({"confirm_iou": 1.5}, "confirm_iou must be float in"),
+        ({"teacher_theta_cover": 0.5}, "teacher_theta_cover must be float in"),
     ],
 )
 def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:

@@ -153,9 +153,9 @@ def test_a_fixed_threshold_stays() -> None:
     ("values", "message"),
     [
         ({"threshold": "per-size"}, "unknown threshold 'per-size'; did you mean 'per_size'"),
-        ({"tau_min": 0.8, "tau_max": 0.5}, r"tau_min=0.8 and tau_max=0.5 must rise"),
-        ({"tau_every": 0}, "tau_every must be at least 1"),
-        ({"tau_window": 0}, "tau_window must be at least 1"),
+        ({"tau_min": 0.8, "tau_max": 0.5}, "tau_min=0.8 is above tau_max=0.5"),
+        ({"tau_every": 0}, "tau_every must be int of at least 1"),
+        ({"tau_window": 0}, "tau_window must be int of at least 1"),
     ],
 )
 def test_bad_settings_are_refused(values: dict[str, Any], message: str) -> None:

@@ -90,6 +90,11 @@ def uncalibrated(**settings: Any) -> Explorer:
     return Explorer(Colours(), ExploreSettings(**options | settings))  # type: ignore[arg-type]
 
 
+def test_without_images_an_explorer_stays_as_it_is() -> None:
+    explorer = uncalibrated()
+    assert explorer.calibrated([]) is explorer
+
+
 def test_an_explorer_that_needs_no_thresholds_stays_as_it_is() -> None:
     never = iter([np.zeros(0, np.uint8)])
     for explorer in (uncalibrated(theta_merge=(0.5,)), uncalibrated(algorithm="superpixels")):

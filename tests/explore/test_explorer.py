@@ -15,12 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sohes.backbones.timm_folder import BackboneFolder
 from sohes.backbones.timm_vit import DenseViT
+from sohes.backbones.weights import resolve_weights
+from sohes.data.images import load_image
 from sohes.errors import ConfigError, DataError
 from sohes.explore import Explorer, ExploreSettings
 from sohes.explore.explorer import Found
 from sohes.explore.regions import Window, find_regions
 from sohes.masks import BoolArray, MaskForest, encode_masks
+from sohes.settings import PAPER
 from tests.backbones.conftest import VARIANTS, tiny
 
 RED, YELLOW, GREEN, BLUE = (255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 0, 255)
@@ -45,7 +49,7 @@ class Colours(nn.Module):
 
 def explorer(**settings: Any) -> Explorer:
     defaults = {"size_global": 192, "theta_merge": (0.9, 0.6), "max_crops": 0, "refiner": "none"}
-    return Explorer(Colours(), ExploreSettings(**defaults | settings))  # type: ignore[arg-type]
+    return Explorer(Colours(), ExploreSettings(**{**PAPER, **defaults, **settings}))  # type: ignore[arg-type]
 
 
 def picture(height: int = 192, width: int | None = None, ground: tuple[int, int, int] = BLUE) -> Picture:
@@ -296,13 +300,13 @@ def test_centred_features_tell_apart_what_shares_a_colour_cast() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"theta_merge": ()}, "theta_merge must hold cosines"),
-        ({"theta_merge": (0.5, 2.0)}, "theta_merge must hold cosines"),
-        ({"theta_merge": None, "region_counts": (4, 0)}, "region_counts must hold numbers of at least 1"),
-        ({"theta_merge": None, "region_counts": ()}, "region_counts must hold numbers of at least 1"),
+        ({"theta_merge": ()}, r"theta_merge must be non-empty list of float in \[-1, 1.01\] or null, given \(\)"),
+        ({"theta_merge": (0.5, 2.0)}, r"theta_merge must be .*, given \(0.5, 2.0\)"),
+        ({"region_counts": (4, 0)}, "region_counts must be non-empty list of int of at least 1"),
+        ({"region_counts": ()}, "region_counts must be non-empty list of int of at least 1"),
         ({"algorithm": "superpixel"}, "did you mean 'superpixels'"),
-        ({"refiner": "sam"}, "refiner must be one of"),
-        ({"theta_cover": 0.5}, r"theta_cover must lie in \(0.5, 1\]"),
+        ({"refiner": "sam"}, "unknown refiner 'sam'. Known: cascadepsp, guided"),
+        ({"theta_cover": 0.5}, r"theta_cover must be float in \(0.5, 1\], given 0.5"),
     ],
 )
 def test_settings_that_make_no_sense(change: dict[str, Any], message: str) -> None:
@@ -540,9 +544,39 @@ def test_a_picture_of_one_colour_has_no_masks() -> None:
     assert forest.attributes["source"].shape == (0,)
 
 
-def test_thresholds_must_be_calibrated_first() -> None:
-    with pytest.raises(ConfigError, match=r"make thresholds with `Explorer\.calibrated` first"):
-        explorer(theta_merge=None)(picture())
+def test_without_calibration_an_image_gives_its_own_thresholds() -> None:
+    image = clouds(3, 96, 128)
+    open_ended = explorer(theta_merge=None, region_counts=(4, 12, 30), max_crops=2, theta_small=0.1)
+    forest = open_ended(image)
+    assert len(forest) > 4
+    assert forest.rles == open_ended.calibrated([image])(image).rles
+    assert open_ended.settings.theta_merge is None
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "grid"),
+    [
+        ((321, 481), (43, 64)),  # 80 patches of 6 px, were they not too many
+        ((200, 300), (33, 50)),
+        ((40, 30), (32, 24)),
+        ((3000, 4000), (48, 64)),
+        ((2, 900), (1, 64)),
+    ],
+)
+def test_with_nothing_set_the_view_suits_the_image(size_hw: tuple[int, int], grid: tuple[int, int]) -> None:
+    found = Explorer(Colours())  # type: ignore[arg-type]
+    (view,) = next(found.explore(clouds(0, *size_hw)))
+    assert view.shape == (8 * grid[0], 8 * grid[1], 3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_any_vit_with_nothing_set(variant: str) -> None:
+    found = Explorer(DenseViT(tiny(variant)))
+    forest = found(clouds(5, 120, 160))
+    assert len(forest) >= 20
+    assert forest.areas.min() >= 100
+    assert forest.depth.max() >= 1
+    assert len(found(picture(120, 160))) == 0  # blank
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -611,6 +645,18 @@ def test_any_vit_on_pictures_of_any_size(variant: str, feature: str) -> None:
                 forest = end.value
         assert isinstance(forest, MaskForest)
         assert forest.size_hw == size_hw
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+@pytest.mark.parametrize("weights", ["weights/dinov2_vits14.safetensors", "random:vit_small_patch16_224"])
+def test_photographs_with_nothing_set(assets: Path, weights: str) -> None:
+    source = weights if weights.startswith("random:") else str(assets / weights)
+    model, provenance = resolve_weights(source)
+    photographs = sorted((assets / "data" / "bsds500" / "images" / "val").iterdir())[:3]
+    images = [load_image(path) for path in photographs]
+    found = Explorer(DenseViT(BackboneFolder(model, {}, provenance))).calibrated(images)
+    assert np.mean([len(found(image)) for image in images]) >= 20
 
 
 def test_what_a_vit_of_random_weights_sees() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -196,10 +197,8 @@ def test_a_candidate_at_an_inner_side_of_its_crop_may_go_on_outside(window: tupl
 
 def test_all_sides_of_a_crop_of_the_whole_image_are_sides_of_the_image() -> None:
     everything = clustered(grid(16, 16))
-    assert accepted(Crop(Window(0, 0, 160, 160), [0]), everything, everything, SIZE, options(theta_small=1.01)) == (
-        [0],
-        [0],
-    )
+    settings = cast(ExploreSettings, SimpleNamespace(**vars(options()) | {"theta_small": 1.01}))  # the image is small
+    assert accepted(Crop(Window(0, 0, 160, 160), [0]), everything, everything, SIZE, settings) == ([0], [0])
 
 
 def test_each_region_of_a_crop_is_judged_by_itself() -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import results
+from results import aggregate as command
 from results.aggregate import aggregate, main
 from results.render import escape_latex
 from results.stage import TablesConfig, tables
@@ -169,12 +170,17 @@ def test_a_run_without_any_number_still_gets_its_tables(make_run):
 
 def test_results_imports_records_files_and_errors_only():
     allowed = {"sohes.records", "sohes.files", "sohes.errors"}
+    allowed |= {"sohes.configuration", "sohes.help"}  # of the stage and of the command
     for path in Path(results.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             ours = {name for name in names if name.split(".")[0] in {"sohes", "transfer", "benchmarks", "slurm"}}
             assert ours <= allowed, path
+
+
+def test_the_stage_knows_all_tables():
+    assert set(TablesConfig().tables) == set(command.TABLES) == set(TABLES)
 
 
 def test_stages_that_did_not_finish_are_listed_with_the_reason(make_run, tmp_path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from slurm.graph import Graph, load_graph
+from sohes.configuration import field_docs
 from sohes.errors import ConfigError
 from tests.slurm.conftest import HERE
 from tests.slurm.toy import GatherConfig
@@ -53,9 +55,9 @@ def test_an_explicit_seed_of_a_stage_wins_over_the_seed_of_the_run() -> None:
         ("work.resources.gpu=1", "unknown key of work.resources 'gpu'; did you mean 'gpus'"),
         ("images.cuont=1", "did you mean 'count'"),
         ("sead=1", "did you mean 'seed'"),
-        ("seed=x", "run.seed must be int, given 'x'"),
+        ("seed=x", "run.seed must be int of at least 0, given 'x'"),
         ("work", "write it as stage.key=value"),
-        ("work.resources.hours=0", "hours must be above 0"),
+        ("work.resources.hours=0", "hours must be float above 0, given '0'"),
     ],
 )
 def test_refused_overrides(override: str, message: str) -> None:
@@ -97,6 +99,123 @@ def test_unknown_recipe_and_scale_name_the_nearest() -> None:
         load_graph("sohes_ful", "demo")
     with pytest.raises(ConfigError, match="unknown scale 'dmo'; did you mean 'demo'"):
         load_graph("sohes_full", "dmo")
+
+
+# every setting of phase 1 that decides its labels, as the lineage of the paper publishes it
+PUBLISHED = {
+    "algorithm": "sohes",
+    "feature": "key",
+    "center": False,
+    "size_global": 480,
+    "keep_aspect": False,
+    "theta_merge": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),
+    "theta_small": 0.01,
+    "crop_ratio": 2.0,
+    "size_local": 256,
+    "min_side_px": 64,
+    "min_patches": 4,
+    "max_crops": 64,
+    "refiner": "guided",
+    "refine_iou": 0.5,
+    "min_area_px": 100,
+    "max_area_frac": 0.9,
+    "nms_iou": 0.9,
+    "max_masks": 300,
+    "theta_cover": 0.9,
+}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("instruct.schedule=cosin", "unknown schedule 'cosin'; did you mean 'cosine'"),
+        ("explore.feature=keys", "unknown feature 'keys'; did you mean 'key'"),
+        ("explore.refiner=guide", "unknown refiner 'guide'; did you mean 'guided'"),
+        ("correct.targets=bth", "unknown targets 'bth'; did you mean 'both'"),
+        ("mmseg_start.recipe=linear", "unknown semantic recipe 'linear'; did you mean 'linear_frozen'"),
+        ("mmdet_sohes.recipe=foo", "unknown instance recipe 'foo'"),
+        ("tables.tables=[ladder, foo]", "unknown tables 'foo'"),
+        ("instruct.lr=-1", "instruct.lr must be float above 0"),
+        ("instruct.lr=.inf", "instruct.lr must be float above 0"),
+        ("instruct.batch_size=0", "instruct.batch_size must be int of at least 1"),
+        ("instruct.queries=99.5", "instruct.queries must be int"),
+        ("instruct.compile=1", "instruct.compile must be bool"),
+        ("instruct.hidden_dim=100", "instruct.hidden_dim must be int of at least 32, a multiple of 32"),
+        ("instruct.crop_px=100", "instruct: crop_px=100 is not a multiple of the backbone's 14 px patches; try 98"),
+        ("correct.crop_px=14", "correct: crop_px=14 .*; try 28"),
+        ("instruct.inference_short_px=900", "inference_short_px=900 is above inference_long_px=672"),
+        ("correct.scale_min=3", "scale_min=3.0 is above scale_max=1.4 .*scale_min: override; scale_max: scale demo"),
+        ("correct.warmup=200", "warmup=200 leaves none of iterations=200"),
+        ("correct.accumulate=3", "batch_size=4 is not a multiple of accumulate=3"),
+        ("correct.tau_min=0.95", "tau_min=0.95 is above tau_max=0.9"),
+        ("correct.ema=1", r"correct.ema must be float in \[0, 1\) or non-empty list"),
+        ("explore.theta_merge=[]", "explore.theta_merge must be non-empty list"),
+        ("explore.max_area_frac=90", r"explore.max_area_frac must be float in \(0, 1\]"),
+        ("images.val_fraction=10", r"images.val_fraction must be float in \[0, 1\]"),
+        ("images.seed=-1", "images.seed must be int of at least 0"),
+        ("images.scenes_val=0", "scenes_val=0 holds out none"),
+        ("labelled.train=a.json", "labelled: train and val go together"),
+        ("mmseg_start.iterations=0", "mmseg_start.iterations must be int of at least 1 or null"),
+        ("evaluate.min_score=50", r"evaluate.min_score must be float in \[0, 1\]"),
+        ("instruct.resources.gpus=-1", "instruct.resources.gpus must be int of at least 0"),
+        ("seed=-1", "run.seed must be int of at least 0"),
+    ],
+)
+def test_everything_is_checked_before_the_first_stage(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_graph("sohes_full", "demo", overrides=[override])
+
+
+def test_the_canvas_suits_the_weights_that_are_trained() -> None:
+    def crop(*overrides: str, weights: str) -> int:
+        config = load_graph("sohes_full", "demo", flags={"weights": weights}, overrides=overrides)
+        return int(config.stages["instruct"].config.crop_px)
+
+    assert crop("instruct.crop_px=96", "correct.crop_px=160", weights="vit_base_patch16_224.dino") == 96
+    with pytest.raises(ConfigError, match="crop_px=168 is not a multiple of the backbone's 16 px patches; try 160"):
+        crop(weights="random:vit_tiny_patch16_224")
+    assert crop(weights="start.pth") == 168  # only reading it tells
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for recipe in ("sohes_full", "zero_shot_suite"):
+        for stage in load_graph(recipe, "demo").stages.values():
+            for cls in (type(stage.config), type(stage.resources)):
+                assert set(field_docs(cls)) == {field.name for field in fields(cls)}, cls
+
+
+def test_the_paper_scale_has_the_published_constants() -> None:
+    config = vars(load_graph("sohes_full", "paper").stages["explore"].config)
+    assert {key: config[key] for key in PUBLISHED} == PUBLISHED
+    suite = load_graph("zero_shot_suite", "paper").stages
+    assert {key: getattr(suite["score-sohes_labels-coco"].config, key) for key in PUBLISHED} == PUBLISHED
+    ours = {"algorithm": "superpixels", "keep_aspect": True, "max_masks": 1000}
+    superpixels = suite["score-superpixel_labels-coco"].config
+    assert {key: getattr(superpixels, key) for key in PUBLISHED} == PUBLISHED | ours
+
+
+def test_demo_and_small_differ_from_the_published_constants_as_they_say() -> None:
+    def changed(scale: str) -> dict[str, object]:
+        config = vars(load_graph("sohes_full", scale).stages["explore"].config)
+        return {key: config[key] for key, value in PUBLISHED.items() if config[key] != value}
+
+    demo = {"center": True, "size_global": 224, "theta_merge": (0.8, 0.6, 0.4, 0.2), "min_patches": 2}
+    assert changed("demo") == demo | {"max_crops": 2, "size_local": 168, "min_area_px": 20}
+    small = {"center": True, "size_global": 784, "keep_aspect": True, "theta_merge": None}
+    assert changed("small") == small | {"max_crops": 32, "size_local": 252}
+
+
+def test_a_preset_gives_way_to_what_is_set_beside_it() -> None:
+    for overrides in (
+        ("explore.preset=paper", "explore.size_global=96"),
+        ("explore.size_global=96", "explore.preset=paper"),
+    ):
+        config = load_graph("sohes_full", "demo", overrides=overrides).stages["explore"].config
+        assert (config.size_global, config.max_crops) == (96, 64)
+    with pytest.raises(ConfigError, match="unknown preset of explore 'papr'; did you mean 'paper'"):
+        load_graph("sohes_full", "demo", overrides=["explore.preset=papr"])
+    with pytest.raises(ConfigError, match="unknown key of images 'preset'"):
+        load_graph("sohes_full", "demo", overrides=["images.preset=paper"])
 
 
 @pytest.mark.parametrize("scale", ["demo", "small", "paper"])

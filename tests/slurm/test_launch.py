@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 from slurm.state import StageFolder, locked
@@ -46,6 +47,24 @@ def test_runs_writes_everything_and_skips_the_second_time(launch: Launch, run_di
     assert "0 of 4 stages to run" in output
     assert "kept from before" in output
     assert "images: gathered 4 with seed 0" in output  # a skipped stage's notes are shown as well
+
+
+def test_settings_name_the_layer_that_set_them(launch: Launch, run_dir: Path) -> None:
+    status, output = launch("--settings", "work", "work.fast=true", "work.resources.cpus=3")
+    assert status == 0
+    assert not run_dir.exists()
+    lines = {line.split()[0]: line.split()[1:] for line in output.splitlines()[2:]}
+    assert lines["rate"] == ["0.5", "recipe"]
+    assert lines["sizes"] == ["[1,", "2]", "default"]
+    assert lines["fast"] == ["true", "override"]
+    assert lines["resources.cpus"][:2] == ["3", "override"]
+    assert lines["resources.hours"] == ["0.5", "recipe", "Time", "limit", "on", "a", "cluster,", "hours."]
+    everything = launch("--images", str(run_dir.parent), "seed=4", "--settings")[1]
+    assert [stage for stage in STAGES if f"{stage}.KEY=VALUE" in everything] == list(STAGES)
+    assert re.search(r"^folder +\S+ +--images", everything, re.MULTILINE)
+    assert re.search(r"^seed +4 +seed of the run", everything, re.MULTILINE)
+    assert re.search(r"^count +4 +scale tiny", everything, re.MULTILINE)
+    assert launch("--settings", "wrok")[0] == 1
 
 
 def test_reasons(launch: Launch, run_dir: Path) -> None:
