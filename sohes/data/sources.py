@@ -120,7 +120,8 @@ def split_images(
             "train on. Give more images, or hold out a share of these: images.val_fraction=0.1"
         )
     if not ground_truth or len(held) == len(items):
-        held = _draw(items, max(1, round((val_fraction or _VAL_FRACTION) * len(items))), rng)
+        fraction = _VAL_FRACTION if val_fraction is None else val_fraction
+        held = _draw(items, max(1, round(fraction * len(items))), rng)
     held_ids = {item.id for item in held}
     train = _draw([item for item in items if item.id not in held_ids], max_train, rng)
     val = _draw(held, max_val, rng)
