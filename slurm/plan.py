@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import sohes
 from slurm.graph import Graph, Stage
 from slurm.state import StageFolder
 from sohes.errors import ConfigError, DataError
@@ -97,7 +97,7 @@ def _identity(stage: Stage, parents: Mapping[str, str]) -> dict[str, Any]:
     outside: Sequence[Path] = stage.config.outside_inputs() if hasattr(stage.config, "outside_inputs") else ()
     return {
         "run": stage.run,
-        "version": metadata.version("sohes"),
+        "version": sohes.__version__,
         "config": config_values(stage.config, hashed=True),
         "inputs": dict(stage.inputs),
         "outside": {os.path.abspath(path): _content(Path(path), stage.name) for path in outside},

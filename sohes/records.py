@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import sohes
 from sohes.errors import DataError
 from sohes.files import read_json, write_json
 
@@ -141,9 +142,9 @@ def config_hash(config: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of this project and of the libraries that can change a number. Absent ones are left out."""
-    names: tuple[str, ...] = ("sohes", "torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")
+    names: tuple[str, ...] = ("torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")
     names += ("onedl-mmdetection", "onedl-mmsegmentation", "numpy", "pycocotools")
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "sohes": sohes.__version__}
     for name in names:
         try:
             found[name] = metadata.version(name)
