@@ -78,12 +78,19 @@ class Listing:
         return images.load_image(Path(name), read_span(name, (offset, length)))
 
     def sample(self, count: int = 32) -> Iterator[ImageArray]:
-        """Some images, spread evenly over all, less those that cannot be read."""
-        for place in np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int)).tolist():
+        """Up to `count` images that can be read, drawn by name: the same ones in whatever order they are listed."""
+        digest = [hashlib.sha256(os.path.basename(name).encode()).digest() for name in self.names]
+        drawn = sorted(zip(digest, self.names, range(len(self)), strict=True))
+        left = count
+        for _, _, place in drawn:
+            if not left:
+                return
             try:
-                yield self.load(place)
+                image = self.load(place)
             except DataError:
                 continue  # whoever goes through all images reports it
+            left -= 1
+            yield image
 
     @property
     def digest(self) -> str:

@@ -101,12 +101,18 @@ def test_folder_list_and_coco(tmp_path: Path) -> None:
     assert list_images(str(tmp_path / "photos")).digest == folder.digest
 
 
-def test_samples_are_spread_and_the_same_each_time(tmp_path: Path) -> None:
+def test_samples_do_not_depend_on_the_order_of_the_listing(tmp_path: Path) -> None:
     for value in range(9):
         (tmp_path / f"{value}.png").write_bytes(png(value))
     listing = list_images(str(tmp_path))
-    assert [int(image[0, 0, 0]) for image in listing.sample(3)] == [0, 4, 8]
+    backwards = Listing(listing.names[::-1], listing.ids)
+    three = [int(image[0, 0, 0]) for image in listing.sample(3)]
+    assert len(set(three)) == 3
+    assert [int(image[0, 0, 0]) for image in backwards.sample(3)] == three
     assert len(list(listing.sample(100))) == 9
+    (tmp_path / f"{three[0]}.png").write_bytes(b"no image")  # another takes its place
+    assert [int(image[0, 0, 0]) for image in listing.sample(3)][:2] == three[1:]
+    assert len(list(listing.sample(3))) == 3
 
 
 def test_sources_that_hold_nothing(tmp_path: Path) -> None:
