@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,15 +21,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
+from slurm.client import ask
 from slurm.graph import Graph
 from slurm.plan import Planned, config_values
-from slurm.processes import LOG_FORMAT, end_processes, environment, processes_for, run_distributed
+from slurm.processes import LOG_FORMAT, environment, processes_for, run_distributed
 from slurm.state import LOCK, StageFolder, Status, disk_is_full, locked, no_space_message
 from sohes.configuration import config_class, load_function
+from sohes.engine.stopping import Stopped, StopSignals
 from sohes.errors import DataError, SohesError
 from sohes.files import write_text
 from sohes.records import Record, StageResult, commit, content_hash, hardware, versions, write_record
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 _HEARTBEAT_S = 5.0
 _LAUNCHER_CHECK_S = 0.5
+_REQUEUE_PAUSES_S = (0.0, 1.0, 3.0, 10.0)
 _OTHER_ATTEMPT_S = 15.0  # a killed launcher's stage ends within this
 
 
@@ -76,7 +80,10 @@ class Job:
     captures: bool = True
 
     def __call__(self) -> None:
-        """Run the stage unless it is up to date by now; afterwards its folder holds done.json or error.json."""
+        """Run the stage unless it is up to date by now; afterwards its folder holds done.json or error.json.
+
+        On a time limit or preemption the stage is queued again, and this process ends.
+        """
         if self.launcher is not None:
             _settle_in(self.launcher)
         folder = StageFolder(self.run_dir, self.stage)
@@ -84,41 +91,62 @@ class Job:
             self._run(folder)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Called by submitit on a time-out or preemption: the same job again, which resumes from the stage's folder."""
+        """What submitit queues again: the same job, which resumes from the stage's folder."""
         from submitit.helpers import DelayedSubmission
 
-        if self.gpus > 1:
-            end_processes()
-        if _attempt is not None:
-            _attempt.end("requeued")
         return DelayedSubmission(self)
 
     def _run(self, folder: StageFolder) -> None:
-        global _attempt
-        _attempt = None
+        attempt: _Attempt | None = None
         with ExitStack() as stack:
             try:
-                started_as = self._started_as()
-                done = folder.done() or {}
-                if folder.identity() == started_as and done.get("fingerprint") == self.fingerprint:
-                    return _Attempt(folder, resumes=True, launcher=None).end("finished")
-                resumes = folder.begin(started_as)
-                _attempt = _Attempt(folder, resumes=resumes, launcher=self.launcher)
-                if self.captures:
-                    stack.enter_context(_captured(folder.log))
-                stack.enter_context(environment({"SOHES_PROGRESS": str(folder.progress_file)}))
-                print(_attempt.headline(self.stage, resumes=resumes), flush=True)
-                self._work(folder, _attempt)
-                print(f"=== {_now()} {self.stage} finished in {_attempt.seconds():.1f} s", flush=True)
-                _attempt.end("finished")
-            except KeyboardInterrupt:
-                print(f"=== {_now()} {self.stage} interrupted", flush=True)
-                if _attempt is not None:
-                    _attempt.end("interrupted")
+                with StopSignals(signal.SIGTERM, signal.SIGUSR2, at_once=True):
+                    started_as = self._started_as()
+                    done = folder.done() or {}
+                    if folder.identity() == started_as and done.get("fingerprint") == self.fingerprint:
+                        return _Attempt(folder, resumes=True, launcher=None).end("finished")
+                    resumes = folder.begin(started_as)
+                    attempt = _Attempt(folder, resumes=resumes, launcher=self.launcher)
+                    if self.captures:
+                        stack.enter_context(_captured(folder.log))
+                    stack.enter_context(environment({"SOHES_PROGRESS": str(folder.progress_file)}))
+                    print(attempt.headline(self.stage, resumes=resumes), flush=True)
+                    self._work(folder, attempt)
+                    print(f"=== {_now()} {self.stage} finished in {attempt.seconds():.1f} s", flush=True)
+                    attempt.end("finished")
+            except KeyboardInterrupt as error:
+                requeues = isinstance(error, Stopped) and _is_to_go_on(error.number)
+                state = "requeued" if requeues else "interrupted"
+                print(f"=== {_now()} {self.stage} {state}: {error or 'stopped'}", flush=True)
+                if attempt is not None:
+                    attempt.end(state)
+                if requeues:
+                    self._requeue(folder, attempt)
                 raise
             except Exception as error:
-                self._failed(folder, error)
+                self._failed(folder, attempt, error)
                 raise
+
+    def _requeue(self, folder: StageFolder, attempt: _Attempt | None) -> NoReturn:
+        """Have submitit queue this job again, and end."""
+        from submitit.core.utils import UncompletedJobError
+
+        queue_again = signal.getsignal(signal.SIGUSR2)
+        assert callable(queue_again)
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)  # SLURM ends the job as soon as it is queued again
+        for pause in _REQUEUE_PAUSES_S:
+            time.sleep(pause)
+            try:
+                queue_again(signal.SIGUSR2, None)
+            except UncompletedJobError as error:  # as often as the launcher allowed
+                reason: Exception = error
+                break
+            except (OSError, subprocess.SubprocessError) as error:
+                reason = error
+        failure = SohesError(f"stopped before its end, and not queued again ({reason}). What it had done is kept.")
+        self._failed(folder, attempt, failure)
+        raise failure from reason
 
     def _started_as(self) -> dict[str, Any]:
         """What the stage's folder records when it starts now."""
@@ -167,7 +195,7 @@ class Job:
             artefacts=[os.path.relpath(folder.path / path, folder.path) for path in result.artefacts],
         )
 
-    def _failed(self, folder: StageFolder, error: Exception) -> None:
+    def _failed(self, folder: StageFolder, attempt: _Attempt | None, error: Exception) -> None:
         """Leave error.json and the traceback in the log, as far as the disk still takes them."""
         message = no_space_message(folder.path) if disk_is_full(error) else str(error) or type(error).__name__
         expected = isinstance(error, SohesError) or disk_is_full(error)
@@ -175,7 +203,7 @@ class Job:
             traceback.print_exception(error)
         try:
             folder.write_error(error, message, expected=expected)
-            (_attempt or _Attempt(folder, resumes=False, launcher=None)).end("failed")
+            (attempt or _Attempt(folder, resumes=False, launcher=None)).end("failed")
         except (OSError, SohesError) as second:
             print(f"the failure could not be written: {second}", file=sys.stderr, flush=True)
 
@@ -229,10 +257,7 @@ class _Attempt:
     def end(self, state: str) -> None:
         """Stop the thread and write the final state."""
         self._over.set()
-        # submitit checkpoints inside a signal handler, which may have interrupted a write of this very thread
-        if self._writing.acquire(timeout=2.0):
-            self._writing.release()
-            self._write(state)
+        self._write(state)
 
     def _write(self, state: str) -> None:
         with self._writing:
@@ -262,14 +287,27 @@ class _Attempt:
 
 
 def _job_id() -> str:
-    """Id of this job as submitit gives it to the launcher."""
+    """Id of this job as submitit gives it to the launcher; "" in the launcher's process."""
+    executor = os.environ.get("SUBMITIT_EXECUTOR")
+    if executor != "slurm":
+        return os.environ.get("SUBMITIT_LOCAL_JOB_ID", "") if executor == "local" else ""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    if array and task:  # in an array SLURM_JOB_ID is another number
-        return f"{array}_{task}"
-    return os.environ.get("SLURM_JOB_ID") or os.environ.get("SUBMITIT_LOCAL_JOB_ID", "")
+    # in an array SLURM_JOB_ID is another number
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 
 
-_attempt: _Attempt | None = None  # of this process; submitit's signal handler reaches it through Job.checkpoint
+def _is_to_go_on(number: signal.Signals) -> bool:
+    """Whether the signal came for a time limit or a preemption, after which this job has to be queued again."""
+    if not callable(signal.getsignal(signal.SIGUSR2)):  # submitit's; the launcher's process has none
+        return False
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return number == signal.SIGUSR2
+    try:
+        state, reason = ask("squeue", "-h", "-j", _job_id(), "-o", "%T|%r").strip().split("|")
+    except (SohesError, ValueError):
+        return number == signal.SIGUSR2
+    # not where somebody cancels it, or SLURM itself has queued it again
+    return state == "RUNNING" or reason == "TimeLimit"
 
 
 def _settle_in(launcher: Launcher) -> None:

@@ -20,6 +20,7 @@ try:
     from rich.markup import escape
 
     from slurm import run_local, run_slurm
+    from slurm.client import outside_allocation
     from slurm.graph import FLAGS, Graph, load_graph
     from slurm.job import Job, Launcher, make_job
     from slurm.plan import Planned, make_plan
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = make_console()
     options = _parse(arguments)
     try:
-        return _launch(options, console)
+        with outside_allocation():
+            return _launch(options, console)
     except SohesError as error:
         console.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         return _EXIT_FAILED

@@ -13,22 +13,23 @@ import pickle
 import signal
 import sys
 import tempfile
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from sohes.engine.stopping import Stopped
 from sohes.errors import SohesError
 from sohes.records import StageResult, usable_cores
 
 GRACE_S = 120.0  # from an interrupt to the kill: for the running step, and for writing its state
+MEMORY = "Often the memory was full: watch it, or make the stage smaller."  # after a SIGKILL that nobody sent
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-_SLURM_GRACE_S = 60.0  # of the 90 between SLURM's warning and its kill
-_AGENT_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_AGENT_HANDLES = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2)
 
 StageFunction = Callable[[Any, dict[str, Path], Path], StageResult]
 
@@ -49,7 +50,7 @@ def run_distributed(
     """Call a stage function in several processes, as torchrun would; returns what it returns in the main one.
 
     Raises:
-        KeyboardInterrupt: a signal came; it was handed on, and the processes have ended.
+        Stopped: a signal came; it was handed on, the processes saved what they train, and ended.
         SohesError: a process was killed.
         Exception: of the process that failed first, with its traceback as a note.
     """
@@ -60,7 +61,7 @@ def run_distributed(
     threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores()) // processes
     # older versions of torch do not know the second, and wait 30 s
     settings = {"OMP_NUM_THREADS": f"{max(1, threads)}", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{GRACE_S:.0f}"}
-    with tempfile.TemporaryDirectory() as folder, environment(settings), _interruptible():
+    with tempfile.TemporaryDirectory() as folder, environment(settings), _stoppable():
         failure = Path(folder) / "failure"
         agent = LaunchConfig(
             min_nodes=1,
@@ -80,25 +81,15 @@ def run_distributed(
             # a killed process makes others fail; one that raised can make others abort, and be noticed after them
             if first.exitcode != -signal.SIGKILL and failure.exists():
                 raise pickle.loads(failure.read_bytes()) from None
+            if first.exitcode == -signal.SIGTERM:  # sent by SLURM to all processes, before the agent could hand it on
+                raise Stopped(signal.SIGTERM) from None
             how = first.signal_name() if first.exitcode < 0 else f"exit status {first.exitcode}"
+            why = MEMORY if first.exitcode == -signal.SIGKILL else "Look for its last words in the log."
             raise SohesError(
-                f"one of the {processes} processes of the training ended without a word ({how}). Often the memory was "
-                "full: watch it, or make the stage smaller."
+                f"one of the {processes} processes of the training ended without a word ({how}). {why}"
             ) from error
     result: StageResult = results[0]
     return result
-
-
-def end_processes() -> None:
-    """Have the training that runs finish its step, save and end; for a signal handler of the agent."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it as well when the job is requeued
-    give_up = time.monotonic() + _SLURM_GRACE_S
-    # those that load data for a training in this very process are daemons
-    processes = [process for process in multiprocessing.active_children() if not process.daemon]
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(max(0.0, give_up - time.monotonic()))
 
 
 @contextmanager
@@ -117,15 +108,33 @@ def environment(values: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """The agent's exception at a signal becomes a KeyboardInterrupt; its handlers, which it leaves behind, go."""
+def _stoppable() -> Iterator[None]:
+    """A signal to the agent stops the training; the agent's handlers, which it leaves behind, go."""
     from torch.distributed.elastic.multiprocessing import SignalException
 
-    handlers = {number: signal.getsignal(number) for number in _AGENT_HANDLES}
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in _AGENT_HANDLES}
+    received = 0
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        """The agent handles SIGTERM itself, but not SIGUSR2; it ends when the processes do."""
+        nonlocal received
+        received = number
+        # those that load data for a training in this very process are daemons
+        processes = [process for process in multiprocessing.active_children() if not process.daemon]
+        for process in processes:
+            process.terminate()
+        if not processes:  # not started yet
+            raise Stopped(number)
+
+    signal.signal(signal.SIGUSR2, hand_on)
     try:
         yield
     except SignalException as error:
-        raise KeyboardInterrupt(str(error)) from error
+        raise Stopped(received or error.sigval) from error
+    except (Exception, Stopped) as error:
+        if received:
+            raise Stopped(received) from error
+        raise
     finally:
         for process in multiprocessing.active_children():  # the signal came while the agent was starting them
             process.kill()

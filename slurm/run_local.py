@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,7 +17,8 @@ import submitit
 
 from slurm.job import Job
 from slurm.plan import Planned
-from slurm.processes import GRACE_S
+from slurm.processes import GRACE_S, MEMORY
+from slurm.start import KILLED
 from slurm.state import StageFolder, Status, no_space_message
 from slurm.view import Board
 
@@ -22,6 +26,12 @@ _POLL_S = 0.2
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 _FULL_BELOW_BYTES = 1 << 20
 _LOG_LINES = 20
+# how submitit is to start a stage
+PYTHON = f"{shlex.quote(sys.executable)} -m slurm.start {shlex.quote(sys.executable)}"
+_KILLED = re.compile(re.escape(KILLED).replace(r"\{\}", r"(\w+)"))
+_OUT_OF_MEMORY = re.compile(r"((?i:out.of.memory|oom.kill))")  # srun, slurmstepd and the accounting
+# slurmstepd's words; what was requeued went on
+_ENDED_BY_SLURM = re.compile(r"\*\*\* (JOB .* CANCELLED AT (?!.*(?:REQUEUE|PREEMPTION)).*) \*\*\*")
 
 
 def run_local(plan: Mapping[str, Planned], jobs: Mapping[str, Job], run_dir: Path, board: Board) -> dict[str, str]:
@@ -84,12 +94,30 @@ def failure_message(name: str, run_dir: Path, status: Status | None, said: Seque
         lines = [f"stage {name} failed{after}: {no_space_message(run_dir)}"]
     else:
         lines = [
-            f"stage {name} was killed{after}: its process ended without a word. Often the memory was full: watch it, "
-            "or make the stage smaller.",
+            f"stage {name} {_ending(status, said)}",
             *(folder.log_tail(_LOG_LINES) if status is not None else said),
         ]
     lines.append(f"log: {folder.log}")
     return "\n".join(lines)
+
+
+def _ending(status: Status | None, said: Sequence[str]) -> str:
+    """How a stage ended that could not say so itself, as far as its first process or SLURM did."""
+    after = f"after {status.seconds:.0f} s" if status is not None else "before it began"
+    if ended := _last(_ENDED_BY_SLURM, said):
+        return f"was stopped {after}: {ended}"
+    if _last(_OUT_OF_MEMORY, said):
+        return f"was killed {after}: the memory was full. Ask for more, or make the stage smaller."
+    if number := _last(_KILLED, said):
+        return f"was killed {after} ({number})" + (f". {MEMORY}" if number == "SIGKILL" else "")
+    if status is not None and status.state != "running":
+        return f"was stopped {after} by a signal"
+    return f"ended {after} without saying why"
+
+
+def _last(pattern: re.Pattern[str], lines: Sequence[str]) -> str:
+    found = [match[1] for line in lines if (match := pattern.search(line))]
+    return found[-1] if found else ""
 
 
 @contextmanager
@@ -110,7 +138,7 @@ def _child_settings(cpus: int) -> Iterator[None]:
 
 
 def _start(job: Job, folder: Path) -> submitit.LocalJob[None]:
-    executor = submitit.LocalExecutor(folder)
+    executor = submitit.LocalExecutor(folder, python=PYTHON)
     executor.update_parameters(timeout_min=_NO_TIME_LIMIT_MIN)
     process = executor.submit(job)
     assert isinstance(process, submitit.LocalJob)

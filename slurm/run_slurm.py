@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,11 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+from slurm.client import ask, ask_once, without_devices
 from slurm.graph import Resources, Stage
 from slurm.job import Job
 from slurm.plan import Planned
-from slurm.run_local import failure_message
+from slurm.run_local import PYTHON, failure_message
 from slurm.state import StageFolder, Status
 from slurm.view import Board
 from sohes.configuration import check_keys, read_yaml
@@ -29,18 +29,20 @@ from sohes.errors import SohesError
 from sohes.files import read_json, write_json
 
 _JOBS_FILE = "jobs.json"
-_ASK_S = 20.0
 _STATUS_EVERY_S, _QUEUE_EVERY_S = 1.0, 5.0
 _LOST_AFTER_S = 60.0  # a network file system may show a status file that late
 _ARRAY_PARALLELISM = 16  # cells of an array at once, unless the cluster's file says otherwise
-_REQUEUES = 20  # time-outs and preemptions before a job counts as failed
+_REQUEUES = 20  # time limits before a job counts as failed
+_WARNING_S = 90  # from SLURM's warning to the limit: for the running step, and for writing its state
+# %i and -r: each cell of an array on a line of its own, under the id that submitit uses
+_QUEUE = ("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%T|%r")
 _OWN_KEYS = {"job_name", "dependency", "time", "nodes", "ntasks_per_node", "map_count", "use_srun"}
-_NOT_FLAGS = ("setup", "teardown", "srun_args", "signal_delay_s", "stderr_to_stdout", "array_parallelism")
+_NOT_FLAGS = ("setup", "teardown", "srun_args", "stderr_to_stdout", "array_parallelism")
 
 
 def slurm_answers() -> bool:
     """Whether jobs can be submitted from here: the commands exist and a controller answers."""
-    return all(map(shutil.which, ("sbatch", "srun", "squeue"))) and _ask("sinfo", "-h") is not None
+    return all(map(shutil.which, ("sbatch", "srun", "squeue"))) and ask_once("sinfo", "-h") is not None
 
 
 def read_cluster(file: Path | None) -> dict[str, Any]:
@@ -67,7 +69,8 @@ def parameters(
         after: ids of the jobs that must succeed before.
         ended: ids of the jobs that must have ended before, however they did.
     """
-    asked: dict[str, Any] = {"time": max(1, round(resources.hours * 60)), "nodes": 1, "ntasks_per_node": 1}
+    minutes = max(1, round(resources.hours * 60))
+    asked: dict[str, Any] = {"time": minutes, "nodes": 1, "ntasks_per_node": 1}
     if resources.gpus:  # a cluster without gres refuses even a request for none
         asked["gpus_per_node"] = resources.gpus
     if resources.memory_gb:
@@ -77,16 +80,20 @@ def parameters(
         asked["cpus_per_task"] = resources.cpus
         setup.append(f"export OMP_NUM_THREADS={resources.cpus}")
     asked["array_parallelism"] = _ARRAY_PARALLELISM
+    if "mem_per_cpu" in cluster or "mem_per_gpu" in cluster:
+        asked.pop("mem", None)  # SLURM takes one of them
     asked |= cluster
     asked["job_name"] = name
     if setup:
         asked["setup"] = setup
     conditions = [":".join([kind, *ids]) for kind, ids in (("afterok", after), ("afterany", ended)) if ids]
+    # SLURM looks at the limits twice a minute: a warning 90 s before the end of a short job would come at its start
+    warning = asked.pop("signal_delay_s", min(_WARNING_S, 30 * minutes))
+    more = {"requeue": True, "signal": f"USR2@{warning}", **cluster.get("additional_parameters", {})}
     if conditions:
         # without the second, the children of a failed job would wait for ever
-        depends = {"dependency": ",".join(conditions), "kill-on-invalid-dep": "yes"}
-        asked["additional_parameters"] = {**cluster.get("additional_parameters", {}), **depends}
-    return asked
+        more |= {"dependency": ",".join(conditions), "kill-on-invalid-dep": "yes"}
+    return asked | {"additional_parameters": more}
 
 
 def describe_submission(plan: Mapping[str, Planned], run_dir: Path, cluster: Mapping[str, Any]) -> list[str]:
@@ -98,7 +105,11 @@ def describe_submission(plan: Mapping[str, Planned], run_dir: Path, cluster: Map
         if len(array) > 1:
             asked["array"] = f"0-{len(array) - 1}%{min(len(array), asked['array_parallelism'])}"
         asked |= asked.pop("additional_parameters", {})
-        flags = [f"--{key.replace('_', '-')}={asked[key]}" for key in sorted(asked) if key not in _NOT_FLAGS]
+        flags = [
+            f"--{key.replace('_', '-')}" + ("" if asked[key] is True else f"={asked[key]}")
+            for key in sorted(asked)
+            if key not in _NOT_FLAGS
+        ]
         lines.append(" ".join(["sbatch", *flags]))
     return lines
 
@@ -125,31 +136,49 @@ def _asked(array: Sequence[Stage], run_dir: Path, cluster: Mapping[str, Any], id
     )
 
 
-def active_jobs(run_dir: Path) -> dict[str, dict[str, str]]:
-    """Jobs of earlier launches that still wait or run: stage to `job_id` and `fingerprint`."""
-    file = run_dir / ".submitit" / _JOBS_FILE
-    if not file.exists():
-        return {}
-    queue = _queue() or {}
-    return {stage: job for stage, job in read_json(file).items() if job["job_id"] in queue}
-
-
-def check_idle(run_dir: Path, stages: Mapping[str, str], what: str) -> None:
+def check_idle(run_dir: Path, stages: Mapping[str, str], what: str) -> dict[str, str]:
     """Refuse to touch stages that a cluster job works on.
 
     Args:
         stages: stage to the fingerprint with which the job may go on; "" for none.
 
+    Returns:
+        The jobs that go on: stage to job id.
+
     Raises:
-        SohesError: a job is in the way; the message says how to end it.
+        SohesError: a job is in the way, or SLURM does not say whether one is; the message says how to go on.
     """
-    for stage, job in active_jobs(run_dir).items():
-        if stage in stages and job["fingerprint"] != stages[stage]:
+    submitted = {stage: job for stage, job in _submitted(run_dir).items() if stage in stages}
+    if not submitted:
+        return {}
+    try:
+        queue = _read_queue(ask(*_QUEUE))
+    except SohesError as error:
+        named = ", ".join(f"{stage} (job {job['job_id']})" for stage, job in submitted.items())
+        raise SohesError(
+            f"{what}: SLURM does not say whether it still works on {named}: {error}. Run the same command again where "
+            f"`squeue` answers. If these jobs are gone for good, remove {run_dir / '.submitit' / _JOBS_FILE} first."
+        ) from error
+    active = {stage: job for stage, job in submitted.items() if job["job_id"] in queue}
+    for stage, job in active.items():
+        if job["fingerprint"] != stages[stage]:
             number = job["job_id"]
             raise SohesError(
                 f"{what}: stage {stage} is still queued or running as SLURM job {number}. "
                 f"Wait for it (squeue -j {number}) or stop it (scancel {number})."
             )
+    return {stage: job["job_id"] for stage, job in active.items()}
+
+
+def _submitted(run_dir: Path) -> dict[str, dict[str, str]]:
+    """Jobs of earlier launches that have not said that they ended: stage to `job_id` and `fingerprint`."""
+    file = run_dir / ".submitit" / _JOBS_FILE
+    jobs = {}
+    for stage, job in (read_json(file) if file.exists() else {}).items():
+        status = StageFolder(run_dir, stage).status()
+        if status is None or status.job_id != job["job_id"] or status.state not in ("finished", "failed"):
+            jobs[stage] = job
+    return jobs
 
 
 def submit(
@@ -164,19 +193,18 @@ def submit(
         SohesError: SLURM refuses a job, and what was submitted before it is cancelled; or a job with other settings is
             in the way.
     """
-    check_idle(run_dir, {name: plan[name].fingerprint for name in jobs}, "cannot submit")
+    ids = check_idle(run_dir, {name: plan[name].fingerprint for name in jobs}, "cannot submit")
     folder = run_dir / ".submitit"
-    known = active_jobs(run_dir)
+    known = _submitted(run_dir)
     new: list[str] = []
-    ids = {name: known[name]["job_id"] for name in jobs if name in known}
     for array in _arrays(plan, [name for name in jobs if name not in ids]):
-        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES)
+        executor = submitit.SlurmExecutor(folder, max_num_timeout=_REQUEUES, python=PYTHON)
         executor.update_parameters(**_asked(array, run_dir, cluster, ids))
         try:
-            with executor.batch():
+            with without_devices(), executor.batch():
                 submitted = [executor.submit(jobs[stage.name]) for stage in array]
         except (FailedJobError, FailedSubmissionError, OSError) as error:
-            _ask("scancel", *new)
+            ask_once("scancel", *new)
             group = array[0].group
             raise SohesError(f"SLURM refused stage {group}: {error}. Check {group}.resources and --cluster.") from error
         for stage, job in zip(array, submitted, strict=True):
@@ -215,7 +243,9 @@ class _Watch:
     def look(self) -> None:
         """Read the queue, then the status files: a job leaves the queue after it wrote its last status."""
         if time.monotonic() - self._asked >= _QUEUE_EVERY_S:
-            self._queue, self._asked = _queue(), time.monotonic()
+            answer = ask_once(*_QUEUE)
+            self._queue = None if answer is None else _read_queue(answer)
+            self._asked = time.monotonic()
         for stage, job_id in list(self.open.items()):
             folder = StageFolder(self._run_dir, stage)
             status = folder.status()
@@ -246,8 +276,8 @@ class _Watch:
 
     def _fail(self, stage: str, status: Status | None, accounting: str) -> None:
         said = StageOutput(self._run_dir / ".submitit", self.open[stage]).tail()
-        message = failure_message(stage, self._run_dir, status, said)
-        self.failed[stage] = f"{message}\n{accounting}".strip()
+        message = failure_message(stage, self._run_dir, status, [*said, accounting])
+        self.failed[stage] = message if accounting in message else f"{message}\n{accounting}"
         self._lost.add(stage)
         self._close(stage, "failed", status)
 
@@ -267,25 +297,13 @@ class StageOutput:
         return self.path.read_text(errors="replace").splitlines()[-lines:] if self.path.exists() else []
 
 
-def _queue() -> dict[str, tuple[str, str]] | None:
-    """State and reason of this user's waiting and running jobs by id; None when SLURM does not answer."""
-    # %i and -r: each cell of an array on a line of its own, under the id that submitit uses
-    output = _ask("squeue", "-h", "-r", "-u", str(os.getuid()), "-o", "%i|%T|%r")
-    if output is None:
-        return None
+def _read_queue(output: str) -> dict[str, tuple[str, str]]:
+    """State and reason of this user's waiting and running jobs by id."""
     rows = [line.split("|") for line in output.splitlines() if line.count("|") == 2]
     return {number: (state, reason) for number, state, reason in rows}
 
 
 def _accounting(job_id: str) -> str:
     """How the accounting says that a job ended, where there is one."""
-    state = (_ask("sacct", "-n", "-X", "-P", "-o", "State", "-j", job_id) or "").strip()
+    state = (ask_once("sacct", "-n", "-X", "-P", "-o", "State", "-j", job_id) or "").strip()
     return f"SLURM's accounting says: {state}" if state else f"SLURM has no record of how job {job_id} ended."
-
-
-def _ask(*command: str) -> str | None:
-    """Output of a SLURM command; None when it is not there, fails or does not answer."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ASK_S).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None

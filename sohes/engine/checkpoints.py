@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 import pickle
-import signal
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import all_reduce, barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from sohes.engine.stopping import SIGNALS, Stopped, StopSignals
 from sohes.errors import SohesError
 from sohes.files import atomic_path
 
@@ -31,9 +31,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 class CheckpointHook(Hook):
-    """Saves the whole training state every so often, on an interrupt, and at the end; loads it at the start.
+    """Saves the whole training state every so often, when a signal asks to stop, and at the end; loads it at the start.
 
-    Other hooks take part by a `state_dict` and a `load_state_dict` of their own.
+    Other hooks take part by a `state_dict` and a `load_state_dict` of their own. Whoever trains leaves `signals`, a
+    context, when the training has ended.
 
     Args:
         folder: of the checkpoints.
@@ -46,12 +47,10 @@ class CheckpointHook(Hook):
 
     def __init__(self, folder: Path, *, every: int, keep: int, identity: Mapping[str, Any]) -> None:
         self.folder, self.every, self.keep, self.identity = folder, every, keep, dict(identity)
-        self._stop_signal = 0
-        self._previous: dict[int, Any] = {}
+        self.signals = StopSignals(*SIGNALS, at_once=False)
 
     def before_train(self, runner: Runner) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._remember)
+        self.signals.hold()
         state = self._newest()
         if state is None:
             return
@@ -66,24 +65,13 @@ class CheckpointHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         done = batch_idx + 1
-        stops = torch.tensor(self._stop_signal)
-        all_reduce(stops, op="max")  # all processes stop after the same step
-        if stops or done % self.every == 0 or done == runner.max_iters:
+        stop = torch.tensor(self.signals.number)
+        all_reduce(stop, op="max")  # all processes stop after the same step
+        if stop or done % self.every == 0 or done == runner.max_iters:
             self._save(runner, done)
-        if stops:
-            raise KeyboardInterrupt(f"stopped after step {done}; run the same command again to go on")
-
-    def after_train(self, runner: Runner) -> None:
-        self.restore_signals()
-
-    def restore_signals(self) -> None:
-        """Give Ctrl-C back to whoever had it."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
-
-    def _remember(self, number: int, frame: Any) -> None:
-        self._stop_signal = number
+        if stop:
+            barrier()  # the first process that ends takes the others along, and one of them is saving
+            raise Stopped(int(stop), f"stopped after step {done}; run the same command again to go on")
 
     def _newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read; None where there is none."""

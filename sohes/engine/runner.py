@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +22,7 @@ from sohes.engine.checkpoints import CheckpointHook
 from sohes.engine.history import HistoryHook, draw_history
 from sohes.engine.loop import StepLoop, StepSampler, micro_batch_size
 from sohes.engine.optimizer import GuardedOptimWrapper, schedules
+from sohes.engine.stopping import leave_stopping_to_parent
 from sohes.engine.tensorboard import TensorBoardHook
 from sohes.progress import Reporter
 from sohes.settings import OptimSettings, RunSettings
@@ -88,7 +88,7 @@ def train(
     Raises:
         ConfigError: the batch cannot be spread over the processes and micro-batches.
         SohesError: loss or gradient is not finite, or the checkpoint belongs to another configuration.
-        KeyboardInterrupt: on SIGINT or SIGTERM, after the running step was finished and saved.
+        Stopped: on SIGINT, SIGTERM or SIGUSR2, after the running step was finished and saved.
     """
     join_processes()
     prepare(model, settings)
@@ -97,7 +97,7 @@ def train(
     optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
     keeper = CheckpointHook(out, every=settings.checkpoint_every, keep=settings.keep_checkpoints, identity=identity)
     with ExitStack() as stack:
-        stack.callback(keeper.restore_signals)
+        stack.push(keeper.signals)
         own: list[Hook] = [SeedHook(seed), *hooks, keeper]
         if is_main_process():
             reporter = stack.enter_context(Reporter(description, iterations))
@@ -130,7 +130,7 @@ def _loader(dataset: Dataset, batch_size: int, workers: int, collate: Callable[[
         collate_fn=collate,
         persistent_workers=workers > 0,
         pin_memory=default_device().type == "cuda",
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=leave_stopping_to_parent,
     )
 
 
@@ -141,7 +141,3 @@ def _wrapped(model: BaseModel, device: torch.device) -> BaseModel:
         return model
     places = [torch.cuda.current_device()] if device.type == "cuda" else None
     return MMDistributedDataParallel(model, device_ids=places, broadcast_buffers=False)
-
-
-def _ignore_interrupts(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,42 @@ def test_full_disk(ready: list[str], run_dir: Path) -> None:
     assert (
         f"{run_dir / 'work'}: no space left on the disk. Free some space and run the same command again" in done.stdout
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "headline"),
+    [
+        ("killed", r"stage work was killed after \d+ s \(SIGKILL\)\. Often the memory was full"),
+        ("crashed", r"stage work was killed after \d+ s \(SIGSEGV\)$"),
+        ("exits", r"stage work ended after \d+ s without saying why$"),
+    ],
+)
+def test_stage_that_ends_without_a_word(ready: list[str], how: str, headline: str) -> None:
+    done = run_command(*ready, f"work.fail={how}")
+    assert done.returncode == 1
+    assert re.search(headline, done.stdout, re.MULTILINE), done.stdout
+    assert ("memory" in done.stdout) == (how == "killed")
+
+
+ALLOCATION = {
+    "SLURM_JOB_ID": "1",
+    "SLURM_MEM_PER_CPU": "100",
+    "SBATCH_PARTITION": "none",
+    "SRUN_CPUS_PER_TASK": "9",
+    "SQUEUE_STATES": "SUSPENDED",
+    "PMI_RANK": "3",
+    "SUBMITIT_EXECUTOR": "slurm",
+}
+
+
+def test_inside_an_allocation_as_outside(ready: list[str], run_dir: Path) -> None:
+    done = run_command(*ready, "--only", "work", **ALLOCATION, SLURM_CONF="/etc/slurm/slurm.conf")
+    assert done.returncode == 0, done.stdout
+    assert "work: finished" in done.stdout
+    seen = json.loads((run_dir / "work" / "environment.json").read_text())
+    assert seen["SUBMITIT_EXECUTOR"] == "local"
+    assert seen["SLURM_CONF"] == "/etc/slurm/slurm.conf"  # where the controller is
+    assert not [name for name in ALLOCATION if name in seen and name != "SUBMITIT_EXECUTOR"]
 
 
 def test_killed_stage_then_going_on(ready: list[str], run_dir: Path) -> None:

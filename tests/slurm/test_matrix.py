@@ -181,10 +181,6 @@ def test_waiting_for_arrays(
     for name, job_id in ids.items():
         if name != QUICK[1]:  # never says a word
             finish(run_dir, name, job_id, "failed" if name in BAD else "finished")
-        if name != QUICK[1]:
-            (run_dir / name / "stage.json").write_text(
-                '{"run": "", "version": "", "config": {}, "inputs": {}, "outside": {}, "parents": {}, "stamps": {}}'
-            )
     for name in BAD:
         StageFolder(run_dir, name).write_error(ValueError("too odd"), "too odd", expected=True)
     output = launch(run_dir, capsys, executor="slurm")
@@ -196,12 +192,16 @@ def test_waiting_for_arrays(
 
 
 def test_a_cell_of_an_array_knows_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     monkeypatch.setenv("SLURM_JOB_ID", "205")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "200")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
     assert _job_id() == "200_5"
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
     assert _job_id() == "205"
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "77")
+    assert _job_id() == "77"
 
 
 @pytest.mark.parametrize("scale", ["demo", "small", "paper"])

@@ -97,7 +97,7 @@ def test_the_error_of_another_process_arrives(run_dir: Path, how: str, kind: typ
         (note,) = raised.value.__notes__  # the log shows it last
         assert note.startswith("In training process 1:\nTraceback")
         assert "_fail(config.fail)" in note
-    assert not any(alive(pid) for pid in processes(folder.path))
+    assert [alive(pid) for pid in processes(folder.path)] == [False, False]
 
 
 def step(run_dir: Path) -> int:

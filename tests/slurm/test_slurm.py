@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from slurm import run_slurm
+from slurm import client, run_slurm
+from slurm.graph import Resources, load_graph
+from slurm.job import Job, make_job
+from slurm.plan import make_plan
 from slurm.state import StageFolder, Status
-from tests.slurm.conftest import TOY, Launch, command, environment, run_command, wait_until
+from tests.slurm.conftest import HERE, TOY, Launch, command, environment, run_command, wait_until
+from tests.slurm.test_local import ALLOCATION
 
+LIMITS = [str(HERE / "limits.yaml"), "--scale", str(HERE / "plain.yaml")]
 WORK_SCRIPT = """\
 #!/bin/bash
 
@@ -30,6 +36,7 @@ WORK_SCRIPT = """\
 #SBATCH --open-mode=append
 #SBATCH --output={folder}/%j_0_log.out
 #SBATCH --partition=gpu
+#SBATCH --requeue
 #SBATCH --reservation=mine
 #SBATCH --signal=USR2@90
 #SBATCH --time=30
@@ -44,10 +51,11 @@ export SUBMITIT_EXECUTOR=slurm
 """
 
 FAKES = {
-    "sbatch": 'n=$(ls {0}/*.script 2>/dev/null | wc -l); cp "$1" {0}/$n.script\n'
+    "sbatch": 'n=$(ls {0}/*.script 2>/dev/null | wc -l); cp "$1" {0}/$n.script; env >{0}/$n.env\n'
     '[ "$n" = "$(cat {0}/refuse_at 2>/dev/null)" ] && {{ echo "sbatch: error: no such partition" >&2; exit 1; }}\n'
     'echo "Submitted batch job $((100 + n))"',
-    "squeue": "cat {0}/queue",
+    "squeue": 'n=$(cat {0}/failures); [ "$n" = 0 ] && exec cat {0}/queue; echo $((n - 1)) >{0}/failures\n'
+    'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1',
     "sinfo": "echo debug",
     "srun": "exit 1",
     "scancel": 'echo "$@" >> {0}/cancelled',
@@ -64,7 +72,9 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).write_text(f"#!/bin/bash\n{body.format(folder)}\n")
         (folder / name).chmod(stat.S_IRWXU)
     (folder / "queue").write_text("")
+    (folder / "failures").write_text("0")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(client, "_PAUSES_S", (0.0, 0.0, 0.0))
     monkeypatch.setattr(run_slurm, "_STATUS_EVERY_S", 0.01)
     monkeypatch.setattr(run_slurm, "_QUEUE_EVERY_S", 0.05)
     return folder
@@ -82,6 +92,9 @@ def settings(tmp_path: Path) -> str:
 def finish(run_dir: Path, stage: str, job_id: str, state: str = "finished") -> None:
     folder = StageFolder(run_dir, stage)
     folder.path.mkdir(parents=True, exist_ok=True)
+    (folder.path / "stage.json").write_text(
+        '{"run": "", "version": "", "config": {}, "inputs": {}, "outside": {}, "parents": {}, "stamps": {}}'
+    )
     folder.write_status(
         Status(state=state, pid=1, host="node1", job_id=job_id, attempt=1, started="2025-01-01T00:00:00", seconds=3.0)
     )
@@ -114,8 +127,8 @@ def test_dry_run_shows_the_submissions_and_makes_none(cluster: Path, settings: s
     line = next(line for line in output.splitlines() if "run.work" in line)
     assert line == (
         "sbatch --account=vision --cpus-per-task=1 --dependency=afterok:<images> --gpus-per-node=1 --job-name=run.work "
-        "--kill-on-invalid-dep=yes --mem=512MB --nodes=1 --ntasks-per-node=1 --partition=gpu --reservation=mine "
-        "--time=30"
+        "--kill-on-invalid-dep=yes --mem=512MB --nodes=1 --ntasks-per-node=1 --partition=gpu --requeue "
+        "--reservation=mine --signal=USR2@90 --time=30"
     )
     assert not list(cluster.glob("*.script"))
 
@@ -139,10 +152,6 @@ def test_waiting_reports_failures_and_the_children_dropped(cluster: Path, launch
     finish(run_dir, "images", "100")
     finish(run_dir, "work", "101", "failed")
     finish(run_dir, "other", "102")
-    for stage in ("images", "work", "other"):
-        (run_dir / stage / "stage.json").write_text(
-            '{"run": "", "version": "", "config": {}, "inputs": {}, "outside": {}, "parents": {}, "stamps": {}}'
-        )
     StageFolder(run_dir, "work").write_error(ValueError("too odd"), "too odd", expected=True)
     status, output = launch(executor="slurm")
     assert status == 1
@@ -172,6 +181,68 @@ def test_a_job_in_the_queue_is_taken_over_or_in_the_way(cluster: Path, launch: L
         status, output = launch(*arguments, executor=executor)
         assert status == 1
         assert "still queued or running as SLURM job" in output
+
+
+def test_a_queue_that_does_not_answer_for_a_while(cluster: Path, launch: Launch) -> None:
+    launch("--no-wait", executor="slurm")
+    (cluster / "queue").write_text("".join(f"{number}|RUNNING|None\n" for number in (100, 101, 102, 103)))
+    (cluster / "failures").write_text("3")
+    status, output = launch("--no-wait", executor="slurm")
+    assert status == 0
+    assert "report: SLURM job 103" in output
+    assert len(list(cluster.glob("*.script"))) == 4  # none new
+
+
+@pytest.mark.parametrize("executor", ["slurm", "local"])
+@pytest.mark.parametrize("arguments", [[], ["--from", "work"]])
+def test_a_queue_that_does_not_answer(
+    cluster: Path, launch: Launch, run_dir: Path, arguments: list[str], executor: str
+) -> None:
+    """It is not known what runs: nothing is submitted a second time, and no folder of a job is touched."""
+    launch("--no-wait", executor="slurm")
+    finish(run_dir, "work", "101", "running")
+    (cluster / "failures").write_text("100")
+    status, output = launch(*arguments, executor=executor)
+    assert status == 1
+    assert "SLURM does not say whether it still works on" in output
+    assert "work (job 101)" in output
+    assert "Unable to contact slurm controller" in output
+    assert f"remove {run_dir}/.submitit/jobs.json first" in output
+    assert len(list(cluster.glob("*.script"))) == 4  # none new
+    assert StageFolder(run_dir, "work").status() is not None
+
+
+def test_jobs_that_said_that_they_ended_are_not_asked_for(cluster: Path, launch: Launch, run_dir: Path) -> None:
+    launch("--no-wait", "--only", "images", executor="slurm")
+    finish(run_dir, "images", "100", "failed")
+    (cluster / "failures").write_text("100")
+    assert launch("--no-wait", "--only", "images", executor="slurm")[0] == 0
+    assert len(list(cluster.glob("*.script"))) == 2
+
+
+def test_submission_from_inside_an_allocation(cluster: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the caller's allocation nor its devices are those of the job."""
+    for name, value in (ALLOCATION | {"CUDA_VISIBLE_DEVICES": "3", "SLURM_CONF": "/etc/slurm/slurm.conf"}).items():
+        monkeypatch.setenv(name, value)
+    assert launch("--no-wait", "--only", "images", executor="slurm")[0] == 0
+    seen = dict(line.split("=", 1) for line in (cluster / "0.env").read_text().splitlines() if "=" in line)
+    assert not [name for name in (*ALLOCATION, "CUDA_VISIBLE_DEVICES") if name in seen]
+    assert seen["SLURM_CONF"] == "/etc/slurm/slurm.conf"
+    assert os.environ["SLURM_JOB_ID"] == "1"  # whoever calls keeps what it had
+
+
+def test_memory_of_the_cluster_file_wins() -> None:
+    asked = run_slurm.parameters("a", Resources(memory_gb=4), {"mem_per_cpu": "2GB"})
+    assert asked["mem_per_cpu"] == "2GB"
+    assert "mem" not in asked
+
+
+def test_warning_comes_in_the_second_half_of_a_short_job() -> None:
+    signals = [
+        run_slurm.parameters("a", Resources(hours=minutes / 60), {})["additional_parameters"]["signal"]
+        for minutes in (1, 2, 3, 600)
+    ]
+    assert signals == ["USR2@30", "USR2@60", "USR2@90", "USR2@90"]
 
 
 @pytest.mark.slurm
@@ -208,3 +279,76 @@ class TestRealCluster:
         assert "work resumes (attempt 2)" in (run_dir / "work" / "log.txt").read_text()
         lines = (run_dir / "work" / "attempts.txt").read_text().split("\n")[:-1]
         assert [line.split()[1] for line in lines] == ["0", "1", "2", "3"]
+
+    def test_trainings_go_on_after_time_limits_and_a_preemption(self, run_dir: Path, tmp_path: Path) -> None:
+        """In one process and in two: no step twice, and the weights of an undisturbed training, to the byte."""
+        stages = ("one", "two")
+        low = tmp_path / "low.yaml"
+        low.write_text("partition: low\n")
+        arguments = [*LIMITS, "--executor", "slurm", "--cluster", str(low), "--run-dir", str(run_dir)]
+        run = subprocess.Popen(
+            command(*arguments, "one.image_s=1.5", "two.image_s=1.5"),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for attempt, stop in enumerate((warn, preempt, warn), 1):
+            for stage in stages:
+                wait_until(partial(has_begun, run_dir / stage, attempt), 90)
+            stop([status(run_dir, stage).job_id for stage in stages])
+            for stage in stages:
+                wait_until(partial(has_stopped, run_dir / stage, stage, attempt), 60)
+        for stage in stages:
+            (run_dir / stage / "hurry").touch()
+        output, _ = run.communicate(timeout=180)
+        assert run.returncode == 0, output
+        assert "report: finished" in output
+        for stage in stages:
+            assert "resumes (attempt 4)" in (run_dir / stage / "log.txt").read_text()
+            attempts = steps(run_dir / stage)
+            assert len(attempts) == 4
+            assert [step for done in attempts.values() for step in done] == list(range(40))
+            alone = tmp_path / "alone"
+            training_job(alone, stage)()
+            weights = [(folder / stage / "weights.safetensors").read_bytes() for folder in (run_dir, alone)]
+            assert weights[0] == weights[1]
+
+
+def status(run_dir: Path, stage: str) -> Status:
+    found = StageFolder(run_dir, stage).status()
+    assert found is not None
+    return found
+
+
+def steps(folder: Path) -> dict[int, list[int]]:
+    """Steps that each attempt at a training began."""
+    file = folder / "steps.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    by_process: dict[str, list[int]] = {}
+    for process, step in (line.split() for line in lines):
+        by_process.setdefault(process, []).append(int(step))
+    return dict(enumerate(by_process.values(), 1))
+
+
+def has_begun(folder: Path, attempt: int) -> bool:
+    return len(steps(folder).get(attempt, [])) > 1
+
+
+def has_stopped(folder: Path, stage: str, attempt: int) -> bool:
+    return (folder / "log.txt").read_text().count(f"{stage} requeued") == attempt
+
+
+def warn(job_ids: list[str]) -> None:
+    """As SLURM does ahead of a time limit."""
+    for job_id in job_ids:
+        subprocess.run(["scancel", "--signal", "USR2", job_id], check=True)
+
+
+def preempt(job_ids: list[str]) -> None:
+    """A job that may take the place of all others comes for a second."""
+    subprocess.run(["sbatch", "-p", "debug", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"], check=True)
+
+
+def training_job(run_dir: Path, stage: str) -> Job:
+    graph = load_graph(LIMITS[0], LIMITS[2], overrides=[])
+    return make_job(make_plan(graph, run_dir)[stage], graph, run_dir, captures=False)

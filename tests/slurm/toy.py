@@ -41,11 +41,12 @@ class WorkConfig:
     name: str = "toy"
     limit: int | None = None
     step_s: float = 0.0
-    fail: str = ""  # how to fail at the second step: user, bug, killed, full
+    fail: str = ""  # how to fail at the second step: user, bug, killed, crashed, exits, full
 
 
 def work(config: WorkConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """One file a step; a step that has its file is not done again. `attempts.txt` tells who did which."""
+    (out / "environment.json").write_text(json.dumps(dict(os.environ)))
     numbers = json.loads(inputs["numbers"].read_text())
     for number in track(numbers, "steps"):
         path = out / f"step_{number}.txt"
@@ -71,6 +72,10 @@ def _fail(how: str) -> None:
         raise KeyError("no such thing")
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "crashed":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "exits":
+        os._exit(3)
     if how == "full":
         with open("/dev/full", "w") as file:
             file.write("x")

@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sohes.errors import DataError
 from sohes.records import StageResult
@@ -55,17 +55,21 @@ def _fail(how: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnConfig:
-    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"image_s"})
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"image_s", "workers"})
 
-    image_s: float = 0.0  # time that an image takes, from the second on
+    image_s: float = 0.0  # time that an image takes, from the second on, until there is a file `hurry`
+    steps: int = STEPS
+    workers: int = 0
     seed: int = 0
 
 
 def learn(config: LearnConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """Each process appends its id to `processes.txt`."""
+    """Each process appends its id to `processes.txt`, the main one each step that it begins to `steps.txt`."""
     import torch
-    from mmengine.dist import get_rank, get_world_size
+    from mmengine.dist import get_rank, get_world_size, is_main_process
+    from mmengine.hooks import Hook
     from mmengine.model import BaseModel
+    from safetensors.torch import save_model
     from torch import Tensor, nn
 
     from sohes.engine.runner import train
@@ -82,8 +86,14 @@ def learn(config: LearnConfig, inputs: dict[str, Path], out: Path) -> StageResul
 
     class Numbers(torch.utils.data.Dataset):
         def __getitem__(self, position: int) -> Tensor:
-            time.sleep(config.image_s if position else 0.0)
+            time.sleep(config.image_s if position and not (out / "hurry").exists() else 0.0)
             return torch.tensor([float(position)]) / 10
+
+    class Steps(Hook):
+        def before_train_iter(self, runner: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+            if is_main_process():
+                with (out / "steps.txt").open("a") as file:
+                    file.write(f"{os.getpid()} {batch_idx}\n")
 
     with (out / "processes.txt").open("a") as file:
         file.write(f"{os.getpid()}\n")
@@ -94,11 +104,14 @@ def learn(config: LearnConfig, inputs: dict[str, Path], out: Path) -> StageResul
         Numbers(),
         out=out,
         description="line",
-        iterations=STEPS,
+        iterations=config.steps,
         optim=OptimSettings(lr=1e-2, clip_norm=1.0, batch_size=2),
-        settings=RunSettings(checkpoint_every=STEPS, workers=0),
+        settings=RunSettings(checkpoint_every=10000, workers=config.workers),
         seed=config.seed,
         collate=lambda rows: {"x": torch.stack(rows)},
+        hooks=[Steps()],
         identity={},
     )
+    if is_main_process():
+        save_model(model, str(out / "weights.safetensors"))
     return StageResult(notes=[f"process {get_rank()} of {get_world_size()}"])
