@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from sohes.errors import SohesError
 
-DEVICES = re.compile(r"(CUDA|HIP|ROCR)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK")
+_DEVICES = re.compile(r"(CUDA|HIP|ROCR)_VISIBLE_DEVICES|GPU_DEVICE_ORDINAL|ZE_AFFINITY_MASK")
 # of allocations, job steps and launchers of processes; also options of the commands, which would change their answers
 _ALLOCATION = re.compile(
     r"(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SCANCEL|SINFO|SACCT|SCONTROL|SUBMITIT|TORCHELASTIC|PMI|PMIX|OMPI)_.+"
@@ -33,7 +33,7 @@ def outside_allocation() -> Iterator[None]:
 @contextmanager
 def without_devices() -> Iterator[None]:
     """What is submitted meanwhile sees the devices that SLURM gives it, not those that this process sees."""
-    with _without([name for name in os.environ if DEVICES.fullmatch(name)]):
+    with _without([name for name in os.environ if _DEVICES.fullmatch(name)]):
         yield
 
 
@@ -54,7 +54,7 @@ def ask(*command: str) -> str:
     """
     for pause in (*_PAUSES_S, None):
         try:
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ANSWER_S).stdout
+            return _run(command)
         except FileNotFoundError:
             raise SohesError(f"`{command[0]}` is not installed here") from None
         except (OSError, subprocess.SubprocessError) as error:
@@ -68,6 +68,10 @@ def ask(*command: str) -> str:
 def ask_once(*command: str) -> str | None:
     """Output of a SLURM command; None where it is not installed, fails or does not answer."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ANSWER_S).stdout
+        return _run(command)
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _run(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=_ANSWER_S).stdout

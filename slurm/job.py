@@ -298,7 +298,8 @@ def _job_id() -> str:
 
 def _is_to_go_on(number: signal.Signals) -> bool:
     """Whether the signal came for a time limit or a preemption, after which this job has to be queued again."""
-    if not callable(signal.getsignal(signal.SIGUSR2)):  # submitit's; the launcher's process has none
+    # SIGUSR2 has a handler of submitit's, but in the launcher's process
+    if number == signal.SIGINT or not callable(signal.getsignal(signal.SIGUSR2)):
         return False
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return number == signal.SIGUSR2

@@ -122,6 +122,7 @@ def _launch(options: argparse.Namespace, console: Console) -> int:
         executor = "slurm" if run_slurm.slurm_answers() else "local"
     if options.no_wait and executor != "slurm":
         raise ConfigError("--no-wait is for a cluster; here the launcher itself runs the stages")
+    run_slurm.check_folder(run_dir, executor)
     if options.dry_run:
         plan = make_plan(graph, run_dir, only=options.only, start=options.start)
         return _show_dry_run(console, plan, run_dir, executor, cluster)

@@ -17,6 +17,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -119,8 +120,7 @@ def _stoppable() -> Iterator[None]:
         """The agent handles SIGTERM itself, but not SIGUSR2; it ends when the processes do."""
         nonlocal received
         received = number
-        # those that load data for a training in this very process are daemons
-        processes = [process for process in multiprocessing.active_children() if not process.daemon]
+        processes = _trainers()
         for process in processes:
             process.terminate()
         if not processes:  # not started yet
@@ -136,10 +136,15 @@ def _stoppable() -> Iterator[None]:
             raise Stopped(received) from error
         raise
     finally:
-        for process in multiprocessing.active_children():  # the signal came while the agent was starting them
+        for process in _trainers():  # the signal came while the agent was starting them
             process.kill()
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _trainers() -> list[BaseProcess]:
+    """The agent's processes; those that load data for a training in this very process are daemons."""
+    return [process for process in multiprocessing.active_children() if not process.daemon]
 
 
 def _process(

@@ -95,7 +95,7 @@ def failure_message(name: str, run_dir: Path, status: Status | None, said: Seque
     else:
         lines = [
             f"stage {name} {_ending(status, said)}",
-            *(folder.log_tail(_LOG_LINES) if status is not None else said),
+            *(folder.log_tail(_LOG_LINES) if status is not None else said[-_LOG_LINES:]),
         ]
     lines.append(f"log: {folder.log}")
     return "\n".join(lines)
@@ -183,4 +183,4 @@ def _judge(name: str, process: submitit.LocalJob[None], run_dir: Path, board: Bo
         board.set(name, "finished", seconds=status.seconds)
         return ""
     board.set(name, "failed", seconds=status.seconds if status else None)
-    return failure_message(name, run_dir, status, (process.stderr() or "").splitlines()[-_LOG_LINES:])
+    return failure_message(name, run_dir, status, (process.stderr() or "").splitlines())

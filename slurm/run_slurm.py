@@ -8,6 +8,7 @@ lost.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from slurm.run_local import PYTHON, failure_message
 from slurm.state import StageFolder, Status
 from slurm.view import Board
 from sohes.configuration import check_keys, read_yaml
-from sohes.errors import SohesError
+from sohes.errors import ConfigError, SohesError
 from sohes.files import read_json, write_json
 
 _JOBS_FILE = "jobs.json"
@@ -43,6 +44,21 @@ _NOT_FLAGS = ("setup", "teardown", "srun_args", "stderr_to_stdout", "array_paral
 def slurm_answers() -> bool:
     """Whether jobs can be submitted from here: the commands exist and a controller answers."""
     return all(map(shutil.which, ("sbatch", "srun", "squeue"))) and ask_once("sinfo", "-h") is not None
+
+
+def check_folder(run_dir: Path, executor: str) -> None:
+    """Refuse a run folder whose path would mean another one to submitit or SLURM.
+
+    Raises:
+        ConfigError: it would; the message names the characters.
+    """
+    path = str(run_dir)
+    bad = re.findall("%[jtAa]", path) if executor in ("local", "slurm") else []  # submitit puts a job's id there
+    if executor == "slurm":  # patterns of file names, and what a batch script cannot quote
+        bad += [letter for letter in path if letter in "%\\" or not letter.isprintable()]
+    if bad:
+        named = ", ".join(map(repr, dict.fromkeys(bad)))
+        raise ConfigError(f"--run-dir {path!r}: a path with {named} does not work with {executor}; take another folder")
 
 
 def read_cluster(file: Path | None) -> dict[str, Any]:
@@ -271,7 +287,8 @@ class _Watch:
         if status is None and self._plan[stage].stage.is_lost_with(self._lost):  # SLURM drops these
             self._lost.add(stage)
             return self._close(stage, "cancelled", None)
-        if time.monotonic() - since > _LOST_AFTER_S:
+        said_so = status is not None and status.state == "interrupted"
+        if said_so or time.monotonic() - since > _LOST_AFTER_S:
             self._fail(stage, status, _accounting(job_id))
 
     def _fail(self, stage: str, status: Status | None, accounting: str) -> None:
@@ -292,7 +309,7 @@ class StageOutput:
     def __init__(self, folder: Path, job_id: str) -> None:
         self.path = folder / f"{job_id}_0_log.err"
 
-    def tail(self, lines: int = 20) -> list[str]:
+    def tail(self, lines: int = 200) -> list[str]:
         """Its last lines."""
         return self.path.read_text(errors="replace").splitlines()[-lines:] if self.path.exists() else []
 

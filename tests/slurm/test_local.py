@@ -133,6 +133,22 @@ def test_inside_an_allocation_as_outside(ready: list[str], run_dir: Path) -> Non
     assert not [name for name in ALLOCATION if name in seen and name != "SUBMITIT_EXECUTOR"]
 
 
+@pytest.mark.parametrize("name", ["two%20", "back\\slash", "a b #'\"$HOME`x`;[1-3]", "new\nline"])
+def test_odd_folders(tmp_path: Path, name: str) -> None:
+    run_dir = tmp_path / name
+    done = run_command(*TOY, "--run-dir", str(run_dir), "--executor", "local", "--only", "images")
+    assert done.returncode == 0, done.stdout
+    assert (run_dir / "images" / "done.json").exists()
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_folder_that_submitit_would_rename(tmp_path: Path, launch: Launch) -> None:
+    status, output = launch("--run-dir", str(tmp_path / "hundred%j"), executor="local")
+    assert status == 1
+    assert "a path with '%j' does not work with local; take another folder" in output
+    assert not (tmp_path / "hundred%j").exists()
+
+
 def test_killed_stage_then_going_on(ready: list[str], run_dir: Path) -> None:
     done = run_command(*ready, "work.fail=killed")
     assert done.returncode == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import stat
 import subprocess
 from functools import partial
@@ -231,6 +233,16 @@ def test_submission_from_inside_an_allocation(cluster: Path, launch: Launch, mon
     assert os.environ["SLURM_JOB_ID"] == "1"  # whoever calls keeps what it had
 
 
+@pytest.mark.parametrize("name", ["two%20", "hundred%j", "back\\slash", "new\nline"])
+def test_folders_that_slurm_would_read_otherwise(cluster: Path, tmp_path: Path, launch: Launch, name: str) -> None:
+    for more in ([], ["--dry-run"]):
+        status, output = launch("--run-dir", str(tmp_path / name), *more, executor="slurm")
+        assert status == 1
+        assert "does not work with slurm; take another folder" in output
+    assert not (tmp_path / name).exists()
+    assert not list(cluster.glob("*.script"))
+
+
 def test_memory_of_the_cluster_file_wins() -> None:
     asked = run_slurm.parameters("a", Resources(memory_gb=4), {"mem_per_cpu": "2GB"})
     assert asked["mem_per_cpu"] == "2GB"
@@ -259,6 +271,33 @@ class TestRealCluster:
         assert "report: finished" in done.stdout
         assert "work finished" in (run_dir / "work" / "log.txt").read_text()
         assert "0 of 4 stages to run" in run_command(*self.arguments(run_dir)).stdout
+
+    def test_inside_an_allocation_as_outside(self, run_dir: Path) -> None:
+        """`work` asks for memory of its node, the allocation was made with memory of each CPU."""
+        done = run_command(*self.arguments(run_dir, "--only", "images", "work"), **ALLOCATION)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "work: finished" in done.stdout
+        seen = json.loads((run_dir / "work" / "environment.json").read_text())
+        assert "SLURM_MEM_PER_CPU" not in seen
+        assert seen["SLURM_JOB_ID"] == status(run_dir, "work").job_id
+
+    def test_odd_folder(self, tmp_path: Path) -> None:
+        run_dir = tmp_path / "a b #'\"$HOME`x`;[1-3]"
+        done = run_command(*self.arguments(run_dir, "--only", "images"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (run_dir / "images" / "done.json").exists()
+
+    def test_cancelled_job_stays_cancelled(self, run_dir: Path) -> None:
+        run = subprocess.Popen(
+            command(*self.arguments(run_dir, "work.step_s=60")), env=environment(), stdout=subprocess.PIPE, text=True
+        )
+        wait_until(lambda: (run_dir / "work" / "step_0.txt").exists(), 90)
+        subprocess.run(["scancel", status(run_dir, "work").job_id], check=True)
+        output, _ = run.communicate(timeout=180)
+        assert run.returncode == 1
+        assert re.search(r"stage work was stopped after \d+ s: JOB \d+ ON \S+ CANCELLED AT", output), output
+        assert "memory" not in output
+        assert status(run_dir, "work").state == "interrupted"
 
     def test_failure_cancels_the_children(self, run_dir: Path) -> None:
         done = run_command(*self.arguments(run_dir, "work.fail=user"))
