@@ -307,8 +307,8 @@ def _is_to_go_on(number: signal.Signals) -> bool:
         state, reason = ask("squeue", "-h", "-j", _job_id(), "-o", "%T|%r").strip().split("|")
     except (SohesError, ValueError):
         return number == signal.SIGUSR2
-    # not where somebody cancels it, or SLURM itself has queued it again
-    return state == "RUNNING" or reason == "TimeLimit"
+    # not where somebody cancels it, or SLURM itself has queued it again; a job that runs can also be SIGNALING
+    return reason == "TimeLimit" or state not in ("COMPLETING", "CANCELLED", "PENDING", "REQUEUED")
 
 
 def _settle_in(launcher: Launcher) -> None:

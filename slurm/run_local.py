@@ -15,10 +15,10 @@ from pathlib import Path
 
 import submitit
 
+from slurm import start
 from slurm.job import Job
 from slurm.plan import Planned
 from slurm.processes import GRACE_S, MEMORY
-from slurm.start import KILLED
 from slurm.state import StageFolder, Status, no_space_message
 from slurm.view import Board
 
@@ -26,9 +26,9 @@ _POLL_S = 0.2
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 _FULL_BELOW_BYTES = 1 << 20
 _LOG_LINES = 20
-# how submitit is to start a stage
-PYTHON = f"{shlex.quote(sys.executable)} -m slurm.start {shlex.quote(sys.executable)}"
-_KILLED = re.compile(re.escape(KILLED).replace(r"\{\}", r"(\w+)"))
+# how submitit is to start a stage: with the modules of this launcher, not those of the current folder
+PYTHON = shlex.join([sys.executable, start.__file__, sys.executable, "-P"])
+_KILLED = re.compile(re.escape(start.KILLED).replace(r"\{\}", r"(\w+)"))
 _OUT_OF_MEMORY = re.compile(r"((?i:out.of.memory|oom.kill))")  # srun, slurmstepd and the accounting
 # slurmstepd's words; what was requeued went on
 _ENDED_BY_SLURM = re.compile(r"\*\*\* (JOB .* CANCELLED AT (?!.*(?:REQUEUE|PREEMPTION)).*) \*\*\*")

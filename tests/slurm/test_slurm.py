@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 from functools import partial
@@ -14,7 +15,7 @@ import pytest
 
 from slurm import client, run_slurm
 from slurm.graph import Resources, load_graph
-from slurm.job import Job, make_job
+from slurm.job import Job, _is_to_go_on, make_job
 from slurm.plan import make_plan
 from slurm.state import StageFolder, Status
 from tests.slurm.conftest import HERE, TOY, Launch, command, environment, run_command, wait_until
@@ -241,6 +242,32 @@ def test_folders_that_slurm_would_read_otherwise(cluster: Path, tmp_path: Path, 
         assert "does not work with slurm; take another folder" in output
     assert not (tmp_path / name).exists()
     assert not list(cluster.glob("*.script"))
+
+
+@pytest.mark.parametrize(
+    ("answer", "number", "goes_on"),
+    [
+        ("RUNNING|None", signal.SIGTERM, True),  # preempted, with time to stop
+        ("SIGNALING|None", signal.SIGUSR2, True),  # a running job, just as SLURM sends the signal
+        ("COMPLETING|TimeLimit", signal.SIGTERM, True),
+        ("COMPLETING|None", signal.SIGTERM, False),  # scancel, or SLURM has queued it again
+        ("COMPLETING|None", signal.SIGUSR2, False),
+        ("PENDING|BeginTime", signal.SIGTERM, False),
+        ("RUNNING|None", signal.SIGINT, False),
+    ],
+)
+def test_which_jobs_go_on(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, answer: str, number: signal.Signals, goes_on: bool
+) -> None:
+    """The answers are those of SLURM 22.05."""
+    (cluster / "queue").write_text(f"{answer}\n")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: None)  # as submitit's
+    try:
+        assert _is_to_go_on(number) == goes_on
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_memory_of_the_cluster_file_wins() -> None:
