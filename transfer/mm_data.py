@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.evaluation import CocoMetric
-from mmengine.dataset import InfiniteSampler
-from mmengine.registry import DATA_SAMPLERS, DATASETS, LOOPS, METRICS, TRANSFORMS
+from mmengine.dataset import InfiniteSampler, worker_init_fn
+from mmengine.dist import get_rank
+from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, LOOPS, METRICS, TRANSFORMS
 from mmengine.runner import IterBasedTrainLoop
 from mmseg.datasets import BaseSegDataset
 
 from sohes.data.images import load_image
+from sohes.engine.stopping import leave_stopping_to_parent
 from sohes.errors import DataError
 from sohes.files import read_json
 
@@ -73,6 +75,13 @@ class ResumableSampler(InfiniteSampler):
         """Go to a position in the stream, in samples of this process."""
         super().skip(num_samples)
         self._start = num_samples
+
+
+@FUNCTIONS.register_module()
+def start_worker(worker: int, num_workers: int, seed: int) -> None:
+    """First of a process that loads data: seeds, as mmengine sets them, and no ear for signals."""
+    leave_stopping_to_parent(worker)
+    worker_init_fn(worker, num_workers, get_rank(), seed)
 
 
 @LOOPS.register_module()

@@ -77,6 +77,7 @@ def complete_config(
     _fit_heads(config.model, vit.embed_dim, len(data.classes))
     for loader, path in ((config.train_dataloader, data.train), (config.test_dataloader, data.val)):
         loader.dataset.update(ann_file=str(path.resolve()), metainfo={"classes": data.classes})
+        loader.worker_init_fn = {"type": "start_worker", "num_workers": loader.num_workers, "seed": seed}
     if config.test_evaluator.type == "CocoAP":
         config.test_evaluator.ann_file = str(data.val.resolve())
     _fit_schedule(config, config.iterations if iterations is None else iterations)
@@ -103,19 +104,20 @@ def train_and_evaluate(
 
     Raises:
         SohesError: the checkpoint belongs to another configuration.
-        KeyboardInterrupt: on SIGINT or SIGTERM, after the running step was finished and saved.
+        Stopped: on SIGINT, SIGTERM or SIGUSR2, after the running step was finished and saved.
     """
     out = Path(out)
     keeper = CheckpointHook(out, every=checkpoint_every, keep=2, identity=identity or {})
     losses, progress = LossHook(), ProgressHook(config.method)
     # the libraries narrate on stdout: each log line twice, and pycocotools' tables
     with (out / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), ExitStack() as stack:
-        stack.callback(keeper.restore_signals)
         stack.callback(progress.close)
         runner = Runner.from_cfg(config)
         for hook in (losses, keeper, progress):  # the bar begins where the checkpoint ends
             runner.register_hook(hook)
-        runner.train()
+        with ExitStack() as training:
+            training.push(keeper.signals)  # held from the first step on
+            runner.train()
         with atomic_path(out / HEAD) as temporary:
             meta = {"dataset_meta": dict(runner.train_dataloader.dataset.metainfo)}
             torch.save({"state_dict": runner.model.state_dict(), "meta": meta}, temporary)

@@ -125,10 +125,11 @@ def slic_merge(config: SlicMergeConfig, inputs: dict[str, Path], out: Path) -> S
 def predictions(config: PredictionsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Predictions that exist, or those of a trained segmenter, on one data set."""
     from sohes.data.coco import read_coco
+    from sohes.data.image_root import with_image_root
     from sohes.data.problems import Problems
     from sohes.evaluation.predictions import open_predictions
 
-    truth, problems = read_coco(config.truth_file()), Problems()
+    truth, problems = with_image_root(read_coco(config.truth_file())), Problems()
     found = open_predictions(Path(config.predictions).expanduser(), truth, problems, out=out, limit=config.max_images)
     return _scored(config, truth, found, problems)
 
@@ -137,13 +138,14 @@ def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     """Segment with a baseline, and score. The data are looked at first: weights may take long to load or to miss."""
     from sohes.baselines.clustering import Sohes
     from sohes.data.coco import read_coco
+    from sohes.data.image_root import with_image_root
     from sohes.data.labelling import label_images
     from sohes.data.listing import Listing
     from sohes.data.problems import Problems
     from sohes.evaluation.inputs import first_images
     from sohes.evaluation.predictions import open_predictions
 
-    truth = read_coco(config.truth_file())
+    truth = with_image_root(read_coco(config.truth_file()))
     wanted = first_images(truth, config.max_images)
     baseline = make_baseline(name, config)
     if isinstance(baseline, Sohes):

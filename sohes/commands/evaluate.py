@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sohes.data.coco import read_coco
+    from sohes.data.image_root import with_image_root
     from sohes.data.prepare import DATASETS, resolve_ground_truth
     from sohes.data.problems import Problems
     from sohes.evaluation.evaluate import evaluate_predictions
@@ -52,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
     started = datetime.now(UTC)
     path = resolve_ground_truth(options.ground_truth)
     truth = read_coco(path, Problems(strict=options.strict))
+    if options.out is not None:  # a segmenter and the pictures open the images
+        truth = with_image_root(truth)
     problems = Problems(strict=options.strict)
     predictions = open_predictions(options.predictions, truth, problems, out=options.out, limit=options.limit)
     data = options.ground_truth if options.ground_truth in DATASETS else short_name(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sohes.data.coco import Annotation, ImageSet, read_coco
+from sohes.data.image_root import with_image_root
 from sohes.data.listing import Listing
 from sohes.data.sources import check_images
 from sohes.errors import DataError, unknown_name
@@ -40,7 +41,7 @@ def read_labelled(train: Path, val: Path) -> Labelled:
             listed; an annotated category of val that train does not list; two annotated ones that cannot be told apart
             by name; an image of another size than its annotations. All faults of a kind are in one message.
     """
-    sets = [read_coco(path) for path in (train, val)]
+    sets = [with_image_root(read_coco(path)) for path in (train, val)]
     notes = [f"{images.source}: {line}" for images in sets for line in images.problems.lines()]
     _of_both(_check_categories, sets)
     usable = _of_both(_usable, _numbered_alike(*sets))

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from sohes.data import images
 from sohes.data.archives import PACKED, Span, is_archive_name, members, read_span
 from sohes.data.coco import ImageItem, read_coco
+from sohes.data.image_root import with_image_root
 from sohes.data.images import ImageArray, is_image_content, is_image_name
 from sohes.errors import DataError
 from sohes.files import printable, read_text, walk_files
@@ -118,7 +119,7 @@ def list_images(*sources: str | Path, leave_out: Path | None = None) -> Listing:
     if coco and len(paths) > 1:
         raise DataError(f"{coco[0]}: a COCO file numbers its images itself; give it alone, not as one of {len(paths)}")
     if coco:
-        listed = read_coco(coco[0].absolute())
+        listed = with_image_root(read_coco(coco[0].absolute()))
         return replace(Listing.of_items(listed.items), problems=listed.problems.lines())
     found = _Found(leave_out)
     for path in paths:
