@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import pickle
 import shutil
+import signal
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from PIL import Image
 from sohes.backbones.timm_folder import load_backbone_folder
 from sohes.data.coco import read_coco
 from sohes.engine.checkpoints import checkpoints
+from sohes.engine.stopping import Stopped
 from sohes.errors import DataError, SohesError
 from sohes.records import StageResult
 from transfer.data import write_label_maps
@@ -125,6 +128,36 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
     undisturbed, out = finished[task]
     assert losses(tmp_path) == losses(out)
     assert [row.value for row in result.measurements] == [row.value for row in undisturbed.measurements]
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_its_step(
+    number: signal.Signals,
+    finished: dict[str, tuple[StageResult, Path]],
+    backbone: Path,
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SLURM's warning before a time limit, and a preemption: what was trained is kept, however rarely it is saved."""
+    from transfer.mm_hooks import ProgressHook
+
+    stage, config = STAGES["semantic"]
+    inputs = {"backbone": backbone, "data": scenes}
+    genuine = ProgressHook.after_train_iter
+
+    def strike(self: ProgressHook, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        genuine(self, runner, batch_idx, data_batch, outputs)
+        if runner.iter == 0:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProgressHook, "after_train_iter", strike)
+        with pytest.raises(Stopped, match="stopped after step 2"):
+            stage(replace(config, checkpoint_every=10_000), inputs, tmp_path)
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-000002.pth"]
+    stage(config, inputs, tmp_path)
+    assert losses(tmp_path) == losses(finished["semantic"][1])
 
 
 def test_the_terminal_is_left_to_the_progress_bar(
