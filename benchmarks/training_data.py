@@ -30,7 +30,7 @@ from sohes.masks import IntArray, MaskForest, decode_masks
 from sohes.records import hardware
 from sohes.settings import SampleSettings
 
-# image size, masks an image, canvas: as in SA-1B, and as in BSDS500 at demo scale
+# image size, masks per image, canvas: as in SA-1B, and as in BSDS500 at demo scale
 CASES = (((1500, 2250), 150, 1024), ((321, 481), 40, 224))
 IMAGES_A_SECOND = 16.0  # that a step of 16 images may want
 

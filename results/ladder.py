@@ -49,7 +49,7 @@ def _ladder_block(run: str, data: str, group: Sequence[Row]) -> Block:
         f"run {run} · {data}",
         sorted(group, key=lambda row: LADDER.index(row.arm)),
         LADDER_METRICS,
-        "AR@1000: recall at up to 1,000 masks an image, mean over IoU 0.50 to 0.95.",
+        "AR@1000: recall at up to 1,000 masks per image, mean over IoU 0.50 to 0.95.",
         "S, M, L: objects below 32², up to 96², above 96² px.",
         "The labels carry no learned score, so their AP says little; their AR does not depend on scores.",
     )

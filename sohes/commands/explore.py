@@ -168,7 +168,7 @@ def finish(store: LabelStore, summary: Summary, *, overlays: int) -> list[str]:
 
     write_json(store.folder / "summary.json", summary.as_json())
     write_json(store.folder / "skipped.json", [{"file": f, "reason": r} for f, r in store.skipped.items()])
-    plot_summary(summary, store.header["backbone"], store.folder / "summary.png")
+    plot_summary(summary, store.header["init"], store.folder / "summary.png")
     draw_overlays(store, store.folder / "overlays", overlays)
     for file, reason in list(store.skipped.items())[:3]:
         print(f"sohes: skipped {file}: {reason.removeprefix(f'{file}: ')}", file=sys.stderr)

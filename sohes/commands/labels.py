@@ -42,7 +42,7 @@ def add_parser(commands: Any) -> None:
     show.add_argument("--count", type=int, default=12, metavar="N", help="images, spread over the store (default 12)")
     show.set_defaults(run=run_show)
     summary = actions.add_parser(
-        "summary", help="masks an image, depths and sizes", **help_page("sohes labels summary labels/ --json")
+        "summary", help="masks per image, depths and sizes", **help_page("sohes labels summary labels/ --json")
     )
     summary.add_argument(
         "labels", type=Path, metavar="LABELS", help="folder of the label store, also an unfinished one"

@@ -1,4 +1,4 @@
-"""What a label store holds, in numbers and as a picture: masks an image, depths, sizes, where they came from."""
+"""What a label store holds, in numbers and as a picture: masks per image, depths, sizes, where they came from."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Summary:
         counts = np.repeat(list(self.images_by_masks), list(self.images_by_masks.values()))
         spread = f", median {np.median(counts):.0f}, at most {counts.max()}" if self.images else ""
         lines = [f"{self.images:,} images, {self.skipped:,} skipped; {self.masks:,} masks"]
-        lines.append(f"masks an image: mean {self.masks_an_image:.1f}{spread}")
+        lines.append(f"masks per image: mean {self.masks_an_image:.1f}{spread}")
         if self.without_masks:
             lines.append(f"without any mask: {self.without_masks:,} images")
         depths: dict[str, int] = {}
@@ -119,7 +119,7 @@ def plot_summary(summary: Summary, title: str, path: Path) -> Path:
         by_count.hist(
             list(summary.images_by_masks), weights=list(summary.images_by_masks.values()), bins=40, color=_COLOUR
         )
-        by_count.set(xlabel="masks", ylabel="images", title="Masks an image")
+        by_count.set(xlabel="masks", ylabel="images", title="Masks per image")
         _bars(by_depth, summary.masks_by_depth, "Depth in the tree")
         by_depth.set(xlabel="0: whole, 1: part, 2: subpart, …", ylabel="masks")
         sizes = {_SIZE_NAMES[name].replace(", ", "\n"): count for name, count in summary.masks_by_size.items()}

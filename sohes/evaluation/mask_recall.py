@@ -1,4 +1,4 @@
-"""Class-agnostic mask recall and precision, COCO's rule with one category and up to 1,000 masks an image.
+"""Class-agnostic mask recall and precision, COCO's rule with one category and up to 1,000 masks per image.
 
 Protocols "mask_ar1000_v1" and, for the intervals, "mask_ar1000_bootstrap_v1". Images are matched one at a time and
 leave only small tables (about 8 bytes a prediction), so memory does not grow with the masks. Sizes come from the masks,
@@ -21,7 +21,7 @@ from sohes.evaluation.protocols import MASK_AR1000, MASK_AR1000_BOOTSTRAP, to_me
 from sohes.masks import AREA_CLASSES, MaskForest
 from sohes.records import Measurement
 
-LIMITS = (1, 10, 100, MAX_PREDICTIONS)  # masks an image, the best by score
+LIMITS = (1, 10, 100, MAX_PREDICTIONS)  # masks per image, the best by score
 SIZES = ("mask_ar_1000", *(f"mask_ar_1000_{size}" for size in AREA_CLASSES))  # metrics, one for each area range
 
 _RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -31,11 +31,11 @@ _RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 class MaskRecall:
     """Fractions in [0, 1]; NaN where no object decides the number (no object at all, or none of that size).
 
-    `mask_ar_K` is the recall at K masks an image, averaged over IoU 0.50, 0.55, ..., 0.95; `_s`, `_m`, `_l` count
-    objects below 32², up to 96², and above 96² px. `mask_ap*` are at 1,000 masks an image, over 101 recall points.
+    `mask_ar_K` is the recall at K masks per image, averaged over IoU 0.50, 0.55, ..., 0.95; `_s`, `_m`, `_l` count
+    objects below 32², up to 96², and above 96² px. `mask_ap*` are at 1,000 masks per image, over 101 recall points.
 
     Attributes:
-        recall_at_iou: recall at each of `IOU_THRESHOLDS`, 1,000 masks an image.
+        recall_at_iou: recall at each of `IOU_THRESHOLDS`, 1,000 masks per image.
         recall_at_count: `mask_ar_K` for K = 1, 2, ..., 1000.
         intervals: 95 % interval of `mask_ar_1000` and its size classes, by metric; NaN for fewer than two images.
         by_image: `mask_ar_1000` of each image that has objects, by image id.
