@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
 
 _SCENES = "generated scenes"
+_NONE_TO_TRAIN_ON = (
+    "the ground truth names every image, and what it names is held out: none is left to train on. Give more images, or "
+    "hold out a share of these: images.val_fraction=0.1"
+)
 _WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 ScenePx = Annotated[int, Field(ge=64)]
 
@@ -171,6 +175,8 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
     write_split(out, split, ground_truth=truth, skipped=skipped)
     write_json(out / "source.json", {"name": folder.resolve().name})
     notes = [f"images: {len(split.train)} of {folder} to learn from, {len(split.val)} held out", *listing.notes]
+    if not split.train:
+        notes.append(_NONE_TO_TRAIN_ON)
     if split.unmatched:
         notes.append(f"{len(split.unmatched)} ground-truth entries have no usable image, e.g. {split.unmatched[0]}")
     if truth is not None:
@@ -260,8 +266,10 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
     from sohes.explore import Explorer
     from sohes.explore.stream import calibrated_on, explore_listing, require_masks
 
-    explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
     sources = {split: read_coco(inputs["images"] / f"{split}.json") for split in ("train", "val")}
+    if not sources["train"].items:
+        raise DataError(_NONE_TO_TRAIN_ON)
+    explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
     explorer = calibrated_on(explorer, Listing.of_items(sources["train"].items))
     notes = []
     for split, source in sources.items():

@@ -21,6 +21,7 @@ from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
 from sohes.data.labels import LabelStore, LabelWriter
 from sohes.data.problems import Problems
+from sohes.data.scenes import write_scenes
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.predictions import from_store
 from sohes.files import file_digest, read_json, write_json
@@ -179,6 +180,16 @@ def test_script_on_the_teacher_says_what_the_note_says(
     (labels, labels_ar, *_), (count, ar, *_) = rows["labels"], rows["teacher, as many, IoU <= 0.8"]
     assert 0 < float(count) <= float(labels)
     assert f"AR@1000 {ar}, the labels {labels_ar}" in note
+
+
+def test_a_ground_truth_of_every_image_leaves_none_to_train_on(tmp_path: Path) -> None:
+    write_scenes(tmp_path, train=1, val=3, size=64, seed=0)
+    config = ImagesConfig(folder=str(tmp_path / "val"), ground_truth=str(tmp_path / "val.json"))
+    result = images(config, {}, tmp_path / "images")
+    assert [note for note in result.notes if "none is left to train on" in note]
+    assert len(read_coco(tmp_path / "images" / "val.json")) == 3
+    with pytest.raises(DataError, match=r"none is left to train on.* images\.val_fraction=0\.1"):
+        explore(EXPLORE, {"backbone": tmp_path / "unread", "images": tmp_path / "images"}, tmp_path / "explore")
 
 
 def test_exported_vit_is_the_trained_one(finished: tuple[Path, dict[str, StageResult]]) -> None:

@@ -101,25 +101,20 @@ def split_images(
         max_train: most images to train on; None for all.
         max_val: most images to hold out; None for all.
         val_fraction: share held out where no ground truth decides, in (0, 1); None for 0.1. With a ground truth that
-            names every image it has to be given.
+            names every image: None holds all of them out, and leaves none to train on.
         seed: of the draw.
         skipped: path and reason of the images that cannot be used; an entry that means one of them is left over.
 
     Raises:
-        DataError: fewer than two images; a ground truth that names none of them, or all; an entry that could mean two
+        DataError: fewer than two images and no ground truth; one that names none of them; an entry that could mean two
             images; sizes that differ.
     """
-    if len(items) < 2:
+    if len(items) < 2 and not ground_truth:
         raise DataError(f"{len(items)} usable image(s); at least two are needed, one to train on and one held out")
     rng = np.random.default_rng(seed)
     truth, unmatched = _match(items, ground_truth, skipped or {}) if ground_truth else ({}, [])
     held = [item for item in items if item.id in truth]
-    if ground_truth and len(held) == len(items) and val_fraction is None:
-        raise DataError(
-            f"{ground_truth.source} names all {len(items)} images, and what it names is held out: none is left to "
-            "train on. Give more images, or hold out a share of these: images.val_fraction=0.1"
-        )
-    if not ground_truth or len(held) == len(items):
+    if not ground_truth or (len(held) == len(items) and val_fraction is not None):
         fraction = _VAL_FRACTION if val_fraction is None else val_fraction
         held = _draw(items, max(1, round(fraction * len(items))), rng)
     held_ids = {item.id for item in held}

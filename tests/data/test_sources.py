@@ -92,8 +92,9 @@ def test_other_sizes_are_refused(tmp_path: Path) -> None:
 
 def test_a_ground_truth_that_names_every_image_leaves_none_to_train_on(tmp_path: Path) -> None:
     items = items_of(tmp_path, "a.png", "b.png", "c.png")
-    with pytest.raises(DataError, match=r"names all 3 images, .* hold out a share of these: images\.val_fraction=0\.1"):
-        split_images(items, truth_of(tmp_path, "c.png", "a.png", "b.png"))
+    split = split_images(items, truth_of(tmp_path, "c.png", "a.png", "b.png"))
+    assert split.train == []
+    assert split.val == items
 
 
 def test_an_entry_whose_image_was_skipped_is_left_over(tmp_path: Path) -> None:
