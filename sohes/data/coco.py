@@ -241,7 +241,9 @@ def annotation_entry(row: Annotation, item: ImageItem) -> dict[str, Any]:
 
 
 def _entries(path: Path, value: Entry, name: str, *, needed: bool) -> list[Any]:
-    entries = value.get(name, None if needed else [])
+    entries = value.get(name)
+    if entries is None and not needed:
+        return []
     if not isinstance(entries, list):
         raise DataError(f"{path}: field '{name}' must be a list; is this a COCO file?")
     return entries

@@ -289,6 +289,8 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
         while not _END.match(text, place):
             try:
                 value, place = decoder.raw_decode(text, _SEPARATOR.match(text, place).end())  # type: ignore[union-attr]
+            except RecursionError as error:
+                raise DataError(f"{path}: [{index}] is nested too deep to be a prediction") from error
             except json.JSONDecodeError as error:
                 more = file.read(_CHUNK)  # the entry may go on there
                 if not more or len(text) - place > _LONGEST_ENTRY:

@@ -265,6 +265,14 @@ def test_no_annotation_that_can_be_used_is_an_error(tmp_path: Path) -> None:
         read_coco(save(tmp_path, value))
 
 
+def test_a_list_that_is_null_is_empty(tmp_path: Path) -> None:
+    value = document() | {"annotations": None, "categories": None}
+    images = read_coco(save(tmp_path, value))
+    assert (images.annotations, images.categories) == ({}, [])
+    with pytest.raises(DataError, match="field 'images' must be a list"):
+        read_coco(save(tmp_path, value | {"images": None}))
+
+
 def test_crowd_as_bool_or_null(tmp_path: Path) -> None:
     value = document()
     for row, crowd in zip(value["annotations"], (False, True, None), strict=True):

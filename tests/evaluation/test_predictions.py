@@ -155,6 +155,7 @@ def test_the_file_is_read_in_pieces(
         (json.dumps([entry()])[:-30], r"\[0\] is not valid JSON .*cut off"),
         (json.dumps([entry()])[:-1], r"\[1\] is not valid JSON"),
         (f"[{json.dumps(entry())}, nonsense]", r"\[1\] is not valid JSON"),
+        ("[" * 100_000, r"\[0\] is nested too deep"),
     ],
 )
 def test_what_is_no_results_file(text: str, message: str, tmp_path: Path, truth: ImageSet) -> None:
