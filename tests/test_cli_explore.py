@@ -312,7 +312,8 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     for seed in range(260):
         pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((64, 64)).save(folder / f"{seed:03d}.png")
-    command = [sys.executable, "-m", "sohes.cli", "explore", str(folder), *BACKBONE, *SETTINGS, "--overlays", "0"]
+    settings = ["--set", "size_global=64", "max_crops=0", "min_area_px=20"]  # thresholds are those of the noise
+    command = [sys.executable, "-m", "sohes.cli", "explore", str(folder), *BACKBONE, *settings, "--overlays", "0"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for attempt in range(4):
         process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], **quiet)  # type: ignore[call-overload]
@@ -328,3 +329,4 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path / "alone")], check=True, **quiet)  # type: ignore[call-overload]
     assert labels(tmp_path / "killed") == labels(tmp_path / "alone")
     assert len(labels(tmp_path / "alone")) == 260
+    assert sum(len(forest) for _, forest in LabelStore(tmp_path / "alone")) > 260

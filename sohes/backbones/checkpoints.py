@@ -300,7 +300,8 @@ def _question(path: Path, name: str) -> str:
     )
     return (
         f"{path}: neither its keys nor its name tell how images were normalised for it. Say which weights they are, or "
-        f"are normalised as, with weights.architecture=NAME (sohes explore: --architecture NAME): {shown}. For other "
+        "are normalised as, with weights.architecture=NAME (Python: architecture=NAME; sohes explore: --architecture "
+        f"NAME): {shown}. For other "
         "values give a timm folder, whose config.json holds mean and std"
     )
 

@@ -74,18 +74,25 @@ class DenseViT(nn.Module):
         return tokens.transpose(1, 2).unflatten(2, (height // self.patch_size, width // self.patch_size))
 
 
-def load_backbone(source: str | Path, *, feature: str = "key", device: torch.device | str | None = None) -> DenseViT:
+def load_backbone(
+    source: str | Path,
+    *,
+    architecture: str | None = None,
+    feature: str = "key",
+    device: torch.device | str | None = None,
+) -> DenseViT:
     """A frozen dense backbone on `device` (default: the GPU if there is one).
 
     Args:
         source: a timm folder, a weights file, a timm name or "random:NAME", as `--backbone` takes; see
             `resolve_weights`.
+        architecture: timm's name of a weights file, with its tag, where the file does not tell.
         feature: "key" or "token", see `DenseViT`.
         device: of the ViT.
 
     Raises:
         WeightsError: not found, not reachable, damaged, or not fitting; the message says what to do.
     """
-    model, provenance = resolve_weights(str(source))
+    model, provenance = resolve_weights(str(source), architecture=architecture)
     backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=feature)
     return backbone.to(torch.device(device) if device else default_device())

@@ -77,10 +77,7 @@ def run(options: argparse.Namespace) -> int:
     job = parse_shard(options.shard)
     settings = parse_settings(options.set, preset=options.preset)
 
-    from sohes.backbones.precision import default_device
-    from sohes.backbones.timm_folder import BackboneFolder
-    from sohes.backbones.timm_vit import DenseViT
-    from sohes.backbones.weights import resolve_weights
+    from sohes.backbones import load_backbone
     from sohes.data.labels import LabelStore
     from sohes.data.listing import list_images
     from sohes.data.summary import summarise
@@ -88,8 +85,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.explore.stream import calibrated_on, explore_listing, require_masks
 
     listing = list_images(*options.source, leave_out=options.out)
-    model, provenance = resolve_weights(options.backbone, architecture=options.architecture)
-    backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
+    backbone = load_backbone(options.backbone, architecture=options.architecture, feature=settings.feature)
     explorer = calibrated_on(Explorer(backbone, settings), listing)
     explore_listing(explorer, listing, options.out, description="explore", job=job)
     store = LabelStore(options.out, partial=True)

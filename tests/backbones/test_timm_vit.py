@@ -155,10 +155,12 @@ def test_loaded_from_all_that_weights_come_in(tmp_path: Path) -> None:
     file = tmp_path / "vit.safetensors"
     save_file(named.vit.state_dict(), file)
     for source in (file, str(file)):
-        filed = load_backbone(source, feature="token", device="cpu")
+        filed = load_backbone(source, architecture="vit_small_patch16_224.dino", feature="token", device="cpu")
         assert not filed.vit.training
         assert filed.provenance.timm_name == "vit_small_patch16_224"
         assert all(map(torch.equal, filed.vit.parameters(), named.vit.parameters()))
+    with pytest.raises(WeightsError, match="Python: architecture=NAME"):
+        load_backbone(file)
     with pytest.raises(WeightsError, match="did you mean 'vit_small_patch16_224"):
         load_backbone("vit_smal_patch16_224.augreg_in21k")
     with pytest.raises(WeightsError, match="no such file or folder"):
