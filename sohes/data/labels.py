@@ -203,7 +203,7 @@ class _Shard:
     places: range
     skipped: list[dict[str, str]]
     image_ids: NDArray[np.int64]
-    files: list[str]
+    files: pa.ChunkedArray
 
     @classmethod
     def read(cls, path: Path) -> _Shard:
@@ -218,7 +218,7 @@ class _Shard:
                 places=range(places["first"], places["first"] + places["count"]),
                 skipped=places["skipped"],
                 image_ids=table.column("image_id").to_numpy(),
-                files=table.column("file").to_pylist(),
+                files=table.column("file"),
             )
 
 
@@ -255,7 +255,7 @@ class LabelStore:
             self._refuse_missing(shards)
         self.skipped = {entry["file"]: entry["reason"] for shard in shards for entry in shard.skipped}
         self._ids = np.concatenate([shard.image_ids for shard in shards])
-        self._files = [file for shard in shards for file in shard.files]
+        self._files = pa.chunked_array([chunk for shard in shards for chunk in shard.files.chunks], pa.string())
         self._starts = np.cumsum([0, *(len(shard.image_ids) for shard in shards)])  # first row of each shard
         self._order = np.argsort(self._ids, kind="stable")
         self._last_group: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, -1), [])
@@ -283,7 +283,7 @@ class LabelStore:
     @property
     def files(self) -> dict[int, str]:
         """The file of each image by id, as given to the writer."""
-        return dict(zip(self.image_ids, self._files, strict=True))
+        return dict(zip(self.image_ids, self._files.to_pylist(), strict=True))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -316,7 +316,7 @@ class LabelStore:
         place = self._find(image_id)
         if place is None:
             raise KeyError(image_id)
-        return self._files[place]
+        return str(self._files[place].as_py())
 
     def _find(self, image_id: int) -> int | None:
         rank = int(np.searchsorted(self._ids, image_id, sorter=self._order))
