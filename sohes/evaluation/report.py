@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -64,7 +65,7 @@ class Report:
             "n_objects": masks.n_objects,
             "n_predictions": masks.n_predictions,
             "protocols": {metric: protocol for metric, (_, protocol) in metrics.items()},
-            "skipped": self.truth.problems.counts | self.problems.counts,
+            "skipped": dict(Counter(self.truth.problems.counts) + Counter(self.problems.counts)),
         }
 
     def left_out(self) -> list[str]:
