@@ -80,7 +80,7 @@ class Listing:
 
     def sample(self, count: int = 32) -> Iterator[ImageArray]:
         """Up to `count` images that can be read, drawn by name: the same ones in whatever order they are listed."""
-        digest = [hashlib.sha256(os.path.basename(name).encode()).digest() for name in self.names]
+        digest = [hashlib.sha256(os.path.basename(name).encode(errors="surrogatepass")).digest() for name in self.names]
         drawn = sorted(zip(digest, self.names, range(len(self)), strict=True))
         left = count
         for _, _, place in drawn:

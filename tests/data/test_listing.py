@@ -110,6 +110,8 @@ def test_samples_do_not_depend_on_the_order_of_the_listing(tmp_path: Path) -> No
     assert len(set(three)) == 3
     assert [int(image[0, 0, 0]) for image in backwards.sample(3)] == three
     assert len(list(listing.sample(100))) == 9
+    odd = Listing([os.fsdecode(b"/gone/caf\xe9.png"), *listing.names], range(10))
+    assert [int(image[0, 0, 0]) for image in odd.sample(3)] == three
     (tmp_path / f"{three[0]}.png").write_bytes(b"no image")  # another takes its place
     assert [int(image[0, 0, 0]) for image in listing.sample(3)][:2] == three[1:]
     assert len(list(listing.sample(3))) == 3
