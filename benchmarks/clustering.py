@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sohes.explore import merge_patches
+from sohes.explore.agglomerate import merge_patches
 from sohes.files import write_json
 from sohes.records import hardware
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sohes.backbones.deformable import deformable_attention, reference_deformable_attention
-from sohes.backbones.deformable_layer import pixel_centres
 from sohes.backbones.precision import default_device
 from sohes.files import write_json
+from sohes.layers.deformable import deformable_attention, reference_deformable_attention
+from sohes.layers.deformable_layer import pixel_centres
 from sohes.records import commit, hardware, versions
 
 HEADS, POINTS = 8, 4

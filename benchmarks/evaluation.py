@@ -21,8 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sohes.data.coco import Annotation, ImageItem, ImageSet
-from sohes.evaluation import evaluate_masks
-from sohes.evaluation.mask_recall import LIMITS
+from sohes.evaluation.mask_recall import LIMITS, evaluate_masks
 from sohes.files import write_json
 from sohes.masks import MaskForest, encode_masks
 from sohes.records import commit, hardware, versions

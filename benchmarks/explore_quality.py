@@ -28,8 +28,8 @@ from sohes.data.coco import ImageItem, ImageSet, read_coco
 from sohes.data.images import load_image
 from sohes.data.listing import list_images
 from sohes.evaluation.mask_recall import evaluate_masks
-from sohes.explore import Explorer, ExploreSettings
-from sohes.explore.explorer import View
+from sohes.explore.explorer import Explorer, View
+from sohes.explore.settings import ExploreSettings
 from sohes.files import atomic_path
 from sohes.masks import FloatArray, MaskForest
 from sohes.progress import track

@@ -27,13 +27,12 @@ from sohes.backbones.timm_folder import BackboneFolder
 from sohes.backbones.timm_vit import DenseViT
 from sohes.backbones.weights import resolve_weights
 from sohes.commands.explore import parse_settings
+from sohes.data.label_store import LabelStore
 from sohes.data.labelling import Job, Labelled, label_listing
-from sohes.data.labels import LabelStore
 from sohes.data.listing import Listing, list_images
-from sohes.data.scenes import write_scenes
+from sohes.data.scenes.scene import write_scenes
 from sohes.errors import DataError
-from sohes.explore import Explorer
-from sohes.explore.explorer import View
+from sohes.explore.explorer import Explorer, View
 from sohes.explore.stream import explore_stream
 from sohes.files import write_json
 from sohes.masks import FloatArray

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from sohes.data.coco import read_coco
-from sohes.data.labels import LabelStore
+from sohes.data.label_store import LabelStore
 from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.evaluation.predictions import Predictions
 from sohes.masks import MaskForest

@@ -32,7 +32,7 @@ from sohes.segmenters.losses import drawn_points, segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter, build_segmenter
 from sohes.segmenters.matching import Matching, Targets, match
 from sohes.segmenters.points import random_points
-from sohes.settings import LossSettings
+from sohes.segmenters.settings import LossSettings
 
 MODELS = {"s16": "vit_small_patch16_224", "b16": "vit_base_patch16_224"}
 LOSSES = LossSettings()

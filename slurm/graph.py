@@ -2,7 +2,7 @@
 
 stages:
   explore:
-    run: sohes.pipeline:explore                  # module:function
+    run: sohes.explore.stage:explore             # module:function
     distributed: false                           # true: it trains, with a process for each of its GPUs
     inputs: {images: images, labels: a/train}    # name: path in the run folder; "." is the run folder itself
     after: [evaluate]                            # stages to wait for beyond those named by the inputs

@@ -11,18 +11,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sohes.backbones import load_backbone as load_backbone
+    from sohes.backbones.timm_vit import load_backbone as load_backbone
     from sohes.data.images import load_image as load_image
     from sohes.errors import SohesError as SohesError
     from sohes.evaluation.mask_recall import evaluate_masks as evaluate_masks
-    from sohes.explore import Explorer as Explorer
-    from sohes.explore import ExploreSettings as ExploreSettings
-    from sohes.explore import merge_patches as merge_patches
+    from sohes.explore.agglomerate import merge_patches as merge_patches
+    from sohes.explore.explorer import Explorer as Explorer
+    from sohes.explore.settings import ExploreSettings as ExploreSettings
     from sohes.masks import Entity as Entity
     from sohes.masks import MaskForest as MaskForest
-    from sohes.pipeline import export_backbone as export_backbone
-    from sohes.segmenters import Segmenter as Segmenter
-    from sohes.segmenters import load_segmenter as load_segmenter
+    from sohes.segmenters.segmenter import Segmenter as Segmenter
+    from sohes.segmenters.segmenter import export_backbone as export_backbone
+    from sohes.segmenters.segmenter import load_segmenter as load_segmenter
 
 __version__ = "0.2.0"  # pyproject.toml reads it here
 
@@ -32,14 +32,14 @@ _PUBLIC = {
     "MaskForest": "sohes.masks",
     "SohesError": "sohes.errors",
     "load_image": "sohes.data.images",
-    "load_backbone": "sohes.backbones",
-    "Explorer": "sohes.explore",
-    "ExploreSettings": "sohes.explore",
-    "merge_patches": "sohes.explore",
-    "Segmenter": "sohes.segmenters",
-    "load_segmenter": "sohes.segmenters",
+    "load_backbone": "sohes.backbones.timm_vit",
+    "Explorer": "sohes.explore.explorer",
+    "ExploreSettings": "sohes.explore.settings",
+    "merge_patches": "sohes.explore.agglomerate",
+    "Segmenter": "sohes.segmenters.segmenter",
+    "load_segmenter": "sohes.segmenters.segmenter",
     "evaluate_masks": "sohes.evaluation.mask_recall",
-    "export_backbone": "sohes.pipeline",
+    "export_backbone": "sohes.segmenters.segmenter",
 }
 
 __all__ = sorted(_PUBLIC)

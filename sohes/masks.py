@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from sohes.runs import BoolArray, IntArray, read_runs
+from sohes.rle import BoolArray, IntArray, read_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from results.schema import load_run
 from sohes.cli import main
 from sohes.data import images
-from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.evaluation import predictions
 from sohes.masks import MaskForest, encode_masks
 from sohes.records import read_record

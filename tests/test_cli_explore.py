@@ -23,11 +23,11 @@ from PIL import Image
 from rich.console import Console
 
 from sohes.cli import main
-from sohes.data.labels import LabelStore
-from sohes.data.scenes import write_scenes
+from sohes.data.label_store import LabelStore
+from sohes.data.scenes.scene import write_scenes
 from sohes.data.summary import Summary, summarise
+from sohes.explore.settings import ExploreSettings
 from sohes.files import read_json
-from sohes.settings import ExploreSettings
 from sohes.settings_table import print_table
 
 SETTINGS = ["--set", "size_global=64", "size_local=32", "theta_merge=[0.95, 0.8, 0.5]", "max_crops=2"]

@@ -14,7 +14,7 @@ from results import aggregate
 from slurm import launch
 from sohes import cli
 from sohes.backbones.weights import PACKAGED
-from sohes.data.scenes import write_scenes
+from sohes.data.scenes.scene import write_scenes
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import AutoBackbone, AutoConfig
 from transformers.modeling_outputs import BackboneOutput
 
-from sohes.backbones.deformable_layer import DeformableAttention, pixel_centres
 from sohes.backbones.neck import SCALES, TimmNeck, TimmNeckConfig
+from sohes.layers.deformable_layer import DeformableAttention, pixel_centres
 
 STAGES = 4
 PRIOR_WIDTH = 64  # channels of the stem

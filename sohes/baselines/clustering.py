@@ -11,7 +11,7 @@ from sohes.backbones.timm_vit import DenseViT
 from sohes.backbones.weights import resolve_weights
 from sohes.baselines.settings import DinoSettings, SohesSettings
 from sohes.data.images import ImageArray
-from sohes.explore import Explorer
+from sohes.explore.explorer import Explorer
 from sohes.explore.stream import supervision
 from sohes.masks import MaskForest
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import model_validator
 
 from sohes.configuration import Count, Natural, NonEmpty, NonNegative, Positive, PositiveShare, Share, settings
-from sohes.settings import Cosine, ExploreSettings
+from sohes.explore.settings import Cosine, ExploreSettings
 
 
 @settings

@@ -13,9 +13,9 @@ from sohes.files import write_json
 from sohes.help import help_page
 
 if TYPE_CHECKING:
-    from sohes.data.labels import LabelStore
+    from sohes.data.label_store import LabelStore
     from sohes.data.summary import Summary
-    from sohes.settings import ExploreSettings
+    from sohes.explore.settings import ExploreSettings
 
 
 def add_parser(commands: Any) -> None:
@@ -77,11 +77,11 @@ def run(options: argparse.Namespace) -> int:
     job = parse_shard(options.shard)
     settings = parse_settings(options.set, preset=options.preset)
 
-    from sohes.backbones import load_backbone
-    from sohes.data.labels import LabelStore
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.data.label_store import LabelStore
     from sohes.data.listing import list_images
     from sohes.data.summary import summarise
-    from sohes.explore import Explorer
+    from sohes.explore.explorer import Explorer
     from sohes.explore.stream import calibrated_on, explore_listing, require_masks
 
     listing = list_images(*options.source, leave_out=options.out)
@@ -107,7 +107,7 @@ def list_settings() -> None:
     from rich.console import Console
 
     from sohes.configuration import field_docs
-    from sohes.settings import PAPER, ExploreSettings
+    from sohes.explore.settings import PAPER, ExploreSettings
     from sohes.settings_table import print_table, show_value, split_origin
 
     docs = field_docs(ExploreSettings)
@@ -143,7 +143,7 @@ def parse_settings(pairs: list[str], *, preset: str | None = None) -> ExploreSet
         ConfigError: not of that form, an unknown key, or a value that does not fit.
     """
     from sohes.configuration import Settings
-    from sohes.settings import ExploreSettings
+    from sohes.explore.settings import ExploreSettings
 
     settings = Settings(ExploreSettings, "explore")
     if preset is not None:

@@ -13,7 +13,7 @@ from sohes.files import atomic_path, shortened
 from sohes.help import help_page
 
 if TYPE_CHECKING:
-    from sohes.data.labels import LabelStore
+    from sohes.data.label_store import LabelStore
 
 
 def add_parser(commands: Any) -> None:
@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the COCO file."""
-    from sohes.data.labels import LabelStore, export_coco
+    from sohes.data.label_store import LabelStore, export_coco
 
     store = LabelStore(options.labels)
     export_coco(store, options.out)
@@ -65,7 +65,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Draw; 1 when no image could be drawn."""
     if options.count < 1:
         raise ConfigError(f"--count must be at least 1, not {options.count}")
-    from sohes.data.labels import LabelStore
+    from sohes.data.label_store import LabelStore
 
     drawn = draw_overlays(LabelStore(options.labels, partial=True), options.out, options.count)
     print(*drawn, sep="\n")
@@ -74,7 +74,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 def run_summary(options: argparse.Namespace) -> int:
     """Print the summary."""
-    from sohes.data.labels import LabelStore
+    from sohes.data.label_store import LabelStore
     from sohes.data.summary import summarise
 
     summary = summarise(LabelStore(options.labels, partial=True))

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.data.draw import overlay
     from sohes.data.listing import list_images
     from sohes.progress import track
-    from sohes.segmenters import load_segmenter
+    from sohes.segmenters.segmenter import load_segmenter
 
     listing = list_images(*options.source, leave_out=options.out)
     segmenter = load_segmenter(options.checkpoint)

@@ -14,13 +14,14 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from sohes.backbones.precision import autocast
-from sohes.correct import labels
-from sohes.correct.labels import Predictions
+from sohes.correct import pseudo_labels
+from sohes.correct.pseudo_labels import Predictions
+from sohes.correct.settings import TeacherSettings
 from sohes.correct.thresholds import CLASSES, SizeThresholds, size_classes
 from sohes.segmenters.losses import segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter
 from sohes.segmenters.matching import Targets, match
-from sohes.settings import LossSettings, TeacherSettings
+from sohes.segmenters.settings import LossSettings
 
 
 class CorrectModule(BaseModel):
@@ -134,10 +135,10 @@ class CorrectModule(BaseModel):
         """What the teachers see on their clean view; the thresholds remember it beside the initial labels."""
         with autocast(pixel_values.device, enabled=self.bf16):
             outputs = [teacher(pixel_values) for teacher in self.teachers]
-        found = labels.read_predictions(
+        found = pseudo_labels.read_predictions(
             torch.cat([output.entity_logits[-1] for output in outputs], dim=1),
             torch.cat([output.mask_logits() for output in outputs], dim=1),
-            labels.content_mask(content_hw, (initial.masks.shape[-2], initial.masks.shape[-1])),
+            pseudo_labels.content_mask(content_hw, (initial.masks.shape[-2], initial.masks.shape[-1])),
             initial.masks if self.settings.confirm_iou else initial.masks[:, :0],
             self.settings.teacher_nms_iou,
         )
@@ -152,21 +153,23 @@ class CorrectModule(BaseModel):
         passes = (found.scores > 0) & (found.scores >= self.thresholds.tau[size_classes(found.areas)])
         passes &= found.areas >= self.settings.teacher_min_area_px
         passes &= passes.cumsum(1) <= self.settings.teacher_max_labels
-        return labels.relate(*labels.chosen_labels(found, passes), keys, self.settings.teacher_theta_cover)
+        return pseudo_labels.relate(
+            *pseudo_labels.chosen_labels(found, passes), keys, self.settings.teacher_theta_cover
+        )
 
     @torch.no_grad()
     def target_sets(self, found: Predictions, taught: Targets, initial: Targets) -> dict[str, tuple[float, Targets]]:
         """Weight and targets of each set that the student learns from."""
         settings = self.settings
         if settings.confirm_iou:
-            initial = labels.select(initial, found.agreement >= settings.confirm_iou)
+            initial = pseudo_labels.select(initial, found.agreement >= settings.confirm_iou)
         ours, theirs = self.weights()
         if settings.targets == "both":
             return {"initial": (ours, initial), "teacher": (theirs, taught)}
-        theta = settings.teacher_theta_cover
-        return {
-            "merged": (ours + theirs, labels.merge(taught, initial, merge_iou=settings.merge_iou, theta_cover=theta))
-        }
+        merged = pseudo_labels.merge(
+            taught, initial, merge_iou=settings.merge_iou, theta_cover=settings.teacher_theta_cover
+        )
+        return {"merged": (ours + theirs, merged)}
 
 
 class TeacherHook(Hook):

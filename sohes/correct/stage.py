@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sohes.configuration import Count, Positive, settings
+from sohes.correct.settings import TeacherSettings
+from sohes.engine.settings import Schedule
+from sohes.instruct.settings import TrainingSettings
 from sohes.records import StageResult
-from sohes.settings import Schedule, TeacherSettings, TrainingSettings
 
 
 @settings
@@ -33,7 +35,7 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
 
     from sohes.correct.failsafe import LabelGuard
     from sohes.correct.module import CorrectModule, TeacherHook
-    from sohes.engine.phase import train_on_labels
+    from sohes.instruct.training import train_on_labels
     from sohes.segmenters.segmenter import load_model, save_segmenter
 
     segmenter, provenance = load_model(inputs["segmenter"])

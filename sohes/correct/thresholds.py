@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sohes.correct.settings import ThresholdSettings
 from sohes.masks import AREA_CLASSES
-from sohes.settings import ThresholdSettings
 
 CLASSES = tuple(AREA_CLASSES)
 _SCORES_AN_IMAGE = 200

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sohes.data.images import ImageArray
+from sohes.data.coco import ImageSet
+from sohes.data.images import ImageArray, load_image
+from sohes.files import atomic_path, shortened
 from sohes.masks import BoolArray, MaskForest
-from sohes.runs import MaskRuns
+from sohes.rle import MaskRuns
 
 LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
 PANEL_PX = 1024  # longer side of a panel; larger pictures are scaled down
@@ -184,3 +187,26 @@ def _fitted(image: ImageArray, size_hw: tuple[int, int]) -> Image.Image:
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     picture = Image.fromarray(image)
     return picture if picture.size == size else picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def write_overlays(
+    source: ImageSet, forests: Mapping[str, Callable[[int], MaskForest]], folder: Path, count: int
+) -> list[Path]:
+    """Pictures of the first images: an overlay for each way to segment it, one below the other.
+
+    Args:
+        source: the images.
+        forests: caption of a row, and the forest of an image id.
+        folder: of the PNG files, named after the images.
+        count: images drawn.
+    """
+    drawn = []
+    for item in source.items[:count]:
+        image = load_image(item.path)
+        rows = [overlay(image, forest_of(item.id)) for forest_of in forests.values()]
+        path = folder / f"{shortened(item.path.stem)}-{item.id}.png"  # names alone may repeat in subfolders
+        with atomic_path(path) as temporary:
+            picture = rows[0] if len(rows) == 1 else grid(rows, list(forests), columns=1)
+            Image.fromarray(picture).save(temporary)
+        drawn.append(path)
+    return drawn

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sohes.data.coco import ImageSet
-from sohes.data.labels import LabelStore
+from sohes.data.label_store import LabelStore
 from sohes.errors import DataError
 
 K = TypeVar("K")

@@ -9,7 +9,7 @@ from typing import Any
 
 from sohes.data.coco import ImageSet
 from sohes.data.images import ImageArray
-from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.data.listing import Listing
 from sohes.errors import DataError
 from sohes.masks import MaskForest

@@ -13,7 +13,7 @@ from sohes.data.draw import LEVELS, forest_colours, overlay
 from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import DataError
 from sohes.masks import MaskForest
-from sohes.runs import IntArray, MaskRuns
+from sohes.rle import IntArray, MaskRuns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sohes.data.draw import LEVELS
-from sohes.data.labels import LabelStore
+from sohes.data.label_store import LabelStore
 from sohes.files import atomic_path
 from sohes.masks import AREA_CLASSES
 

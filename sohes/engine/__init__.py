@@ -1,1 +1,1 @@
-"""Training: mmengine's Runner with exact resume, loss history."""
+"""Training of any module: mmengine's Runner with exact resume, schedules, history."""

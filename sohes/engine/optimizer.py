@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from sohes.backbones.timm_folder import TimmViT
+from sohes.engine.settings import OptimSettings
 from sohes.errors import SohesError
-from sohes.settings import OptimSettings
 
 
 def parameter_groups(model: nn.Module, vit: TimmViT, settings: OptimSettings) -> list[dict[str, Any]]:

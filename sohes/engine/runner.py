@@ -17,15 +17,15 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
 from sohes.backbones.precision import default_device
-from sohes.engine.acceleration import prepare
 from sohes.engine.checkpoints import CheckpointHook
 from sohes.engine.history import HistoryHook, draw_history
 from sohes.engine.loop import StepLoop, StepSampler, micro_batch_size
 from sohes.engine.optimizer import GuardedOptimWrapper, schedules
+from sohes.engine.settings import OptimSettings, RunSettings
 from sohes.engine.stopping import leave_stopping_to_parent
 from sohes.engine.tensorboard import TensorBoardHook
 from sohes.progress import Reporter
-from sohes.settings import OptimSettings, RunSettings
+from sohes.segmenters.acceleration import prepare
 
 HISTORY, CURVES = "history.csv", "curves.png"
 

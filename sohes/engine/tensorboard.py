@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from sohes.engine.watch import sheet_path
+from sohes.instruct.watch import sheet_path
 
 
 class TensorBoardHook(Hook):

@@ -21,8 +21,8 @@ import numpy as np
 
 from sohes.data.coco import Annotation, ImageItem, ImageSet, check_segmentation, read_coco
 from sohes.data.identity import match_names, match_store
+from sohes.data.label_store import LabelStore
 from sohes.data.labelling import label_images
-from sohes.data.labels import LabelStore
 from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.inputs import first_images
@@ -121,7 +121,7 @@ def _from_segmenter(
 
 def run_segmenter(folder: Path, source: ImageSet, out: Path, description: str) -> tuple[LabelStore, dict[str, str]]:
     """All predictions of the segmenter at `folder` on `source`, kept in the store `out`; and the images that failed."""
-    from sohes.segmenters import load_segmenter
+    from sohes.segmenters.segmenter import load_segmenter
 
     segmenter = load_segmenter(folder)
     header = {

@@ -23,9 +23,9 @@ from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
 from sohes.explore.refine import clean_mask, make_refiner
 from sohes.explore.regions import Regions, Upsampler, Window, find_regions
+from sohes.explore.settings import ExploreSettings
 from sohes.explore.superpixels import grow_tree, superpixels
 from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, encode_window, non_maximum_suppression, pairwise_iou
-from sohes.settings import ExploreSettings
 
 View = NDArray[np.uint8]  # a part of the image at the size the ViT sees it, (h, w, 3) RGB
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sohes.explore.regions import Regions, Window
+from sohes.explore.settings import ExploreSettings
 from sohes.masks import BoolArray
-from sohes.settings import ExploreSettings
 
 
 @dataclass

@@ -23,16 +23,16 @@ import torch
 from sohes.backbones.provenance import MASKS, join_supervision
 from sohes.backbones.timm_folder import weights_digest
 from sohes.data.images import ImageArray
+from sohes.data.label_store import even_shard_size
 from sohes.data.labelling import label_listing
-from sohes.data.labels import even_shard_size
 from sohes.data.listing import Listing
 from sohes.data.summary import Summary
 from sohes.errors import DataError
 from sohes.explore.explorer import Exploration, Explorer, View
+from sohes.explore.settings import HUMAN_TRAINED, ExploreSettings
 from sohes.masks import FloatArray, MaskForest
 from sohes.progress import track
 from sohes.records import config_hash
-from sohes.settings import HUMAN_TRAINED, ExploreSettings
 
 K = TypeVar("K")
 # by device: one computes while the other moves its arrays

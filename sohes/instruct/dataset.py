@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 from sohes.data.coco import ImageSet
 from sohes.data.identity import match_store
 from sohes.data.images import load_image
-from sohes.data.labels import LabelStore
+from sohes.data.label_store import LabelStore
 from sohes.errors import DataError
 from sohes.instruct.photometric import add_noise
+from sohes.instruct.settings import SampleSettings
 from sohes.masks import BoolArray, IntArray, MaskForest
-from sohes.runs import MaskRuns
+from sohes.rle import MaskRuns
 from sohes.segmenters.matching import Targets
-from sohes.settings import SampleSettings
 
 _ATTEMPTS = 400  # crops tried, two an image, when one leaves no target; many, for most images may have no mask
 

@@ -11,7 +11,7 @@ from sohes.backbones.precision import autocast
 from sohes.segmenters.losses import segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter
 from sohes.segmenters.matching import Targets, match
-from sohes.settings import LossSettings
+from sohes.segmenters.settings import LossSettings
 
 
 class InstructModule(BaseModel):

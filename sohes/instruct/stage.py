@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from sohes.configuration import Count, settings
 from sohes.files import read_json
+from sohes.instruct.settings import Neck, TrainingSettings
 from sohes.records import StageResult
-from sohes.settings import Neck, TrainingSettings
 
 
 @settings
@@ -52,9 +52,9 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
 
     from sohes.backbones.provenance import SOHES, UNKNOWN, Step
     from sohes.backbones.timm_folder import load_backbone_folder
-    from sohes.data.labels import LabelStore
-    from sohes.engine.phase import train_on_labels
+    from sohes.data.label_store import LabelStore
     from sohes.instruct.module import InstructModule
+    from sohes.instruct.training import train_on_labels
     from sohes.segmenters.mask2former import build_segmenter
     from sohes.segmenters.segmenter import save_segmenter
 

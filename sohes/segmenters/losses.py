@@ -14,7 +14,7 @@ from sohes.backbones.precision import autocast_dtype
 from sohes.segmenters.mask2former import ENTITY, NOTHING, SegmenterOutput, mask_logits
 from sohes.segmenters.matching import Matching, Targets
 from sohes.segmenters.points import random_points, sample_masks, sample_points
-from sohes.settings import LossSettings
+from sohes.segmenters.settings import LossSettings
 
 _UNLIKE_IOU = 0.01  # DropLoss of CutLER and HASSOD
 

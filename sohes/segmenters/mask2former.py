@@ -23,9 +23,9 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from sohes.backbones.adapter import TimmAdapterConfig
-from sohes.backbones.deformable_layer import attend, pixel_centres
 from sohes.backbones.pyramid import TimmPyramidConfig
 from sohes.backbones.timm_folder import TimmViT
+from sohes.layers.deformable_layer import attend, pixel_centres
 
 ENTITY, NOTHING = 0, 1  # places in the logit pair
 _COVERAGE_SIDE = 128  # px, about; larger maps are read at every second, third, ... pixel

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sohes.segmenters.assignment import assign
 from sohes.segmenters.mask2former import ENTITY, SegmenterOutput
 from sohes.segmenters.points import random_points, sample_masks, sample_points
-from sohes.settings import LossSettings
+from sohes.segmenters.settings import LossSettings
 
 _INVALID = 1e6  # cost of a pair whose cost is not a number: taken only when nothing else is left
 

@@ -22,7 +22,7 @@ from transformers.utils import logging
 
 from sohes.backbones.precision import autocast, default_device
 from sohes.backbones.provenance import PROVENANCE, SOHES, Provenance, Step, read_provenance
-from sohes.backbones.timm_folder import CONFIG
+from sohes.backbones.timm_folder import CONFIG, save_backbone_folder
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import SohesError, WeightsError
 from sohes.files import atomic_path, read_json, write_json
@@ -219,3 +219,9 @@ def load_segmenter(source: str | Path, *, device: torch.device | str | None = No
     model, provenance = load_model(hub.fetch(str(source)) if str(source).startswith(hub.HUB) else Path(source))
     model.to(torch.device(device or default_device()))  # type: ignore[arg-type]  # transformers wraps nn.Module.to
     return Segmenter(model, provenance)
+
+
+def export_backbone(segmenter: Path, folder: Path) -> Path:
+    """Write the ViT inside the segmenter folder `segmenter` to the timm folder `folder`."""
+    model, provenance = load_model(segmenter)
+    return save_backbone_folder(folder, model.vit, provenance)

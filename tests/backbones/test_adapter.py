@@ -15,9 +15,9 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from sohes.backbones.adapter import TimmAdapter, TimmAdapterConfig, to_maps, to_tokens
-from sohes.backbones.deformable_layer import DeformableAttention, pixel_centres
 from sohes.errors import ConfigError
 from sohes.instruct.stage import InstructConfig
+from sohes.layers.deformable_layer import DeformableAttention, pixel_centres
 from sohes.segmenters.mask2former import EntitySegmenter, PixelDecoderAttention, build_segmenter
 from tests.backbones.conftest import VARIANTS as PLAIN
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sohes.backbones import load_backbone_folder, resolve_weights, save_backbone_folder
+from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
+from sohes.backbones.weights import resolve_weights
 from sohes.errors import WeightsError
 
 State = dict[str, Tensor]

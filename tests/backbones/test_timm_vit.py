@@ -9,11 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sohes.backbones import load_backbone
 from sohes.backbones.precision import autocast, autocast_dtype
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import BackboneFolder, build_vit
-from sohes.backbones.timm_vit import DenseViT
+from sohes.backbones.timm_vit import DenseViT, load_backbone
 from sohes.errors import ConfigError, WeightsError
 from tests.backbones.conftest import tiny
 

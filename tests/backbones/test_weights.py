@@ -16,8 +16,9 @@ from onnx import helper, numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sohes.backbones import resolve_weights, weights
+from sohes.backbones import weights
 from sohes.backbones.timm_folder import build_vit, load_state
+from sohes.backbones.weights import resolve_weights
 from sohes.errors import WeightsError
 
 SMALL_DINOV2 = {

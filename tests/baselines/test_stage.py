@@ -22,8 +22,8 @@ from sohes.baselines.stage import (
 )
 from sohes.data.coco import read_coco
 from sohes.data.images import ImageArray
-from sohes.data.labels import LabelStore, LabelWriter
-from sohes.data.scenes import write_scenes
+from sohes.data.label_store import LabelStore, LabelWriter
+from sohes.data.scenes.scene import write_scenes
 from sohes.errors import ConfigError, DataError, WeightsError
 from sohes.masks import MaskForest
 from sohes.records import StageResult

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sohes.correct import module as correct_module
 from sohes.correct.module import CorrectModule, TeacherHook
+from sohes.correct.settings import TeacherSettings
 from sohes.errors import ConfigError
 from sohes.segmenters import losses
 from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Matching, Targets
-from sohes.settings import TeacherSettings
 from tests.segmenters.samples import output_of
 from tests.segmenters.tiny import LOSSES, tiny_segmenter
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from sohes.correct.settings import ThresholdSettings
 from sohes.correct.thresholds import SizeThresholds, size_classes
 from sohes.errors import ConfigError
-from sohes.settings import ThresholdSettings
 
 SMALL, MEDIUM, LARGE = 0, 1, 2
 

@@ -10,7 +10,7 @@ import pytest
 
 from sohes.data.coco import ImageItem, ImageSet
 from sohes.data.identity import match_names, match_store
-from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sohes.data.label_store import LabelStore
 from sohes.data.labelling import Job, Labelled, label_listing
-from sohes.data.labels import LabelStore
 from sohes.data.listing import list_images
 from sohes.errors import DataError
 from sohes.masks import MaskForest

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.labels import LabelStore, LabelWriter, export_coco
+from sohes.data.label_store import LabelStore, LabelWriter, export_coco
 from sohes.masks import BoolArray, MaskForest
 
 SIZE = (40, 60)

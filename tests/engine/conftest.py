@@ -16,8 +16,8 @@ from torch import Tensor
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import read_coco
-from sohes.data.labels import LabelWriter
-from sohes.data.scenes import write_scenes
+from sohes.data.label_store import LabelWriter
+from sohes.data.scenes.scene import write_scenes
 from sohes.engine import runner
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.segmenters.segmenter import save_segmenter

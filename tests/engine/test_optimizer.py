@@ -7,7 +7,7 @@ import timm
 from timm.optim import param_groups_layer_decay
 
 from sohes.engine.optimizer import freeze_blocks, parameter_groups
-from sohes.settings import OptimSettings
+from sohes.engine.settings import OptimSettings
 from tests.segmenters.tiny import tiny_segmenter
 
 

@@ -19,8 +19,8 @@ from sohes.engine.history import HistoryHook, data_share, draw_history
 from sohes.engine.loop import StepSampler, micro_batch_size
 from sohes.engine.optimizer import parameter_groups
 from sohes.engine.runner import train
+from sohes.engine.settings import OptimSettings, RunSettings
 from sohes.errors import ConfigError, SohesError
-from sohes.settings import OptimSettings, RunSettings
 from tests.engine.conftest import interrupt, stop_at
 from tests.segmenters.tiny import tiny_segmenter
 

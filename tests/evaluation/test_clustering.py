@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sohes.errors import DataError
-from sohes.evaluation import evaluate_clusters
+from sohes.evaluation.clustering import evaluate_clusters
 
 
 def test_by_hand() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sohes.errors import ConfigError, DataError
-from sohes.evaluation import evaluate_hierarchy
+from sohes.evaluation.hierarchy import evaluate_hierarchy
 from sohes.evaluation.protocols import PROTOCOLS, get_protocol
 from sohes.masks import MaskForest, encode_masks
 from tests.evaluation.truth import image_set

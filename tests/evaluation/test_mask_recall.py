@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sohes.errors import DataError
-from sohes.evaluation import evaluate_masks
+from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.masks import MaskForest, encode_masks, rle_areas
 from tests.evaluation.truth import image_set
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sohes.data.coco import ImageSet, read_coco
-from sohes.data.labels import LabelStore, LabelWriter, export_coco
+from sohes.data.label_store import LabelStore, LabelWriter, export_coco
 from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation import predictions as module

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from sohes.backbones.timm_vit import DenseViT
 from sohes.errors import DataError
-from sohes.explore import Explorer, ExploreSettings, merge_patches
+from sohes.explore.agglomerate import merge_patches
 from sohes.explore.calibrate import calibrate_thresholds
+from sohes.explore.explorer import Explorer
+from sohes.explore.settings import ExploreSettings
 from sohes.masks import FloatArray
 from tests.backbones.conftest import tiny
 from tests.explore.test_explorer import Colours, clouds

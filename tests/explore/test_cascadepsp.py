@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sohes.backbones import BackboneFolder, DenseViT
 from sohes.backbones.provenance import RANDOM, Provenance
-from sohes.backbones.timm_folder import build_vit
+from sohes.backbones.timm_folder import BackboneFolder, build_vit
+from sohes.backbones.timm_vit import DenseViT
 from sohes.errors import ConfigError, WeightsError
-from sohes.explore import Explorer, ExploreSettings, cascadepsp, stream
+from sohes.explore import cascadepsp, stream
+from sohes.explore.explorer import Explorer
 from sohes.explore.refine import make_refiner
-from sohes.settings import HUMAN_TRAINED, REFINERS
+from sohes.explore.settings import HUMAN_TRAINED, REFINERS, ExploreSettings
 
 
 class Network(nn.Module):

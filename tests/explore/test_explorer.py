@@ -20,11 +20,10 @@ from sohes.backbones.timm_vit import DenseViT
 from sohes.backbones.weights import resolve_weights
 from sohes.data.images import load_image
 from sohes.errors import ConfigError, DataError
-from sohes.explore import Explorer, ExploreSettings
-from sohes.explore.explorer import Found
+from sohes.explore.explorer import Explorer, Found
 from sohes.explore.regions import Window, find_regions
+from sohes.explore.settings import PAPER, ExploreSettings
 from sohes.masks import BoolArray, MaskForest, encode_masks
-from sohes.settings import PAPER
 from tests.backbones.conftest import VARIANTS, tiny
 
 RED, YELLOW, GREEN, BLUE = (255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 0, 255)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sohes.explore.local import Crop, accepted, plan_crops, small_regions
 from sohes.explore.regions import Regions, Window, find_regions
-from sohes.settings import ExploreSettings
+from sohes.explore.settings import ExploreSettings
 
 
 def clustered(labels: NDArray[np.integer]) -> Regions:

@@ -8,8 +8,8 @@ import pytest
 from sohes.errors import ConfigError
 from sohes.explore.guided import GuidedFilter
 from sohes.explore.refine import _REFINERS, clean_mask, make_refiner
+from sohes.explore.settings import REFINERS
 from sohes.masks import BoolArray
-from sohes.settings import REFINERS
 from tests.explore.reference import guided_filter_by_loops
 
 

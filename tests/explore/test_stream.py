@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sohes.errors import DataError
-from sohes.explore import Explorer, ExploreSettings, stream
+from sohes.explore import stream
+from sohes.explore.explorer import Explorer
+from sohes.explore.settings import ExploreSettings
 from sohes.explore.stream import explore_stream
 from sohes.masks import MaskForest
 

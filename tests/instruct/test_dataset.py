@@ -13,12 +13,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sohes.data.coco import ImageItem, ImageSet
-from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.errors import DataError
 from sohes.instruct.dataset import ForestSamples, Window, collate, surviving_targets
+from sohes.instruct.settings import SampleSettings
 from sohes.masks import BoolArray, IntArray, MaskForest, encode_masks
-from sohes.runs import MaskRuns
-from sohes.settings import SampleSettings
+from sohes.rle import MaskRuns
 
 SETTINGS = SampleSettings(crop_px=48, scale_min=0.5, scale_max=2.0, min_area_px=4)
 NORMAL = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

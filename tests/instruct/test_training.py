@@ -9,13 +9,13 @@ import torch
 
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.data.coco import read_coco
-from sohes.data.labels import LabelStore, LabelWriter
-from sohes.data.scenes import write_scenes
+from sohes.data.label_store import LabelStore, LabelWriter
+from sohes.data.scenes.scene import write_scenes
 from sohes.errors import ConfigError
 from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.module import InstructModule
+from sohes.instruct.settings import SampleSettings
 from sohes.instruct.stage import InstructConfig, instruct
-from sohes.settings import SampleSettings
 from tests.segmenters.tiny import LOSSES, PROVENANCE, tiny_segmenter
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Matching, Targets
-from sohes.settings import LossSettings
+from sohes.segmenters.settings import LossSettings
 
 SIZE = 8
 SETTINGS = LossSettings(points=SIZE * SIZE)

@@ -17,7 +17,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from sohes.errors import WeightsError
 from sohes.files import read_json, write_json
-from sohes.segmenters import Segmenter, hub, load_segmenter
+from sohes.segmenters import hub
+from sohes.segmenters.segmenter import Segmenter, load_segmenter
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)

@@ -13,7 +13,7 @@ from sohes.segmenters import losses
 from sohes.segmenters.losses import ancestor_loss, segmentation_loss, unlike_targets
 from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Targets, match
-from sohes.settings import LossSettings
+from sohes.segmenters.settings import LossSettings
 from tests.segmenters.samples import SETTINGS, SIZE, grid_points, make_output, make_targets, output_of, pairs
 
 

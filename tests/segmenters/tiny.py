@@ -6,7 +6,7 @@ from typing import Any
 
 from sohes.backbones.provenance import RANDOM, SOHES, Provenance, Step
 from sohes.segmenters.mask2former import EntitySegmenter, build_segmenter
-from sohes.settings import LossSettings
+from sohes.segmenters.settings import LossSettings
 
 TIMM_CONFIG: dict[str, Any] = {
     "architecture": "vit_tiny_patch16_224",

@@ -73,7 +73,7 @@ def learn(config: LearnConfig, inputs: dict[str, Path], out: Path) -> StageResul
     from torch import Tensor, nn
 
     from sohes.engine.runner import train
-    from sohes.settings import OptimSettings, RunSettings
+    from sohes.engine.settings import OptimSettings, RunSettings
 
     class Line(BaseModel):
         def __init__(self) -> None:

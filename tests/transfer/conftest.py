@@ -9,8 +9,9 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from sohes.backbones import resolve_weights, save_backbone_folder
-from sohes.data.scenes import write_scenes
+from sohes.backbones.timm_folder import save_backbone_folder
+from sohes.backbones.weights import resolve_weights
+from sohes.data.scenes.scene import write_scenes
 from transfer.mm_check import probe
 
 

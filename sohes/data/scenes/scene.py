@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sohes.data.canvas import Band, Canvas
 from sohes.data.coco import Annotation, ImageItem, ancestors_of, write_coco
-from sohes.data.figures import FIGURES, PARTS, Figure, Points
-from sohes.data.textures import Rng
+from sohes.data.scenes.canvas import Band, Canvas
+from sohes.data.scenes.figures import FIGURES, PARTS, Figure, Points
+from sohes.data.scenes.textures import Rng
 from sohes.errors import DataError
 from sohes.files import atomic_path, read_json
 from sohes.masks import BoolArray, MaskForest, encode_masks

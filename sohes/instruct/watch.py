@@ -23,7 +23,7 @@ from sohes.data.coco import Annotation, ImageSet
 from sohes.data.draw import forest_colours, grid, paint, panel_sized
 from sohes.data.identity import match_store
 from sohes.data.images import ImageArray, load_image
-from sohes.data.labels import LabelStore
+from sohes.data.label_store import LabelStore
 from sohes.errors import DataError
 from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.files import atomic_path

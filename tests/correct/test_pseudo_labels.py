@@ -10,8 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sohes import masks as mask_algebra
-from sohes.correct import labels
-from sohes.correct.labels import choose, content_mask, coverage_ancestors, greedy_suppression, iou, read_predictions
+from sohes.correct import pseudo_labels
+from sohes.correct.pseudo_labels import (
+    choose,
+    content_mask,
+    coverage_ancestors,
+    greedy_suppression,
+    iou,
+    read_predictions,
+)
 from sohes.segmenters.matching import Targets
 from sohes.segmenters.segmenter import prediction_scores
 
@@ -51,7 +58,7 @@ def random_boxes(seed: int, count: int, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_relations_and_iou_are_those_of_the_mask_algebra(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "_PIXELS", 37)  # several pieces, the last one smaller
+    monkeypatch.setattr(pseudo_labels, "_PIXELS", 37)  # several pieces, the last one smaller
     masks = random_boxes(seed, 25, 12)
     rles = mask_algebra.encode_masks(masks)
     found = torch.from_numpy(masks)
@@ -67,14 +74,14 @@ def test_a_chain_is_closed() -> None:
     for mask, width in zip(masks, (320, 160, 80, 40, 20), strict=True):
         end += width // 5 if width < 320 else 0
         mask[:, end - width : end] = True
-    assert not labels.shared_pixels(masks, masks)[0, 4]
+    assert not pseudo_labels.shared_pixels(masks, masks)[0, 4]
     assert torch.equal(coverage_ancestors(masks, 0.75), torch.ones(5, 5, dtype=torch.bool).triu(1))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_predictions_by_a_plain_loop(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of a quarter of the canvas, two images with padding, in chunks."""
-    monkeypatch.setattr(labels, "_CHUNK", 5)
+    monkeypatch.setattr(pseudo_labels, "_CHUNK", 5)
     generator = torch.Generator().manual_seed(seed)
     entity = torch.randn(2, 12, 2, generator=generator)
     logits = torch.nn.functional.avg_pool2d(torch.randn(2, 12, 10, 10, generator=generator), 5, 1, 2) * 20
@@ -117,7 +124,7 @@ def test_selected_targets_keep_their_relations() -> None:
     masks = torch.from_numpy(random_boxes(0, 4, 8))[None]
     ancestor = torch.ones(1, 4, 4, dtype=torch.bool).triu(1)
     valid = torch.tensor([[True, True, True, False]])
-    chosen = labels.select(
+    chosen = pseudo_labels.select(
         Targets(masks, valid, ancestor, torch.tensor([5])), torch.tensor([[True, False, True, True]])
     )
     assert torch.equal(chosen.masks, masks[:, [0, 2]])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sohes.backbones.deformable import deformable_attention
+from sohes.layers.deformable import deformable_attention
 
 
 class DeformableAttention(nn.Module):

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sohes.data.figures import Figure, Points, Shape
-from sohes.data.textures import SURFACES, FloatImage, Grain, Rng, noise
+from sohes.data.scenes.figures import Figure, Points, Shape
+from sohes.data.scenes.textures import SURFACES, FloatImage, Grain, Rng, noise
 from sohes.masks import IntArray
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
-from sohes.backbones.deformable import _attend, deformable_attention, reference_deformable_attention
+from sohes.layers.deformable import _attend, deformable_attention, reference_deformable_attention
 
 SHAPES = [(3, 5), (1, 1), (4, 1), (7, 6)]
 Arguments = tuple[Tensor, list[tuple[int, int]], Tensor, Tensor]
@@ -153,8 +153,8 @@ def test_the_gpu_kernels_under_the_interpreter() -> None:
     """Same values and gradients as on the processor, for a head width that is no power of two."""
     code = """
         import torch
-        from sohes.backbones import deformable_cpu, deformable_triton
-        from tests.backbones.test_deformable import arguments
+        from sohes.layers import deformable_cpu, deformable_triton
+        from tests.layers.test_deformable import arguments
 
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
             value, shapes, locations, weights = arguments(dtype=dtype)
@@ -179,7 +179,7 @@ def test_the_gpu_kernels_compile_without_a_gpu() -> None:
         import triton
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
-        from sohes.backbones import deformable_triton as module
+        from sohes.layers import deformable_triton as module
 
         sizes = dict(HEADS=8, DEPTH=3, POINTS=4, CHANNELS=32, CHANNEL_BLOCK=32, BLOCK=module.BLOCK)
         for kernel in (module.forward_kernel, module.backward_kernel):

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from sohes.data.coco import read_coco
-from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.engine.checkpoints import checkpoints
-from sohes.engine.watch import Watched, WatchHook, read_watched
 from sohes.errors import DataError
-from sohes.evaluation import evaluate_masks
+from sohes.evaluation.mask_recall import evaluate_masks
+from sohes.instruct.watch import Watched, WatchHook, read_watched
 from sohes.masks import MaskForest
 from sohes.segmenters.segmenter import Segmenter, load_segmenter
 from tests.engine.conftest import STEPS

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from sohes.engine.acceleration import prepare
 from sohes.engine.optimizer import freeze_blocks
+from sohes.engine.settings import RunSettings
+from sohes.segmenters.acceleration import prepare
 from sohes.segmenters.mask2former import EntitySegmenter
-from sohes.settings import RunSettings
 from tests.segmenters.tiny import tiny_segmenter
 
 PIXELS = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -13,15 +13,15 @@ from mmengine.model import BaseModel
 
 from sohes.backbones.timm_folder import Provenance
 from sohes.data.coco import read_coco
-from sohes.data.labels import LabelStore
+from sohes.data.label_store import LabelStore
 from sohes.engine.history import data_share
 from sohes.engine.optimizer import freeze_blocks, parameter_groups
 from sohes.engine.runner import CURVES, HISTORY, join_processes, train
-from sohes.engine.watch import WatchHook, read_watched, sheet_path
 from sohes.instruct.dataset import ForestSamples, collate
+from sohes.instruct.settings import TrainingSettings, check_canvas
+from sohes.instruct.watch import WatchHook, read_watched, sheet_path
 from sohes.records import config_hash
 from sohes.segmenters.mask2former import EntitySegmenter
-from sohes.settings import TrainingSettings, check_canvas
 
 
 @dataclass(frozen=True)

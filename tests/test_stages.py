@@ -15,36 +15,24 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import teacher_labels
-from sohes import pipeline
-from sohes.backbones import load_backbone_folder
+from sohes.backbones.stage import WeightsConfig, weights
+from sohes.backbones.timm_folder import load_backbone_folder
 from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
-from sohes.data.labels import LabelStore, LabelWriter
+from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.data.problems import Problems
-from sohes.data.scenes import write_scenes
+from sohes.data.scenes.scene import write_scenes
+from sohes.data.stage import ImagesConfig, LabelledConfig, images, labelled
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.predictions import from_store
+from sohes.evaluation.stage import EvaluateConfig, _as_labels, evaluate
+from sohes.explore.stage import ExploreConfig, explore
 from sohes.files import file_digest, read_json, write_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.masks import MaskForest, encode_masks
-from sohes.pipeline import (
-    EvaluateConfig,
-    ExploreConfig,
-    ExportConfig,
-    ImagesConfig,
-    LabelledConfig,
-    WeightsConfig,
-    _as_labels,
-    evaluate,
-    explore,
-    export,
-    images,
-    labelled,
-    weights,
-)
 from sohes.records import StageResult
-from sohes.segmenters import load_segmenter
-from sohes.segmenters.segmenter import save_segmenter
+from sohes.segmenters.segmenter import export_backbone, load_segmenter, save_segmenter
+from sohes.segmenters.stage import ExportConfig, export
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 EXPLORE = ExploreConfig(size_global=64, size_local=32, max_crops=2, min_area_px=20, shard_size=3, overlays=1)
@@ -226,7 +214,7 @@ def test_a_second_round_knows_the_first(finished: tuple[Path, dict[str, StageRes
         "labels": run / "explore" / "train",
     }
     instruct(replace(INSTRUCT, iterations=1), inputs, tmp_path / "instruct")
-    folder = pipeline.export_backbone(tmp_path / "instruct" / "segmenter", tmp_path / "vit")
+    folder = export_backbone(tmp_path / "instruct" / "segmenter", tmp_path / "vit")
     provenance = load_backbone_folder(folder).provenance
     assert provenance.label == "SOHES (2 rounds) from random weights"
     assert [step.note for step in provenance.steps] == ["", "phases 2 and 3", "phase 2"]
@@ -459,7 +447,7 @@ def test_labelled_data(finished: tuple[Path, dict[str, StageResult]], tmp_path: 
 
 def test_export_alone(finished: tuple[Path, dict[str, StageResult]], tmp_path: Path) -> None:
     run, _ = finished
-    folder = pipeline.export_backbone(run / "instruct" / "segmenter", tmp_path / "vit")
+    folder = export_backbone(run / "instruct" / "segmenter", tmp_path / "vit")
     trained = load_segmenter(run / "instruct" / "segmenter", device="cpu").model.vit.state_dict()
     exported = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).state_dict()
     assert exported.keys() == trained.keys()
@@ -468,6 +456,6 @@ def test_export_alone(finished: tuple[Path, dict[str, StageResult]], tmp_path: P
 
 def test_export_carries_the_input_normalisation(tmp_path: Path) -> None:
     segmenter = save_segmenter(tmp_path / "segmenter", tiny_segmenter(), PROVENANCE)
-    folder = pipeline.export_backbone(segmenter, tmp_path / "vit")
+    folder = export_backbone(segmenter, tmp_path / "vit")
     config = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).pretrained_cfg
     assert (tuple(config["mean"]), tuple(config["std"])) == ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sohes.masks import encode_masks
-from sohes.runs import BoolArray, IntArray, MaskRuns
+from sohes.rle import BoolArray, IntArray, MaskRuns
 
 
 def decode_window(rles: list[dict], size_hw: tuple[int, int], rows: IntArray, columns: IntArray) -> BoolArray:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sohes.data.canvas import Canvas
 from sohes.data.coco import read_coco
-from sohes.data.figures import FIGURES, PARTS
 from sohes.data.images import load_image
-from sohes.data.scenes import CATEGORIES, STUFF, Scene, _forest, render_scene, write_scenes
+from sohes.data.scenes.canvas import Canvas
+from sohes.data.scenes.figures import FIGURES, PARTS
+from sohes.data.scenes.scene import CATEGORIES, STUFF, Scene, _forest, render_scene, write_scenes
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sohes.backbones import deformable_cpu
+from sohes.layers import deformable_cpu
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -103,7 +103,7 @@ def _attend_backward(
 
 @_attend.register_kernel("cuda")
 def _attend_cuda(value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor) -> Tensor:
-    from sohes.backbones import deformable_triton
+    from sohes.layers import deformable_triton
 
     return deformable_triton.forward(value, sides, locations, weights)
 
@@ -112,7 +112,7 @@ def _attend_cuda(value: Tensor, sides: Sequence[int], locations: Tensor, weights
 def _attend_backward_cuda(
     grad: Tensor, value: Tensor, sides: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from sohes.backbones import deformable_triton
+    from sohes.layers import deformable_triton
 
     return deformable_triton.backward(grad, value, sides, locations, weights)
 

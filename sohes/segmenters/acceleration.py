@@ -6,8 +6,8 @@ import warnings
 
 from torch import nn
 
+from sohes.engine.settings import RunSettings
 from sohes.segmenters.mask2former import EntitySegmenter
-from sohes.settings import RunSettings
 
 
 def prepare(model: nn.Module, settings: RunSettings) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from sohes.data.labels import LabelStore, LabelWriter, even_shard_size, export_coco
+from sohes.data.label_store import LabelStore, LabelWriter, even_shard_size, export_coco
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 

@@ -1,0 +1,59 @@
+"""Phase 1 as a stage: images in, label stores out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+from sohes.configuration import Count, Natural, settings
+from sohes.errors import DataError
+from sohes.explore.settings import ExploreSettings
+from sohes.records import StageResult
+
+# A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
+
+
+@settings
+class ExploreConfig(ExploreSettings):
+    """Phase 1 on the images of a run."""
+
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"overlays"})
+
+    shard_size: Count = 64
+    """Images per Parquet shard; what an interrupted run loses at most."""
+    overlays: Natural = 6
+    """Pictures drawn."""
+
+
+def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Pseudo-labels of the training and the held-out images. Inputs: backbone, images. Writes `train/`, `val/`."""
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.data.coco import read_coco
+    from sohes.data.draw import write_overlays
+    from sohes.data.label_store import LabelStore
+    from sohes.data.listing import Listing
+    from sohes.data.stage import NONE_TO_TRAIN_ON
+    from sohes.data.summary import summarise
+    from sohes.explore.explorer import Explorer
+    from sohes.explore.stream import calibrated_on, explore_listing, require_masks
+
+    sources = {split: read_coco(inputs["images"] / f"{split}.json") for split in ("train", "val")}
+    if not sources["train"].items:
+        raise DataError(NONE_TO_TRAIN_ON)
+    explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
+    explorer = calibrated_on(explorer, Listing.of_items(sources["train"].items))
+    notes = []
+    for split, source in sources.items():
+        listing = Listing.of_items(source.items)
+        explore_listing(explorer, listing, out / split, description=f"explore {split}", shard_size=config.shard_size)
+        store = LabelStore(out / split)
+        summary = summarise(store)
+        if split == "train":
+            require_masks(summary, config, store.folder)
+        bare = f", {summary.without_masks} of them without any" if summary.without_masks else ""
+        notes.append(f"phase 1: {summary.masks_an_image:.1f} masks per image on {len(store)} {split} images{bare}")
+        notes += [f"skipped {file}: {reason}" for file, reason in store.skipped.items()]
+    labelled = replace(source, items=[item for item in source.items if item.id in store])
+    drawn = write_overlays(labelled, {"labels": store.forest}, out / "overlays", config.overlays)
+    return StageResult(notes=notes, artefacts=drawn)

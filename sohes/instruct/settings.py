@@ -1,0 +1,84 @@
+"""Settings of phase 2, most of which hold for phase 3 as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from sohes.configuration import Count, Natural, Positive, PositiveShare, Share, settings
+from sohes.engine.settings import OptimSettings, RunSettings
+from sohes.errors import ConfigError
+from sohes.segmenters.settings import LossSettings
+
+Neck = Literal["adapter", "pyramid"]
+
+
+@settings
+class SampleSettings:
+    """Geometry and targets of a sample."""
+
+    crop_px: Count = 1024
+    """Side of the canvas, px, a multiple of the ViT's patch [Mask2Former]."""
+    scale_min: Positive = 0.1
+    """Large-scale jitter: the image's long side over the canvas, at least [Mask2Former]."""
+    scale_max: Positive = 2.0
+    """The same, at most [Mask2Former]."""
+    flip: Share = 0.5
+    """Probability of a horizontal flip [Mask2Former]."""
+    max_targets: Count = 200
+    """Targets per image and step at most [UnSAM]."""
+    min_area_px: Natural = 100
+    """Area of a target on the canvas at least, px [ours]."""
+    min_area_left: Share = 0.1
+    """Share of a mask that the crop must leave [ours]."""
+    same_iou: PositiveShare = 0.95
+    """A whole that the crop leaves so much like a part of it goes [ours]."""
+
+    @model_validator(mode="after")
+    def _scales_rise(self) -> Self:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min={self.scale_min} is above scale_max={self.scale_max}")
+        return self
+
+
+@settings
+class TrainingSettings(SampleSettings, LossSettings, OptimSettings, RunSettings):
+    """What phases 2 and 3 have in common."""
+
+    seed: Natural = 0
+    """Of weights, samples and their order."""
+    iterations: Count = 40_000
+    """Steps [ours]."""
+    frozen_blocks: Natural = 0
+    """Blocks of the ViT that stay as they are, from its input on; saves time in short runs [ours]."""
+    bf16: bool = True
+    """Heavy products in bfloat16, where the device has it; false: all in float32 [ours]."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup >= self.iterations:
+            raise ValueError(f"warmup={self.warmup} leaves none of iterations={self.iterations}")
+        return self
+
+    def check_beside(self, others: Iterable[Any]) -> None:
+        """Check against the configurations of the stages before: what they say of the ViT's patch.
+
+        Raises:
+            ConfigError: it cannot cut the canvas into patches.
+        """
+        for other in others:
+            if patch_px := getattr(other, "patch_px", None):
+                check_canvas(self.crop_px, patch_px)
+
+
+def check_canvas(crop_px: int, patch_px: int) -> None:
+    """Refuse a canvas that a ViT cannot cut into patches.
+
+    Raises:
+        ConfigError: `crop_px` is not a multiple of the patch, or a single patch.
+    """
+    if crop_px % patch_px or crop_px < 2 * patch_px:
+        near = max(2, round(crop_px / patch_px)) * patch_px
+        raise ConfigError(f"crop_px={crop_px} is not a multiple of the backbone's {patch_px} px patches; try {near}")
