@@ -7,20 +7,20 @@ stages:
     inputs: {images: images, labels: a/train}    # name: path in the run folder; "." is the run folder itself
     after: [evaluate]                            # stages to wait for beyond those named by the inputs
     after_any: [score]                           # the same, but these may also have failed
-    matrix: suite.yaml                           # one stage for each combination; see `_cells`
+    matrix: suite.yaml                           # one stage for each combination of entries; see slurm/matrix.py
     config: {theta_small: 0.02}                  # fields of the function's configuration class
     resources: {gpus: 1, hours: 4}
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slurm.matrix import Cell, cells, check_name
 from sohes.configuration import (
     Natural,
     NonNegative,
@@ -125,10 +125,11 @@ class _Run:
 
 @dataclass
 class _Draft:
-    """A stage while its settings are still being collected."""
+    """A stage while its settings are still being collected; `origins` say where inputs come from, unless the recipe."""
 
     name: str
     group: str
+    origins: Mapping[str, str]
     run: str
     inputs: dict[str, str]
     after: list[str]
@@ -149,6 +150,8 @@ def find_file(name: str, kind: str, folder: Path) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name).expanduser()
     known = {path.stem: path for path in folder.glob("*.yaml")}
+    if not known:
+        raise ConfigError(f"no {kind} '{name}': there is none in {folder}; give a YAML file")
     if name not in known:
         raise ConfigError(unknown_name(kind, name, known))
     return known[name]
@@ -173,8 +176,7 @@ def load_graph(
         ConfigError: anything unknown, of the wrong type, or circular.
     """
     recipe_file = find_file(recipe, "recipe", _HERE / "recipes")
-    own_scales = _HERE / "scales" / recipe_file.stem
-    scale_file = find_file(scale, "scale", own_scales if own_scales.is_dir() else _HERE / "scales")
+    scale_file = find_file(scale, "scale", _HERE / "scales" / recipe_file.stem)
     content = read_yaml(recipe_file)
     check_keys(content, ("description", "seed", "stages"), str(recipe_file))
     stages = mapping(content.get("stages"), f"{recipe_file}, stages")
@@ -184,7 +186,7 @@ def load_graph(
     for name, value in stages.items():
         drafts |= _drafts(name, value, recipe_file, overrides)
     for draft in drafts.values():
-        _set_parents(draft, drafts, str(recipe_file))
+        _set_parents(draft, drafts, recipe_file)
 
     seed = _seed(content.get("seed", 0), overrides, str(recipe_file))
     for draft in drafts.values():
@@ -215,49 +217,19 @@ def _drafts(name: str, content: Any, file: Path, overrides: Iterable[str]) -> di
     """The stage as the recipe describes it, or the cells of its matrix."""
     origin = f"{file}, stage {name}"
     value = dict(mapping(content, origin))
-    _check_name(name, origin)
+    check_name(name, origin)
     matrix = value.pop("matrix", None)
     if matrix is None:
-        return {name: _draft(name, name, value, origin)}
+        return {name: _draft(name, name, Cell(content=value, origin=origin, input_origins={}))}
     path = file.parent / str(matrix)
     for override in overrides:
         if override.startswith(f"{name}.matrix="):
             path = Path(override.partition("=")[2]).expanduser()
-    return {cell: _draft(cell, name, merged, where) for cell, (merged, where) in _cells(name, value, path).items()}
+    return {key: _draft(key, name, cell) for key, cell in cells(name, value, path, origin).items()}
 
 
-def _cells(name: str, stage: Mapping[str, Any], file: Path) -> dict[str, tuple[dict[str, Any], str]]:
-    """Name, content and origin of the stage for each combination of the entries of all axes of a matrix.
-
-    model:                                # an axis is a field of the configuration; the entry's name becomes its value
-      sam: {run: a.b:sam, points: 32}     # further settings of the entry, `run` and `resources` as in the recipe
-      dino: {run: a.b:dino}
-    dataset: {coco: {}, lvis: {resources: {hours: 12}}}
-    """
-    axes = {axis: mapping(entries, f"{file}, {axis}") for axis, entries in read_yaml(file).items()}
-    if not axes or not all(axes.values()):
-        raise ConfigError(f"{file}: a matrix needs at least one axis, and every axis at least one entry")
-    cells = {}
-    for entries in itertools.product(*axes.values()):
-        value = {key: dict(part) if isinstance(part, dict) else part for key, part in stage.items()}
-        config, resources = value.setdefault("config", {}), value.setdefault("resources", {})
-        for axis, entry in zip(axes, entries, strict=True):
-            where = f"{file}, {axis}.{entry}"
-            _check_name(entry, where)
-            settings = dict(mapping(axes[axis][entry], where))
-            value["run"] = settings.pop("run", value.get("run"))
-            resources.update(mapping(settings.pop("resources", None), where))
-            config.update(settings | {axis: entry})
-        cells["-".join([name, *entries])] = value, f"{file}, {'-'.join(entries)}"
-    return cells
-
-
-def _check_name(name: str, origin: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ConfigError(f"{origin}: a stage is named by small letters, digits and _, since it names a folder")
-
-
-def _draft(name: str, group: str, value: Mapping[str, Any], origin: str) -> _Draft:
+def _draft(name: str, group: str, cell: Cell) -> _Draft:
+    value, origin = cell.content, cell.origin
     check_keys(value, ("run", "distributed", "inputs", "after", "after_any", "matrix", "config", "resources"), origin)
     run = value.get("run")
     if not isinstance(run, str) or not re.fullmatch(r"[\w.]+:\w+", run):
@@ -274,15 +246,18 @@ def _draft(name: str, group: str, value: Mapping[str, Any], origin: str) -> _Dra
     config.update(mapping(value.get("config"), f"{origin}, config"), origin, layer="recipe")
     resources = Settings(Resources, f"{name}.resources")
     resources.update(mapping(value.get("resources"), f"{origin}, resources"), origin, layer="recipe")
-    return _Draft(name, group, run, inputs, after, after_any, config, resources, distributed)
+    return _Draft(name, group, cell.input_origins, run, inputs, after, after_any, config, resources, distributed)
 
 
-def _set_parents(draft: _Draft, drafts: Mapping[str, _Draft], origin: str) -> None:
-    def stages(names: Iterable[str]) -> list[str]:
-        return [member.name for name in names for member in _members(drafts, name, f"{origin}, stage {draft.name}")]
+def _set_parents(draft: _Draft, drafts: Mapping[str, _Draft], file: Path) -> None:
+    own = f"{file}, stage {draft.name}"
+    paths = [(path, draft.origins.get(name, own)) for name, path in draft.inputs.items() if path != RUN_FOLDER]
 
-    read = stages(path.split("/")[0] for path in draft.inputs.values() if path != RUN_FOLDER)
-    needed, ended = stages(draft.after), stages(draft.after_any)
+    def stages(names: Iterable[tuple[str, str]]) -> list[str]:
+        return [member.name for name, origin in names for member in _members(drafts, name, origin)]
+
+    read = stages((path.split("/")[0], origin) for path, origin in paths)
+    needed, ended = (stages((name, own) for name in names) for names in (draft.after, draft.after_any))
     draft.parents = tuple(dict.fromkeys([*read, *needed, *ended]))
     draft.may_fail = tuple(name for name in dict.fromkeys(ended) if name not in (*read, *needed))
 

@@ -12,8 +12,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# run as a script, this folder comes first on the path; its modules are to be found as slurm.NAME only
-sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+_HERE = Path(__file__).resolve().parent
+_ROOT = _HERE.parent
+# The checkout comes first on the path, for others have packages called slurm or results as well; a script's own folder,
+# which is there by default, must not be: its modules are to be found as slurm.NAME only.
+sys.path[:] = [str(_ROOT), *(path for path in sys.path if Path(path or ".").resolve() not in (_ROOT, _HERE))]
 
 try:
     from rich.console import Console
@@ -29,11 +32,11 @@ try:
     from sohes.errors import ConfigError, SohesError
     from sohes.help import help_page
 except ModuleNotFoundError as error:
-    if error.name not in ("sohes", "slurm", "submitit", "rich", "yaml"):
+    if error.name not in ("submitit", "rich", "yaml", "pydantic"):
         raise
     sys.exit(
-        f"{sys.executable} has no '{error.name}'. Run `make install` and use .venv/bin/python, or install this: "
-        f'pip install -e "{Path(__file__).resolve().parent.parent}[slurm]"'
+        f"{sys.executable} has no '{error.name}'. Run `make install` and use .venv/bin/python, or install what this "
+        f'checkout needs: pip install -e "{_ROOT}[slurm]"'
     )
 
 _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130

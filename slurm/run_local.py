@@ -26,7 +26,7 @@ _POLL_S = 0.2
 _NO_TIME_LIMIT_MIN = 60 * 24 * 365
 _FULL_BELOW_BYTES = 1 << 20
 _LOG_LINES = 20
-# how submitit is to start a stage: with the modules of this launcher, not those of the current folder
+# how submitit is to start a stage: by the script, and without the modules of the current folder
 PYTHON = shlex.join([sys.executable, start.__file__, sys.executable, "-P"])
 _KILLED = re.compile(re.escape(start.KILLED).replace(r"\{\}", r"(\w+)"))
 _OUT_OF_MEMORY = re.compile(r"((?i:out.of.memory|oom.kill))")  # srun, slurmstepd and the accounting

@@ -135,7 +135,7 @@ def _arrays(plan: Mapping[str, Planned], names: Iterable[str]) -> list[list[Stag
     arrays: dict[Any, list[Stage]] = {}
     for name in names:
         stage = plan[name].stage
-        arrays.setdefault((stage.group, stage.resources, stage.parents), []).append(stage)
+        arrays.setdefault((stage.group, stage.resources, stage.parents, stage.may_fail), []).append(stage)
     return list(arrays.values())
 
 

@@ -3,6 +3,8 @@
 submitit keeps to itself how a local process ended, and SLURM does not say it everywhere. On SLURM the stage starts deaf
 to the signals that announce a time limit or a preemption, and hears them once it can act on them: else they would end
 it before.
+
+Whatever a stage starts in turn finds this checkout's packages first, as the launcher does: by PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import FrameType
 
 KILLED = "the stage's process was ended by {}"
@@ -21,7 +24,8 @@ def main(command: list[str]) -> int:
     on_slurm = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
     for number in (signal.SIGTERM, signal.SIGUSR2) if on_slurm else ():
         signal.signal(number, signal.SIG_IGN)  # SLURM sends them to all processes of a job, so also to the stage's
-    process = subprocess.Popen(command)
+    path = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))})
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)

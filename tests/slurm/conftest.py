@@ -36,8 +36,8 @@ def launch(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> Launch:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """For a launcher as a command; the toy's stages are found, and rich takes the output for no terminal."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    """For a launcher as a command, which finds this checkout by itself."""
+    return {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **more}
 
 
 def command(*arguments: str) -> list[str]:

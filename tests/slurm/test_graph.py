@@ -99,6 +99,8 @@ def test_unknown_recipe_and_scale_name_the_nearest() -> None:
         load_graph("sohes_ful", "demo")
     with pytest.raises(ConfigError, match="unknown scale 'dmo'; did you mean 'demo'"):
         load_graph("sohes_full", "dmo")
+    with pytest.raises(ConfigError, match=r"no scale 'demo': there is none in .*/slurm/scales/toy; give a YAML file"):
+        load_graph(TOY, "demo")
 
 
 # every setting of phase 1 that decides its labels, as the lineage of the paper publishes it
@@ -133,7 +135,7 @@ PUBLISHED = {
         ("explore.refiner=guide", "unknown refiner 'guide'; did you mean 'guided'"),
         ("correct.targets=bth", "unknown targets 'bth'; did you mean 'both'"),
         ("mmseg_start.recipe=linear", "unknown semantic recipe 'linear'; did you mean 'linear_frozen'"),
-        ("mmdet_sohes.recipe=foo", "unknown instance recipe 'foo'"),
+        ("mmdet_trained.recipe=foo", "unknown instance recipe 'foo'"),
         ("tables.tables=[ladder, foo]", "unknown tables 'foo'"),
         ("instruct.lr=-1", "instruct.lr must be float above 0"),
         ("instruct.lr=.inf", "instruct.lr must be float above 0"),

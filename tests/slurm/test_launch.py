@@ -7,9 +7,11 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from slurm.state import StageFolder, locked
 from sohes.records import read_record
-from tests.slurm.conftest import TOY, Launch, environment, run_command
+from tests.slurm.conftest import HERE, ROOT, TOY, Launch, run_command
 
 STAGES = ("images", "work", "other", "report")
 
@@ -233,11 +235,29 @@ def test_dry_run_is_light_and_works_from_anywhere(tmp_path: Path) -> None:
         "names = ('torch', 'graph', 'job', 'plan', 'state', 'view', 'settings')\n"
         "atexit.register(lambda: print(json.dumps([n for n in names if n in sys.modules]), file=sys.stderr))\n"
     )
-    path = f"{tmp_path}:{environment()['PYTHONPATH']}"
-    done = run_command(*TOY, "--run-dir", str(tmp_path / "run"), "--dry-run", "--executor", "local", PYTHONPATH=path)
+    arguments = [*TOY, "--run-dir", str(tmp_path / "run"), "--dry-run", "--executor", "local"]
+    done = run_command(*arguments, PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stderr.splitlines()[-1]) == []
     assert actions(done.stdout) == dict.fromkeys(STAGES, ("run", "never ran"))
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_the_checkout_comes_before_packages_of_the_same_names(tmp_path: Path, gpus: int) -> None:
+    """In the launcher, in a stage, in each of its processes and in what they start."""
+    for name in ("results", "slurm", "sohes", "tests"):
+        (tmp_path / "others" / name).mkdir(parents=True)
+        (tmp_path / "others" / name / "__init__.py").write_text("raise ImportError('not the one of this checkout')\n")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("stages: {places: {run: 'tests.slurm.toy:places', distributed: true}}\n")
+    run_dir = tmp_path / "run"
+    arguments = [str(recipe), "--scale", str(HERE / "plain.yaml"), "--run-dir", str(run_dir), "--executor", "local"]
+    arguments.append(f"places.resources.gpus={gpus}")
+    for more in (["--dry-run"], []):
+        done = run_command(*arguments, *more, PYTHONPATH=str(tmp_path / "others"), CUDA_VISIBLE_DEVICES="")
+        assert done.returncode == 0, done.stdout + done.stderr
+    mine = [str(ROOT / name / "__init__.py") for name in ("results", "slurm")]
+    assert read_record(run_dir / "places" / "record.json").notes == mine * 2
 
 
 def test_an_error_is_one_message(tmp_path: Path) -> None:

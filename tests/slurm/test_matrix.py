@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from slurm.graph import Graph, load_graph
 from slurm.job import _job_id
 from slurm.launch import main
-from slurm.run_slurm import slurm_answers
+from slurm.plan import make_plan
+from slurm.run_slurm import describe_submission, slurm_answers
 from slurm.state import StageFolder
 from sohes.errors import ConfigError
 from sohes.records import read_record
@@ -65,6 +67,45 @@ def test_another_matrix(tmp_path: Path) -> None:
     assert stages["score-mine"].config.dataset == "x"
 
 
+def test_an_entry_may_read_from_other_stages(tmp_path: Path) -> None:
+    recipe, matrix = tmp_path / "recipe.yaml", tmp_path / "matrix.yaml"
+    text = (HERE / "suite.yaml").read_text().replace("after_any: [score]", "after_any: [score, extra]")
+    recipe.write_text(text + "  extra: {run: 'tests.slurm.toy:gather'}\n")
+    matrix.write_text(
+        "model:\n"
+        "  plain: {run: 'tests.slurm.toy:cell'}\n"
+        "  extra: {run: 'tests.slurm.toy:cell', inputs: {numbers: extra/numbers.json, more: images}}\n"
+        "dataset: {one: {}, two: {inputs: {more: extra/two}}}\n"
+    )
+    stages = load_graph(str(recipe), str(HERE / "plain.yaml")).stages
+    assert {name: dict(stage.inputs) for name, stage in stages.items() if stage.group == "score"} == {
+        "score-plain-one": {"numbers": "images/numbers.json"},
+        "score-plain-two": {"numbers": "images/numbers.json", "more": "extra/two"},
+        "score-extra-one": {"numbers": "extra/numbers.json", "more": "images"},
+        "score-extra-two": {"numbers": "extra/numbers.json", "more": "extra/two"},
+    }
+    assert stages["score-plain-one"].parents == ("images",)
+    assert stages["score-plain-two"].parents == ("images", "extra")
+    assert stages["score-extra-one"].parents == ("extra", "images")
+    assert stages["score-extra-two"].parents == ("extra",)
+
+
+def test_cells_that_wait_otherwise_are_arrays_of_their_own(cluster: Path, tmp_path: Path) -> None:  # noqa: F811
+    """One may run though `images` failed, the other reads from it."""
+    recipe, matrix = tmp_path / "recipe.yaml", tmp_path / "matrix.yaml"
+    recipe.write_text(
+        "stages:\n  images: {run: 'tests.slurm.toy:gather'}\n  score: {matrix: matrix.yaml, after_any: [images]}\n"
+    )
+    matrix.write_text(
+        "model: {a: {run: 'tests.slurm.toy:quick', dataset: x}, "
+        "b: {run: 'tests.slurm.toy:quick', dataset: x, inputs: {numbers: images}}}\n"
+    )
+    plan = make_plan(load_graph(str(recipe), str(HERE / "plain.yaml")), tmp_path / "run")
+    lines = describe_submission(plan, tmp_path / "run", {})
+    conditions = [re.findall(r"--dependency=\S+", line) for line in lines]
+    assert conditions == [[], ["--dependency=afterany:<images>"], ["--dependency=afterok:<images>"]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -76,6 +117,15 @@ def test_another_matrix(tmp_path: Path) -> None:
         ("model: {a: {run: 'tests.slurm.toy:quick', limit: 1}}", "unknown key of score-a 'limit'"),
         ("model: {a: {run: 'tests.slurm.toy:quick'}}", "score-a: .*'dataset'"),
         ("model: {a: 3}", "expected a mapping"),
+        (
+            "model: {a: {run: 'tests.slurm.toy:quick', inputs: images}}",
+            r"mine\.yaml, model\.a\.inputs: expected a mapping",
+        ),
+        ("model: {a: {run: 'tests.slurm.toy:quick', inputs: {x: 3}}}", r"mine\.yaml, a: 'inputs' holds paths"),
+        (
+            "model: {a: {run: 'tests.slurm.toy:cell', dataset: x, inputs: {more: imags/x}}}",
+            r"mine\.yaml, model\.a: unknown stage 'imags'; did you mean 'images'",
+        ),
     ],
 )
 def test_refused_matrices(tmp_path: Path, text: str, message: str) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import results
+import slurm
 from sohes.errors import DataError
 from sohes.progress import track
 from sohes.records import Measurement, StageResult
@@ -92,6 +96,13 @@ def report(config: ReportConfig, inputs: dict[str, Path], out: Path) -> StageRes
     table = out / "tables" / "summary.md"
     table.write_text(f"# {config.title}\n{names}\n")
     return StageResult(artefacts=[table], notes=[os.environ.get("CUDA_VISIBLE_DEVICES", "devices not set")])
+
+
+def places(config: ReportConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Where packages with common names come from, in this process and in one that it starts."""
+    code = "import results, slurm; print(results.__file__); print(slurm.__file__)"
+    started = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True).stdout
+    return StageResult(notes=[str(results.__file__), str(slurm.__file__), *started.splitlines()])
 
 
 @dataclass(frozen=True, kw_only=True)
