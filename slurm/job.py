@@ -13,23 +13,22 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
+from slurm.attempt import Attempt, Launcher, job_id, now, settle_in
 from slurm.client import ask
 from slurm.graph import Graph
 from slurm.plan import Planned, config_values
 from slurm.processes import LOG_FORMAT, environment, processes_for, run_distributed
-from slurm.state import LOCK, StageFolder, Status, disk_is_full, locked, no_space_message
+from slurm.state import LOCK, StageFolder, disk_is_full, locked, no_space_message
 from sohes.configuration import config_class, load_function
 from sohes.engine.stopping import Stopped, StopSignals
 from sohes.errors import DataError, SohesError
@@ -39,18 +38,8 @@ from sohes.records import Record, StageResult, commit, content_hash, hardware, v
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
-_HEARTBEAT_S = 5.0
-_LAUNCHER_CHECK_S = 0.5
 _REQUEUE_PAUSES_S = (0.0, 1.0, 3.0, 10.0)
 _OTHER_ATTEMPT_S = 15.0  # a killed launcher's stage ends within this
-
-
-@dataclass(frozen=True, kw_only=True)
-class Launcher:
-    """The launcher of a local run: its stages end with it, and see the accelerators that it sees."""
-
-    pid: int
-    visible_devices: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +74,7 @@ class Job:
         On a time limit or preemption the stage is queued again, and this process ends.
         """
         if self.launcher is not None:
-            _settle_in(self.launcher)
+            settle_in(self.launcher)
         folder = StageFolder(self.run_dir, self.stage)
         with locked(folder.path / LOCK, f"stage folder {folder.path}", wait_s=_OTHER_ATTEMPT_S):
             self._run(folder)
@@ -97,27 +86,27 @@ class Job:
         return DelayedSubmission(self)
 
     def _run(self, folder: StageFolder) -> None:
-        attempt: _Attempt | None = None
+        attempt: Attempt | None = None
         with ExitStack() as stack:
             try:
                 with StopSignals(signal.SIGTERM, signal.SIGUSR2, at_once=True):
                     started_as = self._started_as()
                     done = folder.done() or {}
                     if folder.identity() == started_as and done.get("fingerprint") == self.fingerprint:
-                        return _Attempt(folder, resumes=True, launcher=None).end("finished")
+                        return Attempt(folder, resumes=True, launcher=None).end("finished")
                     resumes = folder.begin(started_as)
-                    attempt = _Attempt(folder, resumes=resumes, launcher=self.launcher)
+                    attempt = Attempt(folder, resumes=resumes, launcher=self.launcher)
                     if self.captures:
                         stack.enter_context(_captured(folder.log))
                     stack.enter_context(environment({"SOHES_PROGRESS": str(folder.progress_file)}))
                     print(attempt.headline(self.stage, resumes=resumes), flush=True)
                     self._work(folder, attempt)
-                    print(f"=== {_now()} {self.stage} finished in {attempt.seconds():.1f} s", flush=True)
+                    print(f"=== {now()} {self.stage} finished in {attempt.seconds():.1f} s", flush=True)
                     attempt.end("finished")
             except KeyboardInterrupt as error:
-                requeues = isinstance(error, Stopped) and _is_to_go_on(error.number)
+                requeues = isinstance(error, Stopped) and _is_to_requeue(error.number)
                 state = "requeued" if requeues else "interrupted"
-                print(f"=== {_now()} {self.stage} {state}: {error or 'stopped'}", flush=True)
+                print(f"=== {now()} {self.stage} {state}: {error or 'stopped'}", flush=True)
                 if attempt is not None:
                     attempt.end(state)
                 if requeues:
@@ -127,7 +116,7 @@ class Job:
                 self._failed(folder, attempt, error)
                 raise
 
-    def _requeue(self, folder: StageFolder, attempt: _Attempt | None) -> NoReturn:
+    def _requeue(self, folder: StageFolder, attempt: Attempt | None) -> NoReturn:
         """Have submitit queue this job again, and end."""
         from submitit.core.utils import UncompletedJobError
 
@@ -156,7 +145,7 @@ class Job:
                 raise DataError(f"stage {self.stage} reads from {parent}, which has not finished; run {parent} first")
         return {"fingerprint": self.fingerprint, "stamps": stamps, **self.identity}
 
-    def _work(self, folder: StageFolder, attempt: _Attempt) -> None:
+    def _work(self, folder: StageFolder, attempt: Attempt) -> None:
         function = load_function(self.run, self.stage)
         config = config_class(function, self.stage)(**self.config)
         write_text(folder.config, yaml.safe_dump(config_values(config), sort_keys=False))
@@ -176,7 +165,7 @@ class Job:
         write_record(folder.path, self._record(folder, result, config, attempt))
         folder.write_done(self.fingerprint)
 
-    def _record(self, folder: StageFolder, result: StageResult, config: Any, attempt: _Attempt) -> Record:
+    def _record(self, folder: StageFolder, result: StageResult, config: Any, attempt: Attempt) -> Record:
         return Record(
             run=self.run_dir.name,
             stage=self.stage,
@@ -195,7 +184,7 @@ class Job:
             artefacts=[os.path.relpath(folder.path / path, folder.path) for path in result.artefacts],
         )
 
-    def _failed(self, folder: StageFolder, attempt: _Attempt | None, error: Exception) -> None:
+    def _failed(self, folder: StageFolder, attempt: Attempt | None, error: Exception) -> None:
         """Leave error.json and the traceback in the log, as far as the disk still takes them."""
         message = no_space_message(folder.path) if disk_is_full(error) else str(error) or type(error).__name__
         expected = isinstance(error, SohesError) or disk_is_full(error)
@@ -203,7 +192,7 @@ class Job:
             traceback.print_exception(error)
         try:
             folder.write_error(error, message, expected=expected)
-            (attempt or _Attempt(folder, resumes=False, launcher=None)).end("failed")
+            (attempt or Attempt(folder, resumes=False, launcher=None)).end("failed")
         except (OSError, SohesError) as second:
             print(f"the failure could not be written: {second}", file=sys.stderr, flush=True)
 
@@ -232,71 +221,7 @@ def make_job(
     )
 
 
-class _Attempt:
-    """One attempt at a stage: its clock, and a thread that keeps status.json fresh."""
-
-    def __init__(self, folder: StageFolder, *, resumes: bool, launcher: Launcher | None) -> None:
-        before = folder.status() if resumes else None
-        self.started = before.started if before else datetime.now(UTC).isoformat(timespec="seconds")
-        self.number = before.attempt + 1 if before else 1
-        self._before_s = before.seconds if before else 0.0
-        self._folder, self._launcher, self._begin = folder, launcher, time.monotonic()
-        self._over, self._writing = threading.Event(), threading.Lock()
-        self._write("running")
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def seconds(self) -> float:
-        """Time spent on the stage, earlier attempts that it resumes from included."""
-        return self._before_s + time.monotonic() - self._begin
-
-    def headline(self, stage: str, *, resumes: bool) -> str:
-        """First line of an attempt in the log."""
-        how = f"resumes (attempt {self.number})" if resumes else "starts"
-        return f"=== {_now()} {stage} {how}, process {os.getpid()} on {os.uname().nodename}"
-
-    def end(self, state: str) -> None:
-        """Stop the thread and write the final state."""
-        self._over.set()
-        self._write(state)
-
-    def _write(self, state: str) -> None:
-        with self._writing:
-            self._folder.write_status(
-                Status(
-                    state=state,
-                    pid=os.getpid(),
-                    host=os.uname().nodename,
-                    job_id=_job_id(),
-                    attempt=self.number,
-                    started=self.started,
-                    seconds=round(self.seconds(), 3),
-                )
-            )
-
-    def _watch(self) -> None:
-        next_beat = time.monotonic() + _HEARTBEAT_S
-        while not self._over.wait(_LAUNCHER_CHECK_S):
-            if self._launcher is not None and not _alive(self._launcher.pid):
-                _end_with_launcher()
-            if time.monotonic() > next_beat and not self._over.is_set():
-                next_beat += _HEARTBEAT_S
-                try:
-                    self._write("running")
-                except (OSError, SohesError):
-                    continue  # a full disk is the stage's to report
-
-
-def _job_id() -> str:
-    """Id of this job as submitit gives it to the launcher; "" in the launcher's process."""
-    executor = os.environ.get("SUBMITIT_EXECUTOR")
-    if executor != "slurm":
-        return os.environ.get("SUBMITIT_LOCAL_JOB_ID", "") if executor == "local" else ""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    # in an array SLURM_JOB_ID is another number
-    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
-
-
-def _is_to_go_on(number: signal.Signals) -> bool:
+def _is_to_requeue(number: signal.Signals) -> bool:
     """Whether the signal came for a time limit or a preemption, after which this job has to be queued again."""
     # SIGUSR2 has a handler of submitit's, but in the launcher's process
     if number == signal.SIGINT or not callable(signal.getsignal(signal.SIGUSR2)):
@@ -304,41 +229,11 @@ def _is_to_go_on(number: signal.Signals) -> bool:
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return number == signal.SIGUSR2
     try:
-        state, reason = ask("squeue", "-h", "-j", _job_id(), "-o", "%T|%r").strip().split("|")
+        state, reason = ask("squeue", "-h", "-j", job_id(), "-o", "%T|%r").strip().split("|")
     except (SohesError, ValueError):
         return number == signal.SIGUSR2
     # not where somebody cancels it, or SLURM itself has queued it again; a job that runs can also be SIGNALING
     return reason == "TimeLimit" or state not in ("COMPLETING", "CANCELLED", "PENDING", "REQUEUED")
-
-
-def _settle_in(launcher: Launcher) -> None:
-    """Become a process group that the launcher can end as a whole, and undo what submitit's local executor hides."""
-    if os.getpid() != os.getpgid(0):
-        os.setsid()
-    if launcher.visible_devices is None:
-        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = launcher.visible_devices
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a launcher that a shell put in the background
-    # blocked by the launcher while it started this process, so that Ctrl-C reaches a stage through the launcher only
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _end_with_launcher() -> None:
-    """The launcher was killed: interrupt this process, and after a while end its whole group."""
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(5.0)
-    os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 @contextmanager
@@ -361,7 +256,3 @@ def _captured(log: Path) -> Iterator[None]:
 def _restore(saved: int, descriptor: int) -> None:
     os.dup2(saved, descriptor)
     os.close(saved)
-
-
-def _now() -> str:
-    return datetime.now().isoformat(sep=" ", timespec="seconds")

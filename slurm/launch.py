@@ -23,9 +23,10 @@ try:
     from rich.markup import escape
 
     from slurm import run_local, run_slurm
+    from slurm.attempt import Launcher
     from slurm.client import outside_allocation
     from slurm.graph import FLAGS, Graph, load_graph
-    from slurm.job import Job, Launcher, make_job
+    from slurm.job import Job, make_job
     from slurm.plan import Planned, make_plan
     from slurm.state import StageFolder, disk_is_full, locked, no_space_message
     from slurm.view import Board, make_console, short, show_plan, show_settings, show_summary
@@ -43,12 +44,12 @@ _EXIT_FAILED, _EXIT_INTERRUPTED = 1, 130
 
 
 class StageFailed(SohesError):
-    """Stages failed; the message holds what each said, where its log is, and how to go on."""
+    """Stages failed; the message holds what each said, where its log is, and how to resume."""
 
     def __init__(self, failed: Mapping[str, str]) -> None:
         first, *others = failed
         more = f" and {len(others)} more" if others else ""
-        how = f"What was finished is kept: mend this and run the same command again, it goes on from {first}{more}."
+        how = f"What was finished is kept: mend this and run the same command again; it resumes from {first}{more}."
         super().__init__("\n\n".join(failed.values()) + f"\n{how}")
 
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _EXIT_FAILED
     except KeyboardInterrupt:
         again = "the same command" + (" without --from" if options.start else "")
-        console.print(f"\ninterrupted; run {again} again to go on from here", soft_wrap=True)
+        console.print(f"\ninterrupted; run {again} again to resume", soft_wrap=True)
         return _EXIT_INTERRUPTED
 
 
@@ -95,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--settings", nargs="?", const="", metavar="STAGE", help="list all settings, or a stage's, and run nothing"
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="STAGE", help="run no other stages than these")
-    parser.add_argument("--from", dest="start", metavar="STAGE", help="run this stage anew, and everything after it")
+    parser.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it from scratch")
     parser.add_argument("--images", metavar="DIR", help="folder of images, in place of generated scenes")
     parser.add_argument("--ground-truth", metavar="FILE", help="COCO annotations of those images")
     parser.add_argument("--weights", metavar="FILE_OR_NAME", help="start weights: a file or a timm name")
@@ -160,7 +161,7 @@ def _execute(
                 failed = run_slurm.wait(plan, ids, run_dir, board)
         except KeyboardInterrupt:
             numbers = " ".join(ids.values())
-            console.print(f"\nThe jobs go on; the same command shows them again. To stop them: scancel {numbers}")
+            console.print(f"\nThe jobs keep running; the same command shows them again. To stop: scancel {numbers}")
             return _EXIT_INTERRUPTED
     else:
         run_slurm.check_idle(run_dir, dict.fromkeys(jobs, ""), "cannot run here")

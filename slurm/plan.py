@@ -152,7 +152,7 @@ def _why(stage: Stage, identity: Mapping[str, Any], fingerprint: str, run_dir: P
     done = folder.done()
     if done is None or done["fingerprint"] != fingerprint:
         status = folder.status()
-        return "failed before: goes on" if status and status.state == "failed" else "interrupted: resumes"
+        return "failed before: resumes" if status and status.state == "failed" else "interrupted: resumes"
     return ""
 
 

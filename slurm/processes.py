@@ -87,7 +87,7 @@ def run_distributed(
             how = first.signal_name() if first.exitcode < 0 else f"exit status {first.exitcode}"
             why = MEMORY if first.exitcode == -signal.SIGKILL else "Look for its last words in the log."
             raise SohesError(
-                f"one of the {processes} processes of the training ended without a word ({how}). {why}"
+                f"one of the {processes} processes of the training exited without a message ({how}). {why}"
             ) from error
     result: StageResult = results[0]
     return result

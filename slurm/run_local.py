@@ -30,7 +30,7 @@ _LOG_LINES = 20
 PYTHON = shlex.join([sys.executable, start.__file__, sys.executable, "-P"])
 _KILLED = re.compile(re.escape(start.KILLED).replace(r"\{\}", r"(\w+)"))
 _OUT_OF_MEMORY = re.compile(r"((?i:out.of.memory|oom.kill))")  # srun, slurmstepd and the accounting
-# slurmstepd's words; what was requeued went on
+# slurmstepd's words; what was requeued has not ended
 _ENDED_BY_SLURM = re.compile(r"\*\*\* (JOB .* CANCELLED AT (?!.*(?:REQUEUE|PREEMPTION)).*) \*\*\*")
 
 
@@ -69,7 +69,7 @@ def _run(name: str, job: Job, cpus: int, run_dir: Path, board: Board) -> str:
         while not process.done():
             board.progress(name, StageFolder(run_dir, name).progress(), time.monotonic() - begin)
             time.sleep(_POLL_S)
-    except BaseException:  # a stage must never go on without its launcher
+    except BaseException:  # a stage must never outlive its launcher
         board.set(name, "interrupted")
         for process in started:
             _stop(process, StageFolder(run_dir, name))
@@ -112,7 +112,7 @@ def _ending(status: Status | None, said: Sequence[str]) -> str:
         return f"was killed {after} ({number})" + (f". {MEMORY}" if number == "SIGKILL" else "")
     if status is not None and status.state != "running":
         return f"was stopped {after} by a signal"
-    return f"ended {after} without saying why"
+    return f"exited {after} without a message"
 
 
 def _last(pattern: re.Pattern[str], lines: Sequence[str]) -> str:

@@ -156,13 +156,13 @@ def check_idle(run_dir: Path, stages: Mapping[str, str], what: str) -> dict[str,
     """Refuse to touch stages that a cluster job works on.
 
     Args:
-        stages: stage to the fingerprint with which the job may go on; "" for none.
+        stages: stage to the fingerprint with which its job may stay; "" for none.
 
     Returns:
-        The jobs that go on: stage to job id.
+        The jobs that stay: stage to job id.
 
     Raises:
-        SohesError: a job is in the way, or SLURM does not say whether one is; the message says how to go on.
+        SohesError: a job is in the way, or SLURM does not say whether one is; the message names the remedy.
     """
     submitted = {stage: job for stage, job in _submitted(run_dir).items() if stage in stages}
     if not submitted:
@@ -239,13 +239,13 @@ def wait(plan: Mapping[str, Planned], ids: Mapping[str, str], run_dir: Path, boa
     """
     watch = _Watch(plan, ids, run_dir, board)
     while watch.open:
-        watch.look()
+        watch.update()
         time.sleep(_STATUS_EVERY_S)
     return watch.failed
 
 
 class _Watch:
-    """The jobs of one launch as their status files and `squeue` tell of them."""
+    """The jobs of one launch as their status files and `squeue` report them."""
 
     def __init__(self, plan: Mapping[str, Planned], ids: Mapping[str, str], run_dir: Path, board: Board) -> None:
         self.open = dict(ids)
@@ -256,7 +256,7 @@ class _Watch:
         self._asked = -_QUEUE_EVERY_S
         self._missing_since: dict[str, float] = {}
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Read the queue, then the status files: a job leaves the queue after it wrote its last status."""
         if time.monotonic() - self._asked >= _QUEUE_EVERY_S:
             answer = ask_once(*_QUEUE)

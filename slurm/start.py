@@ -1,8 +1,7 @@
 """The first process of a stage: a script that starts the command given to it, and says how that was killed.
 
-submitit keeps to itself how a local process ended, and SLURM does not say it everywhere. On SLURM the stage starts deaf
-to the signals that announce a time limit or a preemption, and hears them once it can act on them: else they would end
-it before.
+submitit keeps to itself how a local process ended, and SLURM does not say it everywhere. On SLURM the stage starts with
+the signals that announce a time limit or a preemption ignored, until it can act on them: else they would end it before.
 
 Whatever a stage starts in turn finds this checkout's packages first, as the launcher does: by PYTHONPATH.
 """

@@ -141,7 +141,7 @@ class _Row:
 
 
 def rate(progress: Mapping[str, Any]) -> str:
-    """Steps a second, or seconds a step where that reads better."""
+    """Steps per second, or seconds per step where that reads better."""
     value = float(progress["rate"])
     if value <= 0:
         return ""

@@ -160,7 +160,7 @@ def test_only(launch: Launch, run_dir: Path) -> None:
     assert "unknown stage 'wrok'; did you mean 'work'" in launch("--only", "wrok")[1]
 
 
-def test_from_runs_anew_what_was_up_to_date(launch: Launch, run_dir: Path) -> None:
+def test_from_runs_again_what_was_up_to_date(launch: Launch, run_dir: Path) -> None:
     launch()
     (run_dir / "work" / "leftover.txt").write_text("old")
     before = stamps(run_dir)

@@ -1,4 +1,4 @@
-"""Stages as processes of their own: logs, failures, interrupts, kills, and going on afterwards."""
+"""Stages as processes of their own: logs, failures, interrupts, kills, and resuming afterwards."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def test_failure_that_the_user_can_mend(ready: list[str], run_dir: Path) -> None
     assert done.returncode == 1
     assert "numbers.json: number 1 is odd; use an even one" in done.stdout
     assert f"log: {run_dir / 'work' / 'log.txt'}" in done.stdout
-    assert "run the same command again, it goes on from work" in done.stdout
+    assert "run the same command again; it resumes from work" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert "Traceback" in (run_dir / "work" / "log.txt").read_text()
     assert not (run_dir / "report").exists()
     dry = run_command(*ready, "--dry-run")
-    assert "failed before: goes on" in dry.stdout
+    assert "failed before: resumes" in dry.stdout
 
 
 def test_failure_that_is_a_bug_shows_the_end_of_the_log(ready: list[str]) -> None:
@@ -102,10 +102,10 @@ def test_full_disk(ready: list[str], run_dir: Path) -> None:
     [
         ("killed", r"stage work was killed after \d+ s \(SIGKILL\)\. Often the memory was full"),
         ("crashed", r"stage work was killed after \d+ s \(SIGSEGV\)$"),
-        ("exits", r"stage work ended after \d+ s without saying why$"),
+        ("exits", r"stage work exited after \d+ s without a message$"),
     ],
 )
-def test_stage_that_ends_without_a_word(ready: list[str], how: str, headline: str) -> None:
+def test_stage_that_exits_without_a_message(ready: list[str], how: str, headline: str) -> None:
     done = run_command(*ready, f"work.fail={how}")
     assert done.returncode == 1
     assert re.search(headline, done.stdout, re.MULTILINE), done.stdout
@@ -149,7 +149,7 @@ def test_folder_that_submitit_would_rename(tmp_path: Path, launch: Launch) -> No
     assert not (tmp_path / "hundred%j").exists()
 
 
-def test_killed_stage_then_going_on(ready: list[str], run_dir: Path) -> None:
+def test_killed_stage_then_resuming(ready: list[str], run_dir: Path) -> None:
     done = run_command(*ready, "work.fail=killed")
     assert done.returncode == 1
     assert "stage work was killed" in done.stdout
@@ -162,7 +162,7 @@ def test_killed_stage_then_going_on(ready: list[str], run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_launcher_ends_its_stage_and_goes_on_later(
+def test_interrupted_launcher_ends_its_stage_and_resumes_later(
     ready: list[str], run_dir: Path, number: signal.Signals
 ) -> None:
     process = start([*ready, *SLOW], run_dir)
@@ -170,7 +170,7 @@ def test_interrupted_launcher_ends_its_stage_and_goes_on_later(
     process.send_signal(number)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted; run the same command again to go on" in output
+    assert "interrupted; run the same command again to resume" in output
     assert not alive(first)
     status = StageFolder(run_dir, "work").status()
     assert status is not None
@@ -238,7 +238,7 @@ def test_control_c_on_a_terminal(ready: list[str], run_dir: Path) -> None:
     assert os.waitstatus_to_exitcode(status) == 130
     text = output.decode()
     assert "━" in text
-    assert "run the same command again to go on" in text
+    assert "run the same command again to resume" in text
     assert "Traceback" not in text
     assert not alive(worker(run_dir))
 

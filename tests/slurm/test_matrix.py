@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from slurm.attempt import job_id
 from slurm.graph import Graph, load_graph
-from slurm.job import _job_id
 from slurm.launch import main
 from slurm.plan import make_plan
 from slurm.run_slurm import describe_submission, slurm_answers
@@ -160,14 +160,14 @@ def test_a_cell_that_fails_stops_no_other(tmp_path: Path) -> None:
     assert done.returncode == 1
     for name in BAD:
         assert f"stage {name} failed after 0 s: numbers.json: number 1 is odd" in done.stdout
-    assert "goes on from score-bad-one and 1 more" in done.stdout
+    assert "resumes from score-bad-one and 1 more" in done.stdout
     assert read_record(run_dir / "report" / "record.json").artefacts == ["tables/summary.md"]
     table = (run_dir / "report" / "tables" / "summary.md").read_text()
     assert all((name in table) == (name not in BAD) for name in CELLS)
 
     dry = actions(run_command(*arguments, "--dry-run").stdout)
     assert [name for name, (action, _) in dry.items() if action == "run"] == [*BAD, "report"]
-    assert dry[BAD[0]][1] == "failed before: goes on"
+    assert dry[BAD[0]][1] == "failed before: resumes"
     only = run_command(*arguments, "--only", "report")  # the failed cells need not run before
     assert only.returncode == 0, only.stdout
 
@@ -228,9 +228,9 @@ def test_waiting_for_arrays(
     run_dir = tmp_path / "run"
     ids = {"images": "100", **dict(zip(BAD, ("101_0", "101_1"), strict=True)), "report": "103"}
     ids |= {name: f"102_{index}" for index, name in enumerate(GOOD + QUICK)}
-    for name, job_id in ids.items():
+    for name, number in ids.items():
         if name != QUICK[1]:  # never says a word
-            finish(run_dir, name, job_id, "failed" if name in BAD else "finished")
+            finish(run_dir, name, number, "failed" if name in BAD else "finished")
     for name in BAD:
         StageFolder(run_dir, name).write_error(ValueError("too odd"), "too odd", expected=True)
     output = launch(run_dir, capsys, executor="slurm")
@@ -246,12 +246,12 @@ def test_a_cell_of_an_array_knows_its_id(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("SLURM_JOB_ID", "205")
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "200")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
-    assert _job_id() == "200_5"
+    assert job_id() == "200_5"
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
-    assert _job_id() == "205"
+    assert job_id() == "205"
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "local")
     monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "77")
-    assert _job_id() == "77"
+    assert job_id() == "77"
 
 
 @pytest.mark.parametrize("scale", ["demo", "small", "paper"])

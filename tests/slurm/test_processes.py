@@ -82,7 +82,7 @@ def test_two_processes_give_one_record(run_dir: Path, capfd: pytest.CaptureFixtu
     [
         ("user", DataError, "image 7 is odd; use an even one"),
         ("bug", RuntimeError, "TwoError: no such thing"),
-        ("killed", SohesError, r"one of the 2 processes .* ended without a word \(SIGKILL\)\. .*"),
+        ("killed", SohesError, r"one of the 2 processes .* exited without a message \(SIGKILL\)\. .*"),
     ],
 )
 def test_the_error_of_another_process_arrives(run_dir: Path, how: str, kind: type[Exception], message: str) -> None:
@@ -138,7 +138,7 @@ def check_finished(run_dir: Path, alone: torch.Tensor) -> None:
 
 
 @pytest.mark.slow
-def test_interrupted_training_saves_and_goes_on_later(run_dir: Path, alone: torch.Tensor) -> None:
+def test_interrupted_training_saves_and_resumes_later(run_dir: Path, alone: torch.Tensor) -> None:
     launcher = start(run_dir)
     launcher.send_signal(signal.SIGINT)
     output, _ = launcher.communicate(timeout=60)

@@ -15,7 +15,7 @@ import pytest
 
 from slurm import client, run_slurm
 from slurm.graph import Resources, load_graph
-from slurm.job import Job, _is_to_go_on, make_job
+from slurm.job import Job, _is_to_requeue, make_job
 from slurm.plan import make_plan
 from slurm.state import StageFolder, Status
 from tests.slurm.conftest import HERE, TOY, Launch, command, environment, run_command, wait_until
@@ -245,7 +245,7 @@ def test_folders_that_slurm_would_read_otherwise(cluster: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("answer", "number", "goes_on"),
+    ("answer", "number", "requeued"),
     [
         ("RUNNING|None", signal.SIGTERM, True),  # preempted, with time to stop
         ("SIGNALING|None", signal.SIGUSR2, True),  # a running job, just as SLURM sends the signal
@@ -256,8 +256,8 @@ def test_folders_that_slurm_would_read_otherwise(cluster: Path, tmp_path: Path, 
         ("RUNNING|None", signal.SIGINT, False),
     ],
 )
-def test_which_jobs_go_on(
-    cluster: Path, monkeypatch: pytest.MonkeyPatch, answer: str, number: signal.Signals, goes_on: bool
+def test_which_jobs_are_requeued(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, answer: str, number: signal.Signals, requeued: bool
 ) -> None:
     """The answers are those of SLURM 22.05."""
     (cluster / "queue").write_text(f"{answer}\n")
@@ -265,7 +265,7 @@ def test_which_jobs_go_on(
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     before = signal.signal(signal.SIGUSR2, lambda number, frame: None)  # as submitit's
     try:
-        assert _is_to_go_on(number) == goes_on
+        assert _is_to_requeue(number) == requeued
     finally:
         signal.signal(signal.SIGUSR2, before)
 
@@ -346,7 +346,7 @@ class TestRealCluster:
         lines = (run_dir / "work" / "attempts.txt").read_text().split("\n")[:-1]
         assert [line.split()[1] for line in lines] == ["0", "1", "2", "3"]
 
-    def test_trainings_go_on_after_time_limits_and_a_preemption(self, run_dir: Path, tmp_path: Path) -> None:
+    def test_trainings_resume_after_time_limits_and_a_preemption(self, run_dir: Path, tmp_path: Path) -> None:
         """In one process and in two: no step twice, and the weights of an undisturbed training, to the byte."""
         stages = ("one", "two")
         low = tmp_path / "low.yaml"

@@ -49,7 +49,7 @@ class WorkConfig:
 
 
 def work(config: WorkConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """One file a step; a step that has its file is not done again. `attempts.txt` tells who did which."""
+    """One file per step; a step that has its file is not done again. `attempts.txt` tells who did which."""
     (out / "environment.json").write_text(json.dumps(dict(os.environ)))
     numbers = json.loads(inputs["numbers"].read_text())
     for number in track(numbers, "steps"):
