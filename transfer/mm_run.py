@@ -19,8 +19,8 @@ from sohes.backbones.timm_folder import BackboneFolder
 from sohes.engine.checkpoints import CheckpointHook
 from sohes.errors import ConfigError, unknown_name
 from sohes.files import atomic_path
+from sohes.mm.backbone import STRIDES
 from transfer.data import HeadData
-from transfer.mm_backbone import STRIDES
 from transfer.mm_hooks import LossHook, ProgressHook
 from transfer.stages import CONFIGS, recipe_names
 

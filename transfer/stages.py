@@ -98,8 +98,8 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
     Raises:
         SohesError: the MM stack does not work here, the recipe does not exist, data or weights cannot be used.
     """
+    from sohes.mm.check import require
     from transfer.data import write_label_maps
-    from transfer.mm_check import require
 
     require()
     data = write_label_maps(inputs["data"], Path(out) / "label_maps")
@@ -114,8 +114,8 @@ def instance(config: InstanceConfig, inputs: dict[str, Path], out: Path) -> Stag
     Raises:
         SohesError: as `semantic`.
     """
+    from sohes.mm.check import require
     from transfer.data import write_instances
-    from transfer.mm_check import require
 
     require()
     data = write_instances(inputs["data"], Path(out) / "instances")

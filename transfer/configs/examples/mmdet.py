@@ -3,7 +3,7 @@ import json
 import pathlib
 
 _base_ = "mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py"
-custom_imports = dict(imports=["transfer.mm_backbone"])
+custom_imports = dict(imports=["sohes.mm"])
 folder = "runs/sohes_full-demo/export/backbone"
 vit = json.loads(pathlib.Path(folder, "config.json").read_text())
 width, pixels = vit["num_features"], vit["pretrained_cfg"]

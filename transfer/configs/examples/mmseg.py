@@ -6,7 +6,7 @@ _base_ = (
     __import__("mmseg").__path__[0]  # "mmseg::swin/..." where the package is installed under the name mmsegmentation
     + "/.mim/configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py"
 )
-custom_imports = dict(imports=["transfer.mm_backbone"])
+custom_imports = dict(imports=["sohes.mm"])
 folder = "runs/sohes_full-demo/export/backbone"
 vit = json.loads(pathlib.Path(folder, "config.json").read_text())
 width, pixels = vit["num_features"], vit["pretrained_cfg"]

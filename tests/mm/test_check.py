@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sohes.errors import SohesError
-from transfer import mm_check
+from sohes.installation import MAKE
+from sohes.mm import check
 
 pytestmark = [pytest.mark.transfer, pytest.mark.usefixtures("mm_stack")]
 
@@ -15,7 +17,7 @@ pytestmark = [pytest.mark.transfer, pytest.mark.usefixtures("mm_stack")]
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probe anew, not from the cache."""
-    monkeypatch.setattr(mm_check, "probe", mm_check.probe.__wrapped__)
+    monkeypatch.setattr(check, "probe", check.probe.__wrapped__)
 
 
 def break_import(monkeypatch: pytest.MonkeyPatch, module: str, error: Exception) -> None:
@@ -30,7 +32,7 @@ def break_import(monkeypatch: pytest.MonkeyPatch, module: str, error: Exception)
 
 
 def test_a_working_stack_says_what_was_tried(capsys: pytest.CaptureFixture[str]) -> None:
-    found = mm_check.probe()
+    found = check.probe()
     assert found.works
     assert found.remedy == ""
     assert [check.name for check in found.checks] == ["MM packages", "mmcv ops", "MMSegmentation", "MMDetection"]
@@ -41,38 +43,38 @@ def test_a_working_stack_says_what_was_tried(capsys: pytest.CaptureFixture[str])
 @pytest.mark.usefixtures("fresh")
 def test_missing_ops_are_mended_by_building_them(monkeypatch: pytest.MonkeyPatch) -> None:
     break_import(monkeypatch, "mmcv._ext", ModuleNotFoundError("No module named 'mmcv._ext'", name="mmcv._ext"))
-    found = mm_check.probe()
+    found = check.probe()
     assert not found.works
     assert "mmcv._ext" in found.message
-    assert found.remedy == mm_check.BUILD_OPS
+    assert found.remedy == check.BUILD_OPS
     with pytest.raises(SohesError, match="Mend it with: MMCV_WITH_OPS=1"):
-        mm_check.require()
+        check.require()
 
 
 @pytest.mark.usefixtures("fresh")
 def test_a_missing_helper_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     break_import(monkeypatch, "mmseg.models", ModuleNotFoundError("No module named 'ftfy'", name="ftfy"))
-    found = mm_check.probe()
+    found = check.probe()
     assert "MMSegmentation" in found.message
     assert "ftfy" in found.message
-    assert found.remedy == "make install"
+    assert found.remedy == MAKE
 
 
 @pytest.mark.usefixtures("fresh")
 def test_two_packages_with_one_import_name_are_named_both(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["onedl-mmengine", "onedl-mmcv", "mmcv", "onedl-mmdetection", "onedl-mmsegmentation"]
     fakes = [SimpleNamespace(metadata={"Name": name}) for name in names]
-    monkeypatch.setattr(mm_check.metadata, "distributions", lambda: fakes)
-    found = mm_check.probe()
-    assert found.remedy == "pip uninstall -y onedl-mmcv mmcv && make install"
+    monkeypatch.setattr(check.metadata, "distributions", lambda: fakes)
+    found = check.probe()
+    assert found.remedy == f"{sys.executable} -m pip uninstall -y onedl-mmcv mmcv && {MAKE}"
 
 
 @pytest.mark.usefixtures("fresh")
 def test_nothing_installed_is_one_command_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mm_check.metadata, "distributions", lambda: [])
-    found = mm_check.probe()
+    monkeypatch.setattr(check.metadata, "distributions", lambda: [])
+    found = check.probe()
     assert "not installed: onedl-mmengine, onedl-mmcv" in found.message
-    assert found.remedy == "make install"
+    assert found.remedy == MAKE
 
 
 @pytest.mark.usefixtures("fresh")
@@ -80,4 +82,4 @@ def test_wrong_results_are_not_taken_for_working(monkeypatch: pytest.MonkeyPatch
     import mmcv.ops
 
     monkeypatch.setattr(mmcv.ops, "roi_align", lambda features, rois, size: features[:, :, :2, :2] * 0)
-    assert "wrong results on cpu" in mm_check.probe().message
+    assert "wrong results on cpu" in check.probe().message

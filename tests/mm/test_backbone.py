@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sohes.errors import ConfigError, WeightsError
-from transfer.mm_backbone import TimmViT
+from sohes.mm.backbone import TimmViT
 
 
 def images(height: int, width: int, count: int = 2) -> Tensor:

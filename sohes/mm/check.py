@@ -9,16 +9,13 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 
 from sohes.errors import SohesError
+from sohes.installation import install_transfer, pip
 
-INSTALL = "make install"
 # --no-cache-dir: pip keeps the wheel it built, which may have been built against another torch
-BUILD_OPS = (
-    "MMCV_WITH_OPS=1 pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir "
-    "--no-binary onedl-mmcv onedl-mmcv==2.3.6"
-)
+_FROM_SOURCE = ("--no-deps", "--no-build-isolation", "--no-cache-dir", "--no-binary", "onedl-mmcv")
+BUILD_OPS = f"MMCV_WITH_OPS=1 {pip('install', '--force-reinstall', *_FROM_SOURCE, 'onedl-mmcv==2.3.6')}"
 # upstream distributions that install into the same folders as their maintained continuations
 _RIVALS = {
     "onedl-mmengine": ("mmengine", "mmengine-lite"),
@@ -113,11 +110,11 @@ def _one_of_each() -> str:
         both = [name for ours, rivals in doubled.items() for name in (ours, *rivals)]
         raise _Broken(
             f"installed twice under the same import name: {', '.join(both)}",
-            f"pip uninstall -y {' '.join(both)} && {INSTALL}",
+            f"{pip('uninstall', '-y', *both)} && {install_transfer()}",
         )
     missing = [ours for ours in _RIVALS if ours not in names and not any(rival in names for rival in _RIVALS[ours])]
     if missing:
-        raise _Broken(f"not installed: {', '.join(missing)}", INSTALL)
+        raise _Broken(f"not installed: {', '.join(missing)}", install_transfer())
     return "one of each"
 
 
@@ -132,7 +129,7 @@ def _import(module: str, remedy: str) -> None:
 def _compiled_ops() -> str:
     import torch
 
-    _import("mmcv", INSTALL)
+    _import("mmcv", install_transfer())
     _import("mmcv._ext", BUILD_OPS)
     _import("mmcv.ops", BUILD_OPS)
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
@@ -164,7 +161,7 @@ def ops_are_right(device: str) -> bool:
 
 def _mmseg() -> str:
     for module in ("mmseg.models", "mmseg.datasets", "mmseg.evaluation"):
-        _import(module, INSTALL)
+        _import(module, install_transfer())
     return _found("mmseg.registry", "EncoderDecoder")
 
 
@@ -172,16 +169,16 @@ def _mmdet() -> str:
     from mmengine.config import Config
 
     for module in ("mmdet.models", "mmdet.datasets", "mmdet.evaluation"):
-        _import(module, INSTALL)
+        _import(module, install_transfer())
     try:
-        Config.fromfile(Path(__file__).parent / "configs" / "instance" / "mask_rcnn_frozen.py")
+        Config.fromstring('_base_ = "mmdet::_base_/models/mask-rcnn_r50_fpn.py"\n', ".py")
     except (ImportError, OSError) as error:
-        raise _Broken(f"its config zoo is not found ({error})", INSTALL) from error
+        raise _Broken(f"its config zoo is not found ({error})", install_transfer()) from error
     return _found("mmdet.registry", "MaskRCNN")
 
 
 def _found(registry: str, model: str) -> str:
     models = importlib.import_module(registry).MODELS
     if models.get(model) is None:
-        raise _Broken(f"{model} is not in its registry", INSTALL)
+        raise _Broken(f"{model} is not in its registry", install_transfer())
     return f"{model} found"
