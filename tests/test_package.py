@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-
-import pytest
 
 import sohes
 
@@ -44,11 +43,11 @@ def test_type_checkers_are_told_every_public_name_and_where_it_is() -> None:
     assert told == sohes._PUBLIC
 
 
-@pytest.mark.slow
-def test_the_wheel_has_types_and_the_version(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_library_alone(tmp_path: Path) -> None:
+    """`results`, `slurm` and others are names that different distributions own."""
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("sohes", "benchmarks", "results", "slurm", "transfer"):
+    for name in ("sohes", "benchmarks", "results", "slurm", "transfer", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "records", "demo"))
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     command += ["--wheel-dir", str(tmp_path / "wheels"), str(tmp_path)]
@@ -56,4 +55,16 @@ def test_the_wheel_has_types_and_the_version(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
     assert wheel.name == f"sohes-{sohes.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
-        assert "sohes/py.typed" in archive.namelist()
+        names = set(archive.namelist())
+    assert {name.split("/")[0] for name in names} == {"sohes", f"sohes-{sohes.__version__}.dist-info"}
+    wanted = ["sohes/py.typed", *(str(path.relative_to(ROOT)) for path in (ROOT / "sohes").rglob("README.md"))]
+    assert names >= {*wanted, *(str(path.relative_to(ROOT)) for path in (ROOT / "sohes").rglob("*.py"))}
+
+
+def test_the_library_imports_nothing_of_the_suite() -> None:
+    """Nor does it name it in code that it starts."""
+    for path in sorted((ROOT / "sohes").rglob("*.py")):
+        found = re.findall(
+            r"(?:^\s*|; *|['\"])(?:from|import) (?:transfer|slurm|results|benchmarks)\b", path.read_text(), re.MULTILINE
+        )
+        assert not found, path
