@@ -1,16 +1,4 @@
-"""Recipes: YAML files that name stages, what each reads from which other, and their settings at a scale.
-
-stages:
-  explore:
-    run: sohes.explore.stage:explore             # module:function
-    distributed: false                           # true: it trains, with a process for each of its GPUs
-    inputs: {images: images, labels: a/train}    # name: path in the run folder; "." is the run folder itself
-    after: [evaluate]                            # stages to wait for beyond those named by the inputs
-    after_any: [score]                           # the same, but these may also have failed
-    matrix: suite.yaml                           # one stage for each combination of entries; see slurm/matrix.py
-    config: {theta_small: 0.02}                  # fields of the function's configuration class
-    resources: {gpus: 1, hours: 4}
-"""
+"""Recipes at a scale: YAML files that name stages, what each reads, and their settings (README §1, §2)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""A matrix: one stage for each combination of the entries of its axes, its cells.
-
-model:                                # an axis is a field of the configuration; the entry's name becomes its value
-  sam: {run: a.b:sam, points: 32}     # fields of the configuration; `run`, `inputs` and `resources` as in a recipe
-  sohes: {run: a.b:segmenter, inputs: {segmenter: correct/segmenter}}
-dataset: {coco: {}, lvis: {resources: {hours: 12}}}
-"""
+"""A matrix: one stage for each combination of the entries of its axes, its cells (README §3)."""
 
 from __future__ import annotations
 

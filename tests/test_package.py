@@ -10,6 +10,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import yaml
+
 import sohes
 
 ROOT = Path(__file__).parents[1]
@@ -68,3 +70,27 @@ def test_the_library_imports_nothing_of_the_suite() -> None:
             r"(?:^\s*|; *|['\"])(?:from|import) (?:transfer|slurm|results|benchmarks)\b", path.read_text(), re.MULTILINE
         )
         assert not found, path
+
+
+def test_the_citation_is_of_this_version() -> None:
+    """Field names as in version 1.2.0 of the Citation File Format, those that are used here."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    required = {"cff-version", "message", "title", "authors"}
+    assert required <= set(citation) <= required | {
+        "type", "abstract", "version", "license", "keywords", "preferred-citation"
+    }  # fmt: skip
+    assert citation["version"] == sohes.__version__
+    paper = citation["preferred-citation"]
+    assert {"type", "title", "authors"} <= set(paper) <= {
+        "type", "title", "authors", "collection-title", "year", "url", "identifiers"
+    }  # fmt: skip
+    assert [author["family-names"] for author in paper["authors"]] == (
+        ["Cao", "Gu", "Kuen", "Tan", "Zhang", "Zhao", "Nenkova", "Gui", "Sun", "Wang"]
+    )
+
+
+def test_hooks_before_a_commit_use_the_same_ruff() -> None:
+    pinned = re.search(r"^ruff==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert pinned is not None
+    assert [repo["rev"] for repo in hooks if "ruff" in repo["repo"]] == [f"v{pinned[1]}"]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,18 @@ def test_bad_blocks_and_folders_are_refused(backbone: Path, tmp_path: Path) -> N
         TimmViT(str(backbone), out_blocks=(1, 2, 3, 6))
     with pytest.raises(WeightsError, match=r"config\.json is missing"):
         TimmViT(str(tmp_path))
+
+
+def test_a_config_registers_it_and_needs_mmengine_alone(backbone: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.py"
+    config.write_text(
+        f'custom_imports = dict(imports=["sohes.mm"])\nbackbone = dict(type="TimmViT", folder="{backbone}")\n'
+    )
+    code = (
+        "import sys; from mmengine.config import Config; from mmengine.registry import MODELS\n"
+        "print(MODELS.build(Config.fromfile(sys.argv[1]).backbone).embed_dim)\n"
+        "print({'mmcv', 'mmseg', 'mmdet'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.splitlines()[-2:] == ["64", "set()"]
