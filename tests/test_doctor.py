@@ -144,6 +144,7 @@ def test_a_missing_library_is_a_finding(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sohes.cli", "doctor"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
+    assert re.search(r"ok .*torch \d", done.stdout)
     assert "import timm fails: ImportError: no timm here" in done.stdout
     assert re.search(r"demo weights .*not looked for", done.stdout)
     assert re.search(r"start weights .*not looked for: no huggingface_hub here", done.stdout)
