@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sohes.installation import in_checkout, install_extra, install_transfer, pip, reinstall
@@ -216,6 +217,6 @@ def print_report() -> int:
             result = probe()
             for finding in result if isinstance(result, list) else [result]:
                 broken += finding.state == BROKEN
-                table.add_row(marks[finding.state], finding.subject, finding.detail, finding.remedy)
+                table.add_row(marks[finding.state], *map(escape, (finding.subject, finding.detail, finding.remedy)))
     console.print(table)
     return 1 if broken else 0
