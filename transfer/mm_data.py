@@ -40,7 +40,7 @@ class LabelMaps(BaseSegDataset):
     """Images and label maps listed in a file of `transfer.data.write_label_maps`."""
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """One entry an image."""
+        """One entry per image."""
         common = {"label_map": None, "reduce_zero_label": False}
         return [item | common | {"seg_fields": []} for item in read_json(Path(self.ann_file))["items"]]
 
@@ -50,7 +50,7 @@ class ResumableSampler(InfiniteSampler):
     """Endless shuffling that also seeds all random draws of a step by the sample's position in the stream.
 
     mmengine restores weights and the position in the stream, but not the random states. Here they follow from the
-    position, so a resumed run draws the same flips, crops and proposals as an undisturbed one.
+    position, so a resumed training draws the same flips, crops and proposals as an undisturbed one.
 
     Raises:
         DataError: the data set is empty; the endless stream would never begin.
@@ -79,7 +79,7 @@ class ResumableSampler(InfiniteSampler):
 
 @FUNCTIONS.register_module()
 def start_worker(worker: int, num_workers: int, seed: int) -> None:
-    """First of a process that loads data: seeds, as mmengine sets them, and no ear for signals."""
+    """Start of a process that loads data: seeds as mmengine sets them, and signals left to the parent."""
     leave_stopping_to_parent(worker)
     worker_init_fn(worker, num_workers, get_rank(), seed)
 
@@ -89,7 +89,7 @@ class ResumableLoop(IterBasedTrainLoop):
     """mmengine's loop, for `sohes.engine.checkpoints.CheckpointHook`."""
 
     def resume_at(self, step: int) -> None:
-        """Go on with this step."""
+        """Resume at this step."""
         self._iter = step
 
 

@@ -76,7 +76,7 @@ class TimmViT(BaseModule):
         self.train()
 
     def init_weights(self) -> None:
-        """Keep the loaded weights: the inherited method would let timm draw the ViT anew."""
+        """Keep the loaded weights: the inherited method would let timm initialise the ViT again."""
 
     def train(self, mode: bool = True) -> TimmViT:
         """As usual, but a frozen ViT stays in eval mode."""

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.transfer, pytest.mark.usefixtures("mm_stack")]
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probe anew, not from the cache."""
+    """Probe again, not from the cache."""
     monkeypatch.setattr(check, "probe", check.probe.__wrapped__)
 
 

@@ -75,7 +75,7 @@ def test_label_map_of_a_scene_is_painted_stuff_first_then_large_to_small(tmp_pat
     np.testing.assert_array_equal(np.asarray(Image.open(item["seg_map_path"])), expected)
 
 
-def test_label_maps_are_kept_for_the_same_source_and_painted_anew_for_another(tmp_path: Path) -> None:
+def test_label_maps_are_kept_for_the_same_source_and_painted_again_for_another(tmp_path: Path) -> None:
     folder = write(tmp_path, coco(SCENE), coco(SCENE))
     data = write_label_maps(folder, tmp_path / "maps")
     png = Path(json.loads(data.val.read_text())["items"][0]["seg_map_path"])

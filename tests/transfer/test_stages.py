@@ -41,7 +41,7 @@ def losses(out: Path) -> list[str]:
 def finished(
     backbone: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[StageResult, Path]]:
-    """Both stages, run undisturbed."""
+    """Both stages, undisturbed."""
     results = {}
     for task, (stage, config) in STAGES.items():
         out = tmp_path_factory.mktemp(task)
@@ -99,7 +99,7 @@ def test_miou_sums_over_the_data_set(backbone: Path, scenes: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("task", STAGES)
-def test_an_interrupted_run_goes_on_and_ends_the_same(
+def test_an_interrupted_training_resumes_and_ends_the_same(
     task: str,
     finished: dict[str, tuple[StageResult, Path]],
     backbone: Path,
@@ -131,7 +131,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_signal_ends_a_run_after_its_step(
+def test_a_signal_ends_a_training_after_its_step(
     number: signal.Signals,
     finished: dict[str, tuple[StageResult, Path]],
     backbone: Path,
@@ -195,7 +195,7 @@ def test_no_code_from_a_checkpoint_is_run(
     stage, config = STAGES[task]
     stage(config, {"backbone": backbone, "data": scenes}, tmp_path)
     assert not trace.exists()
-    assert losses(tmp_path) == losses(finished[task][1]), "the run begins anew"
+    assert losses(tmp_path) == losses(finished[task][1]), "the training starts from scratch"
 
 
 def test_a_checkpoint_of_another_backbone_is_refused(
