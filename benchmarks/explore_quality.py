@@ -32,6 +32,7 @@ from sohes.explore.explorer import Explorer, View
 from sohes.explore.settings import ExploreSettings
 from sohes.files import atomic_path
 from sohes.masks import FloatArray, MaskForest
+from sohes.plotting import INK, categorical, save, style
 from sohes.progress import track
 from sohes.records import commit, hardware
 
@@ -201,28 +202,26 @@ def _explored(explorer: CachedExplorer, item: ImageItem) -> tuple[MaskForest, fl
 
 
 def _plot(table: pd.DataFrame, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
     import seaborn as sns
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
-    sns.set_theme(style="whitegrid", context="paper")
     label = table["variant"]
     if table["backbone"].nunique() > 1:
         label = label + " [" + table["backbone"] + "]"
-    figure, (bars, sizes) = plt.subplots(1, 2, figsize=(11, 0.32 * len(table) + 1.2), sharey=True)
-    sns.barplot(x=table["ar_1000"], y=label, hue=table["changed"], dodge=False, legend=False, ax=bars)
-    errors = [table["ar_1000"] - table["ar_1000_low"], table["ar_1000_high"] - table["ar_1000"]]
-    bars.errorbar(table["ar_1000"], range(len(table)), xerr=errors, fmt="none", ecolor="0.25", capsize=2, lw=0.8)
-    bars.set(xlabel="mask AR@1000 (95 % over images)", ylabel="")
-    for size, marker in (("s", "o"), ("m", "s"), ("l", "D")):
-        sizes.plot(table[f"ar_{size}"], range(len(table)), marker, label=size.upper())
-    sizes.set(xlabel="mask AR@1000 by size of the object")
-    sizes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130, bbox_inches="tight")
-    plt.close(figure)
+    with style():
+        figure = Figure(figsize=(12, 0.32 * len(table) + 1.2), dpi=130, layout="constrained")
+        bars, sizes = figure.subplots(1, 2, sharey=True)
+        colours = categorical(table["changed"].nunique()).tolist()
+        hues = {"hue": table["changed"], "palette": colours, "saturation": 1, "dodge": False, "legend": False}
+        sns.barplot(x=table["ar_1000"], y=label, ax=bars, **hues)
+        errors = [table["ar_1000"] - table["ar_1000_low"], table["ar_1000_high"] - table["ar_1000"]]
+        bars.errorbar(table["ar_1000"], range(len(table)), xerr=errors, fmt="none", ecolor=INK, capsize=2, lw=0.8)
+        bars.set(xlabel="mask AR@1000 (95 % over images)", ylabel="")
+        for size, marker, colour in zip("sml", "osD", categorical(3), strict=True):
+            sizes.plot(table[f"ar_{size}"], range(len(table)), marker, color=colour, label=size.upper())
+        sizes.set(xlabel="mask AR@1000 by size of the object")
+        sizes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+        save(figure, path)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from mmengine.dataset import pseudo_collate
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 
 from sohes.data.coco import read_coco
 from sohes.data.images import ImageArray, load_image
-from sohes.files import atomic_path, write_text
+from sohes.files import write_text
+from sohes.plotting import MAIN, categorical, save, style
 from transfer.data import IGNORE
 from transfer.mm_run import HeadRun
 
@@ -27,10 +27,9 @@ def write_predictions(path: Path, run: HeadRun, *, task: str, count: int) -> Pat
     """Rows of image, ground truth and prediction for the first `count` val images, as one PNG."""
     dataset = run.runner.test_dataloader.dataset
     classes: Sequence[str] = dataset.metainfo["classes"]
-    palette = "tab20" if len(classes) <= 20 else "husl"
-    colours = np.asarray(sns.color_palette(palette, len(classes)))
+    colours = categorical(len(classes))
     count = min(count, len(dataset))
-    figure = Figure(figsize=(9, 3 * count + 0.6), layout="constrained")
+    figure = Figure(figsize=(9, 3 * count + 0.6), dpi=110, layout="constrained")
     panels = figure.subplots(count, 3, squeeze=False)
     for row in range(count):
         image = load_image(Path(dataset.get_data_info(row)["img_path"]))
@@ -42,23 +41,19 @@ def write_predictions(path: Path, run: HeadRun, *, task: str, count: int) -> Pat
             panel.set_axis_off()
     handles = [_swatch(colour, name) for colour, name in list(zip(colours, classes, strict=True))[:_MAX_LEGEND]]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=7, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    return path
+    return save(figure, path)
 
 
 def write_loss_curve(path: Path, run: HeadRun) -> list[Path]:
     """Training loss as a picture at `path` and as a CSV (step, loss) beside it; returns both paths."""
     table = path.with_suffix(".csv")
     write_text(table, "step,loss\n" + "".join(f"{step},{loss:.6f}\n" for step, loss in enumerate(run.losses, start=1)))
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(np.arange(1, len(run.losses) + 1), run.losses, lw=1)
-    axes.set(xlabel="step", ylabel="loss", title=run.config.method)
-    axes.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-    return [path, table]
+    with style():
+        figure = Figure(figsize=(6, 3.5), dpi=110, layout="constrained")
+        axes = figure.subplots()
+        axes.plot(np.arange(1, len(run.losses) + 1), run.losses, lw=1, color=MAIN)
+        axes.set(xlabel="step", ylabel="loss", title=run.config.method)
+        return [save(figure, path), table]
 
 
 def _predict(run: HeadRun, index: int) -> Any:

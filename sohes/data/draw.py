@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sohes.data.coco import ImageSet
 from sohes.data.images import ImageArray, load_image
 from sohes.files import atomic_path, shortened
 from sohes.masks import BoolArray, MaskForest
+from sohes.plotting import distinct_hues, oklch
 from sohes.rle import MaskRuns
 
 LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
@@ -23,7 +23,6 @@ _GAP = 6  # px of white between panels
 _CAPTION_PX = 18
 _MIN_SIDE_PX = 200  # smaller pictures are enlarged, or their captions would not fit
 _TINT = 0.6
-_GOLDEN = 0.61803398875  # steps of the golden ratio keep neighbouring hues apart
 
 
 def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
@@ -68,20 +67,18 @@ def forest_colours(forest: MaskForest) -> NDArray[np.float32]:
     """A colour for each mask (M, 3) RGB 0..255: one hue for each root, lightness and a little hue for its parts."""
     roots = np.flatnonzero(forest.parent < 0)
     order = roots[np.argsort(-forest.areas[roots], kind="stable")]
-    hue = np.zeros(len(forest))
-    hue[order] = (0.02 + _GOLDEN * np.arange(len(order))) % 1
-    light, rank = np.full(len(forest), 0.5), np.zeros(len(forest), dtype=int)
+    hue, light = np.zeros(len(forest)), np.full(len(forest), 0.62)
+    hue[order] = distinct_hues(len(order))
     children = np.zeros(len(forest), dtype=int)
     for index in np.argsort(forest.depth, kind="stable"):
         parent = forest.parent[index]
         if parent < 0:
             continue
-        rank[index] = children[parent]
+        rank = children[parent]
         children[parent] += 1
-        hue[index] = (hue[parent] + (0.0, 0.05, -0.05, 0.09, -0.09)[rank[index] % 5]) % 1
-        light[index] = (0.64, 0.4, 0.52, 0.72, 0.33)[(rank[index] + forest.depth[index]) % 5]
-    colours = [colorsys.hls_to_rgb(h, lightness, 0.85) for h, lightness in zip(hue, light, strict=True)]
-    return np.array(colours, dtype=np.float32).reshape(-1, 3) * 255
+        hue[index] = hue[parent] + (0.0, 0.05, -0.05, 0.09, -0.09)[rank % 5]
+        light[index] = (0.74, 0.5, 0.63, 0.82, 0.43)[(rank + forest.depth[index]) % 5]
+    return (255 * oklch(light, 0.19, hue)).astype(np.float32)
 
 
 def paint(

@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import seaborn as sns
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sohes.data.draw import LEVELS
 from sohes.data.label_store import LabelStore
-from sohes.files import atomic_path
 from sohes.masks import AREA_CLASSES
+from sohes.plotting import MAIN, MUTED, save, style
 
 _SIZE_NAMES = {"s": "small, < 32²", "m": "medium, to 96²", "l": "large"}
-_COLOUR, _MUTED = "#20639b", "#6e6e6e"
-_STYLE = {"axes.titlesize": 10.5, "axes.titlelocation": "left", "font.size": 10, "grid.color": "#e6e6e6"}
 
 
 @dataclass(frozen=True)
@@ -113,11 +110,11 @@ def summarise(store: LabelStore) -> Summary:
 
 def plot_summary(summary: Summary, title: str, path: Path) -> Path:
     """Three panels: images by number of masks, masks by depth, masks by size."""
-    with rc_context(sns.axes_style("whitegrid") | _STYLE):
+    with style():
         figure = Figure(figsize=(11, 3.6), dpi=160, layout="constrained")
         by_count, by_depth, by_size = figure.subplots(1, 3)
         by_count.hist(
-            list(summary.images_by_masks), weights=list(summary.images_by_masks.values()), bins=40, color=_COLOUR
+            list(summary.images_by_masks), weights=list(summary.images_by_masks.values()), bins=40, color=MAIN
         )
         by_count.set(xlabel="masks", ylabel="images", title="Masks per image")
         _bars(by_depth, summary.masks_by_depth, "Depth in the tree")
@@ -130,13 +127,11 @@ def plot_summary(summary: Summary, title: str, path: Path) -> Path:
             axes.set_ylim(bottom=0)
             sns.despine(ax=axes, left=True)
         heading = f"{title} · {summary.images:,} images, {summary.masks:,} masks"
-        figure.suptitle(heading, x=0.012, ha="left", size=11, color=_MUTED)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, metadata={"Software": ""})  # the same numbers give the same bytes
-    return path
+        figure.suptitle(heading, x=0.012, ha="left", size=11, color=MUTED)
+        return save(figure, path)
 
 
 def _bars(axes: Axes, counts: Mapping[Any, int], title: str) -> None:
-    axes.bar(list(counts), list(counts.values()), color=_COLOUR)
+    axes.bar(list(counts), list(counts.values()), color=MAIN)
     axes.grid(visible=False, axis="x")
     axes.set_title(title)

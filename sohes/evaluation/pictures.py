@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import seaborn as sns
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,15 +21,14 @@ from sohes.evaluation.matching import IOU_THRESHOLDS
 from sohes.evaluation.predictions import Predictions
 from sohes.files import atomic_path
 from sohes.masks import IntArray
+from sohes.plotting import INK, MAIN, MAIN_PALE, MUTED, save, style
 
-_COLOUR, _INK, _MUTED = "#20639b", "#333333", "#6e6e6e"
-_STYLE = {"axes.titlesize": 10.5, "axes.titlelocation": "left", "font.size": 10, "grid.color": "#e6e6e6"}
 _SIZE_NAMES = ("all", "small\n< 32²", "medium\n32² to 96²", "large\n> 96²")
 
 
 def plot_recall(masks: MaskRecall, title: str, path: Path) -> Path:
     """Recall against the number of predictions, against IoU, and by object size with 95 % intervals."""
-    with rc_context(sns.axes_style("whitegrid") | _STYLE):
+    with style():
         figure = Figure(figsize=(12.5, 4.0), dpi=160, layout="constrained")
         by_count, by_iou, by_size = figure.subplots(1, 3)
         _plot_by_count(by_count, masks)
@@ -44,31 +42,28 @@ def plot_recall(masks: MaskRecall, title: str, path: Path) -> Path:
             x=0.012,
             ha="left",
             size=11,
-            color=_MUTED,
+            color=MUTED,
         )
-        options: dict[str, Any] = {"Software": None}  # no version in the file: the same numbers give the same bytes
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, metadata=options)
-    return path
+        return save(figure, path)
 
 
 def _plot_by_count(axes: Axes, masks: MaskRecall) -> None:
     recall = 100 * np.array(masks.recall_at_count)
-    axes.plot(np.arange(1, len(recall) + 1), recall, color=_COLOUR, linewidth=2)
+    axes.plot(np.arange(1, len(recall) + 1), recall, color=MAIN, linewidth=2)
     for limit in LIMITS:
-        axes.plot(limit, recall[limit - 1], "o", color=_COLOUR, markersize=5, clip_on=False)
+        axes.plot(limit, recall[limit - 1], "o", color=MAIN, markersize=5, clip_on=False)
         _label(axes, limit, recall[limit - 1], side="right")
-    axes.set(xscale="log", xlabel="predictions an image, best first", ylabel="mask AR (%)", ylim=(0, _top(recall)))
+    axes.set(xscale="log", xlabel="predictions per image, best first", ylabel="mask AR (%)", ylim=(0, _top(recall)))
     axes.set_xticks(LIMITS, [f"{limit:,}" for limit in LIMITS])
     axes.set_title("Recall against the number of predictions")
 
 
 def _plot_by_iou(axes: Axes, masks: MaskRecall) -> None:
     recall = 100 * np.array(masks.recall_at_iou)
-    axes.plot(IOU_THRESHOLDS, recall, "o-", color=_COLOUR, linewidth=2, markersize=5)
+    axes.plot(IOU_THRESHOLDS, recall, "o-", color=MAIN, linewidth=2, markersize=5)
     for place in (0, 5, -1):
         _label(axes, IOU_THRESHOLDS[place], recall[place], side="left")
-    axes.axhline(recall.mean(), color=_MUTED, linewidth=1, linestyle="--")
+    axes.axhline(recall.mean(), color=MUTED, linewidth=1, linestyle="--")
     axes.annotate(
         f"mean = AR@1000 {recall.mean():.1f}",
         (IOU_THRESHOLDS[0], recall.mean()),  # the curve begins above its mean
@@ -76,7 +71,7 @@ def _plot_by_iou(axes: Axes, masks: MaskRecall) -> None:
         textcoords="offset points",
         ha="left",
         va="top",
-        color=_MUTED,
+        color=MUTED,
         size=8.5,
     )
     axes.set(xlabel="IoU at which an object counts as found", ylabel="recall (%)", ylim=(0, _top(recall)))
@@ -87,9 +82,9 @@ def _plot_by_size(axes: Axes, masks: MaskRecall) -> None:
     values = 100 * np.array([getattr(masks, metric) for metric in SIZES])
     ends = 100 * np.array([masks.intervals[metric] for metric in SIZES])
     places = list(range(len(SIZES)))
-    axes.bar(places, values, width=0.62, color=[_COLOUR, *["#7fa8c9"] * (len(SIZES) - 1)])
+    axes.bar(places, values, width=0.62, color=[MAIN, *[MAIN_PALE] * (len(SIZES) - 1)])
     spread = np.abs(ends - values[:, None]).T
-    axes.errorbar(places, values, spread, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=4)
+    axes.errorbar(places, values, spread, fmt="none", ecolor=INK, elinewidth=1.2, capsize=4)
     for place, value, high in zip(places, values, np.fmax(ends[:, 1], values), strict=True):
         _label(axes, place, value, high)
     top = np.nanmax(np.append(ends, values)) if np.isfinite(values).any() else 1.0
@@ -102,7 +97,7 @@ def _plot_by_size(axes: Axes, masks: MaskRecall) -> None:
 def _label(axes: Axes, x: float, value: float, y: float | None = None, *, side: str = "center") -> None:
     """Write a value above the point (x, y), by default its own."""
     text, y = ("none", 0.0) if np.isnan(value) else (f"{value:.1f}", value if y is None else y)
-    axes.annotate(text, (x, y), (0, 5), textcoords="offset points", ha=side, va="bottom", color=_INK, size=8.5)
+    axes.annotate(text, (x, y), (0, 5), textcoords="offset points", ha=side, va="bottom", color=INK, size=8.5)
 
 
 def _top(values: Any) -> float:
