@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from results.ladder import hierarchy, ladder
-from results.plots import write_ladder_plots, write_transfer_plots
+from results.plots import write_phase_plots, write_transfer_plots
+from results.published import published_rows
 from results.render import to_csv, to_latex, to_markdown
-from results.schema import TABLES_STAGE, Row, Run, load_run, published_rows
+from results.runs import TABLES_STAGE, Run, load_run
+from results.schema import Row
 from results.summary import summary
 from results.table import Table
-from results.transfer import transfer, transfer_pairs
-from results.zero_shot import zero_shot
+from results.tables.phases import hierarchy, phases
+from results.tables.transfer import transfer, transfer_pairs
+from results.tables.zero_shot import zero_shot
 from sohes.errors import ConfigError, SohesError, unknown_name
 from sohes.files import write_text
 from sohes.help import help_page
@@ -34,7 +36,7 @@ class Written:
 
 
 TABLES: dict[str, Callable[[Sequence[Run], Sequence[Row]], Table]] = {
-    "ladder": lambda runs, published: ladder(runs),
+    "phases": lambda runs, published: phases(runs),
     "zero_shot": zero_shot,
     "hierarchy": lambda runs, published: hierarchy(runs),
     "transfer": transfer,
@@ -57,7 +59,7 @@ def aggregate(folders: Sequence[Path], out: Path, *, tables: Sequence[str] = tup
     published = published_rows()
     built = [TABLES[name](runs, published) for name in tables]
     measured = [row for run in runs for row in run.rows]
-    plots = write_ladder_plots(runs, published, out / "plots") if "ladder" in tables else []
+    plots = write_phase_plots(runs, published, out / "plots") if "phases" in tables else []
     plots += write_transfer_plots(transfer_pairs(runs), out / "plots") if "transfer" in tables else []
     files = {
         out / "summary.md": summary(runs, built, plots, out),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable
 from dataclasses import astuple
+from decimal import Decimal
+from typing import Any
 
 from results.schema import COLUMNS, Row
-from results.table import DASH, Block, Table
+from results.table import Block, Cell, Mean, Table
+from results.words import DASH, method_of, number_of, one_decimal
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -35,16 +37,48 @@ _LATEX = {
     "…": r"\dots{}",
     "\N{MULTIPLICATION SIGN}": r"$\times$",
 }
-_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?( ± \d+(\.\d*)?)?")
 
 
 def to_csv(rows: Iterable[Row]) -> str:
-    """All rows under the columns of `Row`; plain decimals, the source in every row."""
+    """All rows under the columns of `Row`: every digit, plain decimals, nothing where a fact is missing."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows(astuple(row) for row in rows)
+    writer.writerows(map(_csv_cell, astuple(row)) for row in rows)
     return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    return plain_decimal(value) if isinstance(value, float) else value
+
+
+def plain_decimal(value: float) -> str:
+    """All digits of `value`, never with an exponent.
+
+    >>> plain_decimal(1e-05)
+    '0.00001'
+    """
+    return format(Decimal(repr(float(value))), "f")
+
+
+def lines_in_words(block: Block) -> list[tuple[str, ...]]:
+    """The cells of each line as they are read, the method first, the source last."""
+    return [(method_of(line.row), *map(_in_words, line.cells), line.source) for line in block.lines]
+
+
+def _in_words(cell: Cell) -> str:
+    match cell:
+        case None:
+            return DASH
+        case Row():
+            return number_of(cell)
+        case Mean():
+            return f"{one_decimal(cell.value)} ± {one_decimal(cell.deviation)}"
+        case Decimal():
+            return f"{cell:+.1f}"
+        case float():
+            return str(one_decimal(cell))
+    return str(cell)
 
 
 def to_markdown(table: Table) -> str:
@@ -78,10 +112,14 @@ def to_latex(table: Table) -> str:
 
 def _latex_block(table: Table, block: Block, index: int, sources: dict[str, int]) -> str:
     columns = "".join("r" if is_right else "l" for is_right in _numeric_columns(block))
-    lines = list(_numbered(block, sources))
-    used = [source for source in sources if any(line[-1] == source for line in block.lines)]
+    lines = _numbered(block, sources)
+    used = {line.source for line in block.lines}
     verdicts = [f"{verdict}." for verdict in table.verdicts] if block.measured else []
-    small = [*verdicts, *block.notes, *(f"[{sources[source]}] {source}." for source in used)]
+    small = [
+        *verdicts,
+        *block.notes,
+        *(f"[{number}] {source}." for source, number in sources.items() if source in used),
+    ]
     return "\n".join(
         [
             r"\begin{table}[t]",
@@ -113,21 +151,17 @@ def escape_latex(text: str) -> str:
 
 
 def _sources(table: Table) -> dict[str, int]:
-    """Number of each source, in order of first appearance; the last column of every block is the source."""
-    sources: dict[str, int] = {}
-    for block in table.blocks:
-        for line in block.lines:
-            sources.setdefault(line[-1], len(sources) + 1)
-    return sources
+    """Number of each source, in order of first appearance."""
+    sources = dict.fromkeys(line.source for block in table.blocks for line in block.lines)
+    return {source: number for number, source in enumerate(sources, start=1)}
 
 
 def _numbered(block: Block, sources: dict[str, int]) -> list[tuple[str, ...]]:
     """The lines with their source as a number in brackets."""
-    return [(*line[:-1], f"[{sources[line[-1]]}]") for line in block.lines]
+    return [(*line[:-1], f"[{sources[line[-1]]}]") for line in lines_in_words(block)]
 
 
 def _numeric_columns(block: Block) -> list[bool]:
     """Which columns hold numbers (or dashes) only; they are set flush right."""
-    return [
-        all(cell == DASH or _NUMBER.fullmatch(cell) for cell in cells) for cells in zip(*block.lines, strict=True)
-    ] or [False] * len(block.header)
+    columns = zip(*(line.cells for line in block.lines), strict=True)
+    return [False, *(not any(isinstance(cell, str) for cell in cells) for cells in columns), False]

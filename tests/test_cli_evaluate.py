@@ -13,7 +13,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from results.schema import load_run
+from results.runs import load_run
 from sohes.cli import main
 from sohes.data import images
 from sohes.data.label_store import LabelStore, LabelWriter
@@ -101,7 +101,7 @@ def test_json_equals_pycocotools(truth: Path, store: Path, tmp_path: Path, capsy
         14,
     )
     assert value["protocols"]["mask_ar_1000_low"] == "mask_ar1000_bootstrap_v1"
-    assert (value["method"], value["data"]) == (f"{tmp_path.name}/results.json", f"{tmp_path.name}/truth.json")
+    assert (value["method"], value["dataset"]) == (f"{tmp_path.name}/results.json", f"{tmp_path.name}/truth.json")
     assert "relation_f1" not in value  # a results file relates nothing
 
 
@@ -138,7 +138,7 @@ def test_table_and_folder(truth: Path, store: Path, tmp_path: Path, capsys: pyte
     }
     record = read_record(out / "record.json")
     assert {row.method for row in record.measurements} == {"shifted shapes"}
-    assert {(row.backbone, row.data) for row in record.measurements} == {("vit_tiny", f"{tmp_path.name}/truth.json")}
+    assert {(row.backbone, row.dataset) for row in record.measurements} == {("vit_tiny", f"{tmp_path.name}/truth.json")}
     assert all((out / name).is_file() for name in record.artefacts)
     (run,) = {row.run for row in load_run(out.parent).rows}  # what `results` reads
     assert run == "run"
@@ -162,7 +162,7 @@ def test_the_first_images_only(truth: Path, store: Path, capsys: pytest.CaptureF
     assert main(["evaluate", str(store), "--ground-truth", str(truth), "--limit", "1", "--json", "--strict"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert (value["n_images"], value["n_objects"], value["n_predictions"]) == (1, 4, 7)
-    assert value["data"].endswith("truth.json (first 1 images)")
+    assert (value["dataset"].rpartition("/")[2], value["of_images"]) == ("truth.json", 3)
     assert main(["evaluate", str(store), "--ground-truth", str(truth), "--limit", "0"]) == 1
     assert "--limit must be at least 1, not 0" in capsys.readouterr().err
 
@@ -250,7 +250,7 @@ def test_ground_truth_by_name(
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "bsds500.json").write_text(truth.read_text())
     assert main(["evaluate", str(store), "--ground-truth", "bsds500", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["data"] == "bsds500"
+    assert json.loads(capsys.readouterr().out)["dataset"] == "bsds500"
 
 
 def test_a_checkpoint_is_run_and_goes_on(

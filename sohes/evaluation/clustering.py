@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sohes.errors import DataError
-from sohes.evaluation.protocols import CLUSTER_HUNGARIAN, CLUSTER_MAJORITY, to_measurements
+from sohes.evaluation.protocols import CLUSTER_HUNGARIAN, CLUSTER_MAJORITY
 from sohes.masks import IntArray
-from sohes.records import Measurement
 
 IGNORE = 255  # label of pixels that do not count
 
@@ -60,11 +59,6 @@ class ClusterScores:
             )
             for metric in ("miou", "accuracy")
         }
-
-    def measurements(self, *, method: str, backbone: str, init: str, data: str) -> list[Measurement]:
-        """The metrics ready for a record; those that are NaN are left out."""
-        labels = {"method": method, "backbone": backbone, "init": init, "data": data}
-        return to_measurements(self.metrics(), n_images=self.n_images, **labels)
 
 
 def evaluate_clusters(

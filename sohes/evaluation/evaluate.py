@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from sohes.errors import DataError
 from sohes.evaluation.hierarchy import HierarchyScorer, HierarchyScores
 from sohes.evaluation.inputs import checked
 from sohes.evaluation.mask_recall import MaskRecall, MaskScorer
-from sohes.evaluation.protocols import to_measurements
+from sohes.evaluation.predictions import Predictions
+from sohes.evaluation.protocols import get_protocol
 from sohes.masks import MaskForest
 from sohes.progress import Reporter
 from sohes.records import Measurement
@@ -28,10 +30,38 @@ class Evaluation:
         """Value in percent (NaN where nothing decides it) and protocol of every metric by name."""
         return self.masks.metrics() | (self.hierarchy.metrics() if self.hierarchy else {})
 
-    def measurements(self, *, method: str, backbone: str, init: str, data: str) -> list[Measurement]:
-        """The metrics ready for a record; those that are NaN are left out."""
-        labels = {"method": method, "backbone": backbone, "init": init, "data": data}
-        return to_measurements(self.metrics(), n_images=self.masks.n_images, **labels)
+    def measurements(
+        self,
+        found: Predictions,
+        *,
+        method: str,
+        dataset: str,
+        split: str = "",
+        of_images: int | None = None,
+        arm: str = "",
+    ) -> list[Measurement]:
+        """The metrics of the predictions `found`, ready for a record; those that are NaN are left out.
+
+        The other arguments are fields of `Measurement`.
+        """
+        return [
+            Measurement(
+                method=method,
+                backbone=found.backbone,
+                init=found.init,
+                dataset=dataset,
+                split=split,
+                protocol=get_protocol(protocol).id,
+                metric=metric,
+                value=value,
+                n_images=self.masks.n_images,
+                of_images=of_images,
+                arm=arm,
+                supervision=found.supervision,
+            )
+            for metric, (value, protocol) in self.metrics().items()
+            if not math.isnan(value)
+        ]
 
 
 def evaluate_predictions(

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from sohes.data.coco import ImageItem, ImageSet
 from sohes.evaluation.inputs import Truth, checked, read_truth
-from sohes.evaluation.protocols import HIERARCHY, to_measurements
+from sohes.evaluation.protocols import HIERARCHY
 from sohes.masks import (
     BoolArray,
     IntArray,
@@ -26,7 +26,6 @@ from sohes.masks import (
     pairwise_coverage,
     pairwise_iou,
 )
-from sohes.records import Measurement
 
 MATCH_IOU = 0.5
 THETA_COVER = 0.9  # [code: HASSOD's published coverage rule]
@@ -64,11 +63,6 @@ class HierarchyScores:
     def metrics(self) -> dict[str, tuple[float, str]]:
         """Value in percent and protocol of every metric by name."""
         return {metric: (100.0 * getattr(self, metric), HIERARCHY.id) for metric in _METRICS}
-
-    def measurements(self, *, method: str, backbone: str, init: str, data: str) -> list[Measurement]:
-        """The metrics ready for a record; those that are NaN are left out."""
-        labels = {"method": method, "backbone": backbone, "init": init, "data": data}
-        return to_measurements(self.metrics(), n_images=self.n_images, **labels)
 
 
 @dataclass

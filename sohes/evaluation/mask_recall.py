@@ -17,9 +17,8 @@ from sohes.data.coco import ImageItem, ImageSet
 from sohes.evaluation.bootstrap import recall_interval
 from sohes.evaluation.inputs import Truth, checked, read_truth
 from sohes.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, MatchTable, match_image, unpack_bits
-from sohes.evaluation.protocols import MASK_AR1000, MASK_AR1000_BOOTSTRAP, to_measurements
+from sohes.evaluation.protocols import MASK_AR1000, MASK_AR1000_BOOTSTRAP
 from sohes.masks import AREA_CLASSES, MaskForest
-from sohes.records import Measurement
 
 LIMITS = (1, 10, 100, MAX_PREDICTIONS)  # masks per image, the best by score
 SIZES = ("mask_ar_1000", *(f"mask_ar_1000_{size}" for size in AREA_CLASSES))  # metrics, one for each area range
@@ -70,11 +69,6 @@ class MaskRecall:
             for end, bound in zip(("low", "high"), bounds, strict=True):
                 values[f"{name}_{end}"] = 100.0 * bound, MASK_AR1000_BOOTSTRAP.id
         return values
-
-    def measurements(self, *, method: str, backbone: str, init: str, data: str) -> list[Measurement]:
-        """The metrics ready for a record; those that are NaN are left out."""
-        labels = {"method": method, "backbone": backbone, "init": init, "data": data}
-        return to_measurements(self.metrics(), n_images=self.n_images, **labels)
 
 
 def evaluate_masks(ground_truth: Truth, predictions: Mapping[int, MaskForest]) -> MaskRecall:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sohes.errors import ConfigError, unknown_name
-from sohes.records import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +86,3 @@ def get_protocol(protocol_id: str) -> Protocol:
     if protocol_id not in PROTOCOLS:
         raise ConfigError(unknown_name("protocol", protocol_id, PROTOCOLS))
     return PROTOCOLS[protocol_id]
-
-
-def to_measurements(
-    metrics: Mapping[str, tuple[float, str]], *, method: str, backbone: str, init: str, data: str, n_images: int
-) -> list[Measurement]:
-    """Metrics (name to value in percent and protocol id) as rows of a record; those that are NaN are left out."""
-    return [
-        Measurement(
-            method=method,
-            backbone=backbone,
-            init=init,
-            data=data,
-            protocol=get_protocol(protocol).id,
-            metric=metric,
-            value=value,
-            n_images=n_images,
-        )
-        for metric, (value, protocol) in metrics.items()
-        if not math.isnan(value)
-    ]

@@ -7,7 +7,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,13 @@ from sohes.evaluation.inputs import left_out
 from sohes.evaluation.predictions import Predictions
 from sohes.evaluation.protocols import get_protocol
 from sohes.files import write_text
-from sohes.records import Measurement, Record, commit, content_hash, hardware, versions, write_record
+from sohes.records import Measurement, Record, commit, content_hash, describe_data, hardware, versions, write_record
 
 SCALE = "evaluate"  # marks rows from here in tables: what was evaluated need not be at paper scale
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class EvaluationReport:
     """One evaluation with what is needed to trace it.
 
     Attributes:
@@ -37,7 +37,8 @@ class Report:
         truth: the ground truth that was scored on.
         predictions: what was scored.
         method: name of what made the predictions.
-        data: name of the ground truth.
+        dataset: name of the ground truth.
+        of_images: how many images it has, where only the first were scored.
         problems: what was skipped.
         config: the arguments, JSON-able.
         started: ISO 8601, UTC.
@@ -47,7 +48,8 @@ class Report:
     truth: ImageSet
     predictions: Predictions
     method: str
-    data: str
+    dataset: str
+    of_images: int | None
     problems: Problems
     config: Mapping[str, Any]
     started: datetime
@@ -57,10 +59,11 @@ class Report:
         masks, metrics = self.evaluation.masks, self.evaluation.metrics()
         return {
             "method": self.method,
-            "data": self.data,
+            "dataset": self.dataset,
             "protocol": metrics["mask_ar_1000"][1],
             **{metric: None if math.isnan(value) else value for metric, (value, _) in metrics.items()},
             "n_images": masks.n_images,
+            "of_images": self.of_images,
             "n_images_without_predictions": len({item.id for item in self.truth.items} - set(self.predictions)),
             "n_objects": masks.n_objects,
             "n_predictions": masks.n_predictions,
@@ -75,9 +78,9 @@ class Report:
     def table(self) -> Table:
         """One line a metric with its interval and protocol; below it what was left out."""
         masks, metrics = self.evaluation.masks, self.evaluation.metrics()
-        title = f"{self.method} on {self.data}\n{masks.n_images:,} images, {masks.n_objects:,} objects, "
+        counts = f"{masks.n_images:,} images, {masks.n_objects:,} objects, {masks.n_predictions:,} predictions"
         table = Table(
-            title=f"{title}{masks.n_predictions:,} predictions",
+            title=f"{self._title()}\n{counts}",
             title_justify="left",
             caption="\n".join(map(escape, self.left_out())) or None,
             caption_justify="left",
@@ -94,6 +97,10 @@ class Report:
             table.add_row(metric, "none" if math.isnan(value) else f"{value:.2f}", interval, protocol)
         return table
 
+    def _title(self) -> str:
+        data = describe_data(self.dataset, "", self.evaluation.masks.n_images, self.of_images)
+        return f"{self.method} on {data}"
+
     def protocols(self) -> str:
         """Each protocol of the table in words."""
         used = dict.fromkeys(protocol for _, protocol in self.evaluation.metrics().values())
@@ -108,10 +115,9 @@ class Report:
         from sohes.evaluation.pictures import draw_extremes, plot_recall
 
         masks = self.evaluation.masks
-        rows = self.evaluation.measurements(
-            method=self.method, backbone=self.predictions.backbone, init=self.predictions.init, data=self.data
+        measurements = self.evaluation.measurements(
+            self.predictions, method=self.method, dataset=self.dataset, of_images=self.of_images
         )
-        measurements = [replace(row, supervision=self.predictions.supervision) for row in rows]
         names = {item.id: item.path.name for item in self.truth.items}
         files: dict[str, list[Iterable[Any]]] = {
             "metrics.csv": [[field.name for field in fields(Measurement)], *(astuple(row) for row in measurements)],
@@ -124,7 +130,7 @@ class Report:
         written = [_write_csv(out / name, rows) for name, rows in files.items()]
         notes = self.left_out()
         if masks.n_objects:
-            written.append(plot_recall(masks, f"{self.method} on {self.data}", out / "recall.png"))
+            written.append(plot_recall(masks, self._title(), out / "recall.png"))
             pictures, unread = draw_extremes(self.truth, self.predictions, masks, out)
             written += pictures
             notes += unread

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sohes.configuration import Natural, Share, settings
 from sohes.files import read_json
-from sohes.records import LADDER, Measurement, StageResult
+from sohes.records import PHASES, Measurement, StageResult
 
 if TYPE_CHECKING:
     from sohes.data.coco import ImageSet
@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.segmenters.decode import select_forest
 
     truth = read_coco(inputs["images"] / "val.json")
-    data = f"{read_json(inputs['images'] / 'source.json')['name']} (held out)"
+    dataset = read_json(inputs["images"] / "source.json")["name"]
     problems = Problems()
     predictions = {"SOHES labels (phase 1)": from_store(LabelStore(inputs["labels"]), truth, problems)}
     notes = []
@@ -63,10 +63,9 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
         notes.append("no ground truth for the held-out images: nothing is scored")
         return StageResult(notes=notes, artefacts=drawn)
     measurements: list[Measurement] = []
-    for arm, (method, forests) in zip(LADDER, predictions.items(), strict=True):
+    for arm, (method, forests) in zip(PHASES, predictions.items(), strict=True):
         scores = evaluate_predictions(truth, forests, problems=problems, description=f"evaluate {method}")
-        rows_of = scores.measurements(method=method, backbone=forests.backbone, init=forests.init, data=data)
-        measurements += [replace(row, arm=arm, supervision=forests.supervision) for row in rows_of]
+        measurements += scores.measurements(forests, method=method, dataset=dataset, split="held out", arm=arm)
         notes += [f"{method}: {line}" for line in left_out(truth, set(forests), Problems())]
     if seen.items:
         notes.append(_as_labels(seen, *list(predictions.values())[:2]))

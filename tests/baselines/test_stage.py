@@ -45,7 +45,8 @@ def test_measures_by_the_published_protocol(truth: Path, tmp_path: Path) -> None
     config = SlicMergeConfig(model="floor", dataset="scenes", ground_truth=str(truth), superpixels=60)
     result = slic_merge(config, {}, tmp_path)
     row = next(row for row in result.measurements if row.metric == "mask_ar_1000")
-    assert (row.method, row.data, row.protocol, row.n_images) == ("floor", "scenes", "mask_ar1000_v1", 5)
+    assert (row.method, row.dataset, row.protocol) == ("floor", "scenes", "mask_ar1000_v1")
+    assert (row.n_images, row.of_images) == (5, None)
     assert (row.backbone, row.init, row.supervision, row.arm) == ("none", "none (colours)", "none", "")
     assert 0 < row.value <= 100
     assert len(LabelStore(tmp_path / "predictions")) == 5
@@ -54,7 +55,7 @@ def test_measures_by_the_published_protocol(truth: Path, tmp_path: Path) -> None
 def test_limited_images_are_said(truth: Path, tmp_path: Path) -> None:
     config = FelzenszwalbConfig(model="f", dataset="scenes", ground_truth=str(truth), max_images=2)
     result = felzenszwalb(config, {}, tmp_path)
-    assert {(row.data, row.n_images) for row in result.measurements} == {("scenes (first 2 of 5 images)", 2)}
+    assert {(row.dataset, row.n_images, row.of_images) for row in result.measurements} == {("scenes", 2, 5)}
     assert LabelStore(tmp_path / "predictions").image_ids == [item.id for item in read_coco(truth).items[:2]]
 
 

@@ -97,21 +97,21 @@ def test_renamed_clusters_change_nothing_and_a_permutation_is_perfect() -> None:
         assert match.classes.tolist() == [1, 3, 0, 2]
 
 
-def test_measurements() -> None:
+def test_metrics() -> None:
     annotated = np.array([[0, 1]])
     scores = evaluate_clusters([(annotated, annotated)], clusters=2, classes=3)
-    rows = {row.metric: row for row in scores.measurements(method="m", backbone="b", init="i", data="d")}
-    assert set(rows) == {f"cluster_{m}_{n}" for m in ("miou", "accuracy") for n in ("hungarian", "majority")}
-    assert {row.value for row in rows.values()} == {100.0}
-    assert rows["cluster_miou_majority"].protocol == "cluster_majority_v1"
-    assert rows["cluster_accuracy_hungarian"].protocol == "cluster_hungarian_v1"
+    metrics = scores.metrics()
+    assert set(metrics) == {f"cluster_{m}_{n}" for m in ("miou", "accuracy") for n in ("hungarian", "majority")}
+    assert metrics["cluster_miou_majority"] == (100.0, "cluster_majority_v1")
+    assert metrics["cluster_accuracy_hungarian"] == (100.0, "cluster_hungarian_v1")
+    assert {value for value, _ in metrics.values()} == {100.0}
     assert math.isnan(scores.majority.iou[2])  # not in the ground truth
 
 
 def test_nothing_annotated() -> None:
     scores = evaluate_clusters([(np.zeros((2, 2), int), np.full((2, 2), 255))], clusters=2, classes=2)
     assert math.isnan(scores.hungarian.miou)
-    assert scores.measurements(method="m", backbone="b", init="i", data="d") == []
+    assert all(math.isnan(value) for value, _ in scores.metrics().values())
 
 
 def test_bad_maps() -> None:

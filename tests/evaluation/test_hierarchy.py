@@ -134,25 +134,23 @@ def test_crowds_do_not_count_and_their_parts_move_up():
     assert scores.relation_f1 == 1.0
 
 
-def test_nothing_to_judge_is_nan_and_not_measured():
+def test_nothing_to_judge_is_nan():
     flat = ground_truth(_2={"parent_id": 0}, _3={"parent_id": 0}, _4={"parent_id": 0})
     predicted = forest([box(25, 0, 10, 30)], [], [-1])
     scores = evaluate_hierarchy(flat, {1: predicted})
     assert math.isnan(scores.relation_f1)
     assert math.isnan(scores.parent_accuracy)
-    assert scores.measurements(method="m", backbone="b", init="i", data="d") == []
+    assert all(math.isnan(value) for value, _ in scores.metrics().values())
     empty = evaluate_hierarchy(flat, {})
     assert empty.n_matched == 0
     assert math.isnan(empty.mean_depth)
 
 
-def test_measurements_are_percent():
+def test_metrics_are_percent():
     predicted = forest([WHOLE, PART_A, PART_B, SUB, OTHER], [(0, 1), (0, 3), (4, 2)], [-1, 0, 4, 0, -1])
-    rows = evaluate_hierarchy(ground_truth(), {1: predicted}).measurements(method="m", backbone="b", init="i", data="d")
-    values = {row.metric: row.value for row in rows}
-    assert values["relation_f1"] == pytest.approx(400 / 7)
-    assert values["coverage_relation_f1"] == 100.0
-    assert {row.protocol for row in rows} == {"hierarchy_v1"}
+    metrics = evaluate_hierarchy(ground_truth(), {1: predicted}).metrics()
+    assert metrics["relation_f1"] == (pytest.approx(400 / 7), "hierarchy_v1")
+    assert metrics["coverage_relation_f1"] == (100.0, "hierarchy_v1")
 
 
 def test_bad_parents_are_refused():

@@ -13,7 +13,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sohes.errors import DataError
+from sohes.evaluation.evaluate import evaluate_predictions
 from sohes.evaluation.mask_recall import evaluate_masks
+from sohes.evaluation.predictions import Predictions
 from sohes.masks import MaskForest, encode_masks, rle_areas
 from tests.evaluation.truth import image_set
 
@@ -226,8 +228,9 @@ def test_polygons_and_uncompressed_rle_are_read():
 
 
 def test_measurements_are_percent_and_leave_out_what_is_undefined():
-    result = evaluate_masks(image_set(coco({1: [box(0, 0, 10, 10)]})), {1: forest([box(0, 0, 9, 8)])})
-    rows = result.measurements(method="SOHES phase 2", backbone="vit", init="random", data="scenes val")
+    found = Predictions([1], {1: forest([box(0, 0, 9, 8)])}.__getitem__, backbone="vit", init="random")
+    result = evaluate_predictions(image_set(coco({1: [box(0, 0, 10, 10)]})), found)
+    rows = result.measurements(found, method="SOHES phase 2", dataset="scenes", split="val", of_images=7, arm="phase 2")
     values = {row.metric: row.value for row in rows}
     assert values["mask_ar_1000"] == pytest.approx(50.0)
     assert values["mask_ar_1000_s"] == pytest.approx(50.0)
@@ -235,7 +238,9 @@ def test_measurements_are_percent_and_leave_out_what_is_undefined():
     assert values["mask_recall_iou70"] == 100.0
     assert values["mask_recall_iou75"] == 0.0
     assert {row.protocol for row in rows} == {"mask_ar1000_v1"}  # of one image there is no interval
-    assert {(row.unit, row.n_images, row.method) for row in rows} == {("%", 1, "SOHES phase 2")}
+    assert {(row.unit, row.n_images, row.of_images, row.method) for row in rows} == {("%", 1, 7, "SOHES phase 2")}
+    assert {(row.dataset, row.split, row.arm) for row in rows} == {("scenes", "val", "phase 2")}
+    assert {(row.backbone, row.init, row.supervision) for row in rows} == {("vit", "random", "not stated")}
 
 
 def test_a_file_gives_the_same_as_what_was_read_from_it(tmp_path):
@@ -268,7 +273,7 @@ def test_without_annotations_nothing_is_measured():
     del images_alone["annotations"]
     result = evaluate_masks(image_set(images_alone), {1: forest([box(0, 0, 9, 9)])})
     assert (result.n_images, result.n_objects, result.n_predictions) == (1, 0, 1)
-    assert result.measurements(method="m", backbone="b", init="i", data="d") == []
+    assert np.isnan([value for value, _ in result.metrics().values()]).all()
 
 
 def test_recall_at_every_count():
@@ -325,16 +330,15 @@ def test_interval_equals_resampling_whole_images():
     assert repr(evaluate_masks(image_set(ground_truth), predictions)) == repr(result)  # seeded
 
 
-def test_interval_in_a_record():
+def test_interval_among_the_metrics():
     ground_truth = coco({i: [box(0, 0, 10, 10)] for i in (1, 2, 3)})
     result = evaluate_masks(image_set(ground_truth), {i: forest([box(0, 0, 9, 8)]) for i in (1, 2, 3)})
     assert result.intervals["mask_ar_1000"] == pytest.approx((0.5, 0.5))  # all images alike
     assert np.isnan(result.intervals["mask_ar_1000_l"]).all()
-    rows = {row.metric: row for row in result.measurements(method="m", backbone="b", init="i", data="d")}
-    assert rows["mask_ar_1000_s_low"].value == pytest.approx(50.0)
-    assert rows["mask_ar_1000_s_low"].protocol == "mask_ar1000_bootstrap_v1"
-    assert "mask_ar_1000_l_high" not in rows
-    assert rows["mask_ar_1000"].protocol == "mask_ar1000_v1"
+    metrics = result.metrics()
+    assert metrics["mask_ar_1000_s_low"] == (pytest.approx(50.0), "mask_ar1000_bootstrap_v1")
+    assert np.isnan(metrics["mask_ar_1000_l_high"][0])
+    assert metrics["mask_ar_1000"][1] == "mask_ar1000_v1"
 
 
 class OneAtATime(Mapping):

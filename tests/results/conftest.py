@@ -7,12 +7,12 @@ import pytest
 from sohes.records import Measurement, Record, write_record
 
 BACKBONE = "vit_small_patch14_dinov2"
-LADDER = {  # AR@1000, S, M, L, AP
+PHASES = {  # AR@1000, S, M, L, AP
     "SOHES labels (phase 1)": (12.14, 3.0, 10.5, 25.25, 1.5),
     "SOHES phase 2": (18.03, 5.5, 17.0, 33.0, 6.0),
     "SOHES phase 3": (19.21, 6.75, 18.0, 34.5, 7.125),
 }
-ARMS = dict(zip(LADDER, ("labels", "phase 2", "phase 3"), strict=True))
+ARMS = dict(zip(PHASES, ("labels", "phase 2", "phase 3"), strict=True))
 METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
 
 
@@ -20,15 +20,16 @@ def measurement(method, metric, value, **fields):
     defaults = {
         "backbone": BACKBONE,
         "init": "DINOv2 (timm)",
-        "data": "scenes val",
+        "dataset": "scenes",
+        "split": "val",
         "protocol": "mask_ar1000_v1",
         "n_images": 24,
     }
     return Measurement(method=method, metric=metric, value=value, **(defaults | {"arm": ARMS.get(method, "")} | fields))
 
 
-def ladder_measurements(ladder=None):
-    rows = (LADDER if ladder is None else ladder).items()
+def phase_measurements(phases=None):
+    rows = (PHASES if phases is None else phases).items()
     return [
         measurement(method, metric, value)
         for method, values in rows
@@ -38,7 +39,7 @@ def ladder_measurements(ladder=None):
 
 
 def head_measurements(stage):
-    trained = stage.endswith("_sohes")
+    trained = stage.endswith("_trained")
     init = "SOHES phase 3 from DINOv2 (timm)" if trained else "DINOv2 (timm)"
     if stage.startswith("mmseg"):
         values = {"miou_dataset": 41.3 if trained else 38.9, "acc_pixel": 80.0}
@@ -53,16 +54,17 @@ def head_measurements(stage):
             value,
             init=init,
             protocol=protocol,
-            data="transfer scenes val",
+            dataset="transfer scenes",
             n_images=12,
             arm="trained" if trained else "start",
             supervision="masks (probable)",
+            trained_by="SOHES" if trained else "DINOv2 (timm)",
         )
         for metric, value in values.items()
     ]
 
 
-HEAD_STAGES = ("mmseg_start", "mmseg_sohes", "mmdet_start", "mmdet_sohes")
+HEAD_STAGES = ("mmseg_start", "mmseg_trained", "mmdet_start", "mmdet_trained")
 
 
 def write_run(
@@ -101,7 +103,7 @@ def make_run(tmp_path):
 @pytest.fixture(scope="session")
 def full_run(tmp_path_factory):
     """A demo run with every measuring stage; shared, so not to be changed."""
-    stages = {"images": [], "evaluate": ladder_measurements()}
+    stages = {"images": [], "evaluate": phase_measurements()}
     stages |= {stage: head_measurements(stage) for stage in HEAD_STAGES}
     notes = {"images": ["1 of 80 images skipped: broken.jpg (truncated)"]}
     return write_run(tmp_path_factory.mktemp("full") / "runs" / "demo", stages, notes=notes)

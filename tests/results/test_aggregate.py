@@ -13,12 +13,12 @@ from PIL import Image
 import results
 from results import aggregate as command
 from results.aggregate import aggregate, main
-from results.render import escape_latex
+from results.render import escape_latex, plain_decimal
 from results.stage import TablesConfig, tables
 from sohes.errors import ConfigError
-from tests.results.conftest import HEAD_STAGES, LADDER, head_measurements, ladder_measurements, measurement
+from tests.results.conftest import HEAD_STAGES, PHASES, head_measurements, measurement, phase_measurements
 
-TABLES = ("ladder", "zero_shot", "hierarchy", "transfer")
+TABLES = ("phases", "zero_shot", "hierarchy", "transfer")
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +32,31 @@ def text_of(written, name):
 
 def test_every_table_in_every_format(written):
     names = {path.relative_to(written.summary.parent).as_posix() for path in written.files}
-    assert names == {"summary.md", "tables/measured.csv", "plots/ladder.png", "plots/transfer.png"} | {
+    assert names == {"summary.md", "tables/measured.csv", "plots/phases.png", "plots/transfer.png"} | {
         f"tables/{table}.{suffix}" for table in TABLES for suffix in ("csv", "md", "tex")
     }
 
 
-@pytest.mark.parametrize("name", ["ladder", "zero_shot", "transfer", "measured"])
+@pytest.mark.parametrize("name", ["phases", "zero_shot", "transfer", "measured"])
 def test_csv_is_one_number_a_row_with_source(written, name):
     rows = list(csv.DictReader(text_of(written, f"{name}.csv").splitlines()))
     assert rows
     for row in rows:
         assert re.fullmatch(r"-?\d+(\.\d+)?", row["value"])
         assert Decimal(row["value"]).is_finite()
-        assert row["source"]
-        assert (row["kind"] == "measured") == row["source"].startswith("measured: runs/demo/")
-        assert (row["kind"] == "measured") == ("†demo" in row["method"])
+        measured = row["kind"] == "measured"
+        assert row["source"].startswith("runs/demo/") == measured
+        assert (row["scale"], row["comparable"]) == (("demo", "False") if measured else ("", "True"))
+        assert bool(row["printed"]) != measured
+        assert not set("†·") & {*row["method"], *row["dataset"]}
 
 
 def test_csv_keeps_all_digits(written):
-    values = [row["value"] for row in csv.DictReader(text_of(written, "ladder.csv").splitlines())]
+    values = [row["value"] for row in csv.DictReader(text_of(written, "phases.csv").splitlines())]
     assert "7.125" in values
 
 
-@pytest.mark.parametrize("name", ["ladder", "zero_shot", "transfer", "hierarchy"])
+@pytest.mark.parametrize("name", ["phases", "zero_shot", "transfer", "hierarchy"])
 def test_demo_lines_are_marked_in_markdown_and_latex(written, name):
     """Every line with a number of this run carries the dagger and lies outside the tables of cited numbers."""
     for heading, *lines in (part.splitlines() for part in text_of(written, f"{name}.md").split("### ")[1:]):
@@ -102,9 +104,9 @@ def test_summary_tells_all(written):
         "no reproduction of a published result",
         "scale demo, seed 0",
         "weights: DINOv2 (timm)",
-        "| mmdet_sohes | 1 min 00 s | 2025-11-21T10:05:00 | abc123def456 | 0123456789abcdef | Some CPU, 2 cores |",
+        "| mmdet_trained | 1 min 00 s | 2025-11-21T10:05:00 | abc123def456 | 0123456789abcdef | Some CPU, 2 cores |",
         "| **sum of the stages** | **3 min 30 s** |",
-        "![ladder](plots/ladder.png)",
+        "![phases](plots/phases.png)",
         "[evaluate/overlays/1.png](../evaluate/overlays/1.png)",
         "torch 2.12.1",
     ):
@@ -127,24 +129,24 @@ def test_plots_are_pictures_and_reproducible(written, full_run, tmp_path):
 
 
 def test_several_runs_stand_side_by_side(make_run, tmp_path, capsys):
-    flat = dict(LADDER) | {"SOHES phase 3": (18.0, 5.0, 17.0, 33.0, 6.0)}
-    first = make_run("one", {"evaluate": ladder_measurements()})
-    second = make_run("two", {"evaluate": ladder_measurements(flat)}, scale="small")
+    flat = dict(PHASES) | {"SOHES phase 3": (18.0, 5.0, 17.0, 33.0, 6.0)}
+    first = make_run("one", {"evaluate": phase_measurements()})
+    second = make_run("two", {"evaluate": phase_measurements(flat)}, scale="small")
     assert main([str(first), str(second), "--out", str(tmp_path / "both")]) == 0
     printed = capsys.readouterr().out
-    assert "Ladder of run one (demo · scenes val, not comparable) climbs: 12.1 → 18.0 → 19.2" in printed
-    assert "Ladder of run two (small · scenes val, not comparable) does NOT climb at phase 3" in printed
-    assert {path.name for path in (tmp_path / "both" / "plots").iterdir()} == {"ladder_1.png", "ladder_2.png"}
+    assert "Mask AR of run one (demo · scenes (val), not comparable) climbs: 12.1 → 18.0 → 19.2" in printed
+    assert "Mask AR of run two (small · scenes (val), not comparable) does NOT climb at phase 3" in printed
+    assert {path.name for path in (tmp_path / "both" / "plots").iterdir()} == {"phases_1.png", "phases_2.png"}
     with pytest.raises(SystemExit):
         main([str(first), str(second)])
 
 
 def test_runs_that_repeat_each_other_share_a_plot(make_run, tmp_path):
-    stages = {"evaluate": ladder_measurements()} | {stage: head_measurements(stage) for stage in HEAD_STAGES}
+    stages = {"evaluate": phase_measurements()} | {stage: head_measurements(stage) for stage in HEAD_STAGES}
     runs = [str(make_run(f"seed-{seed}", stages, seed=seed)) for seed in (0, 1)]
-    assert main([*runs, "--out", str(tmp_path / "out"), "--tables", "ladder", "hierarchy"]) == 0
-    assert [path.name for path in (tmp_path / "out" / "plots").iterdir()] == ["ladder.png"]
-    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {"ladder", "hierarchy", "measured"}
+    assert main([*runs, "--out", str(tmp_path / "out"), "--tables", "phases", "hierarchy"]) == 0
+    assert [path.name for path in (tmp_path / "out" / "plots").iterdir()] == ["phases.png"]
+    assert {path.stem for path in (tmp_path / "out" / "tables").iterdir()} == {"phases", "hierarchy", "measured"}
 
 
 def test_command_says_what_is_wrong(tmp_path, capsys):
@@ -153,7 +155,7 @@ def test_command_says_what_is_wrong(tmp_path, capsys):
 
 
 def test_stage_writes_into_its_folder_and_is_not_its_own_input(make_run):
-    run = make_run("demo", {"evaluate": ladder_measurements(), "tables": []})
+    run = make_run("demo", {"evaluate": phase_measurements(), "tables": []})
     result = tables(TablesConfig(), {"run": run}, run / "tables")
     assert all(path.exists() and path.is_relative_to(run / "tables") for path in result.artefacts)
     assert any("climbs: 12.1" in note for note in result.notes)
@@ -168,15 +170,14 @@ def test_a_run_without_any_number_still_gets_its_tables(make_run):
     assert not any(path.suffix == ".png" for path in written.files)
 
 
-def test_results_imports_records_files_and_errors_only():
-    allowed = {"sohes.records", "sohes.files", "sohes.errors"}
-    allowed |= {"sohes.configuration", "sohes.help"}  # of the stage and of the command
-    for path in Path(results.__file__).parent.glob("*.py"):
+def test_results_imports_the_foundation_only():
+    foundation = {"errors", "files", "help", "progress", "records", "configuration", "plotting"}
+    for path in Path(results.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             ours = {name for name in names if name.split(".")[0] in {"sohes", "transfer", "benchmarks", "slurm"}}
-            assert ours <= allowed, path
+            assert ours <= {f"sohes.{name}" for name in foundation}, path
 
 
 def test_the_stage_knows_all_tables():
@@ -201,6 +202,14 @@ def test_stages_that_did_not_finish_are_listed_with_the_reason(make_run, tmp_pat
     page = written.summary.read_text()
     assert "### Stages that did not finish\n\n- score-b-x: b's weights are not there\n- score-c-x: it still" in page
     assert sorted(path.name for path in (tmp_path / "out" / "tables").glob("*.md")) == ["zero_shot.md"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1e-7, "0.0000001"), (12.0, "12.0"), (3, "3.0"), (1 / 3, "0.3333333333333333"), (1e16, "1" + "0" * 16)],
+)
+def test_plain_decimal(value, text):
+    assert plain_decimal(value) == text
 
 
 def test_an_unknown_table(make_run, tmp_path):

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from results.schema import Row, load_run, marker, plain_decimal, published_rows
+from results.published import published_rows
+from results.runs import load_run
+from results.schema import Row
+from results.words import data_of, method_of, number_of, source_of
 from sohes.errors import DataError
-from tests.results.conftest import ladder_measurements
+from tests.results.conftest import phase_measurements
 
 
 @pytest.fixture
@@ -18,31 +21,45 @@ def demo_row(full_run):
     return next(row for row in load_run(full_run).rows if row.metric == "mask_ar_1000")
 
 
-def test_a_measured_row_is_marked_and_traceable(demo_row):
-    assert demo_row.method == "SOHES labels (phase 1) †demo"
-    assert demo_row.data == "demo · scenes val, not comparable"
-    assert demo_row.source == "measured: runs/demo/evaluate/record.json @abc123def456"
-    assert (demo_row.value, demo_row.scale, demo_row.n_images, demo_row.seed) == ("12.14", "demo", "24", "0")
+def test_a_measured_row_is_traceable(demo_row):
+    assert (demo_row.kind, demo_row.scale, demo_row.comparable) == ("measured", "demo", False)
+    assert (demo_row.method, demo_row.arm) == ("SOHES labels (phase 1)", "labels")
+    assert (demo_row.dataset, demo_row.split, demo_row.n_images, demo_row.seed) == ("scenes", "val", 24, 0)
+    assert (demo_row.source, demo_row.commit) == ("runs/demo/evaluate/record.json", "abc123def456")
+    assert demo_row.value == 12.14
+
+
+def test_a_measured_row_in_words(demo_row):
+    assert method_of(demo_row) == "SOHES labels (phase 1) †demo"
+    assert data_of(demo_row) == "demo · scenes (val), not comparable"
+    assert data_of(replace(demo_row, of_images=50)) == "demo · scenes (val) (first 24 of 50 images), not comparable"
+    other = replace(demo_row, source="runs/other/evaluate/record.json")
+    assert source_of([demo_row, demo_row, other]) == (
+        "measured: runs/demo/evaluate/record.json @abc123def456; runs/other/evaluate/record.json @abc123def456"
+    )
+
+
+def test_a_cited_row_in_words():
+    row = next(row for row in published_rows() if row.split)
+    assert (method_of(row), data_of(row)) == (row.method, f"{row.dataset} ({row.split})")
+    assert source_of([row]) == row.source
+    assert number_of(replace(row, value=12.0, printed="12.00")) == "12.00"
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": "SOHES"},
-        {"method": "SOHES †small"},
-        {"data": "COCO"},
-        {"data": "demo · COCO"},
-        {"data": "small · COCO, not comparable"},
-        {"scale": "published"},
-        {"scale": "paper"},
-        {"source": ""},
-        {"source": "arXiv:2404.12386"},
         {"kind": "cited"},
-        {"kind": "cited", "scale": "published", "source": "arXiv:2404.12386"},
-        {"kind": "cited", "scale": "published", "source": "arXiv:2404.12386", "method": "SOHES"},
-        {"value": "1.2e1"},
-        {"value": "nan"},
-        {"value": ""},
+        {"kind": "cited", "printed": "12.14"},
+        {"kind": "guessed"},
+        {"comparable": True},
+        {"scale": ""},
+        {"run": ""},
+        {"commit": ""},
+        {"source": ""},
+        {"printed": "12.14"},
+        {"publication": "arXiv:2404.12386"},
+        {"value": float("nan")},
     ],
 )
 def test_a_demo_row_cannot_pass_for_anything_else(demo_row, changes):
@@ -51,7 +68,18 @@ def test_a_demo_row_cannot_pass_for_anything_else(demo_row, changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"method": "SOHES †demo"}, {"scale": "demo"}, {"source": " "}, {"kind": "guessed"}]
+    "changes",
+    [
+        {"kind": "measured"},
+        {"scale": "demo"},
+        {"run": "demo"},
+        {"commit": "abc"},
+        {"source": " "},
+        {"printed": ""},
+        {"printed": "4.96e1"},
+        {"printed": "50"},
+        {"value": 50.0},
+    ],
 )
 def test_a_cited_row_cannot_pass_for_a_measured_one(changes):
     with pytest.raises(DataError):
@@ -59,18 +87,10 @@ def test_a_cited_row_cannot_pass_for_a_measured_one(changes):
 
 
 def test_paper_scale_is_ours_not_the_papers(make_run):
-    assert marker("paper") == "†ours"
-    rows = load_run(make_run("big", {"evaluate": ladder_measurements()}, scale="paper")).rows
-    assert rows[0].method.endswith("†ours")
-    assert rows[0].data == "ours · scenes val"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(1e-7, "0.0000001"), (12.0, "12.0"), (3, "3.0"), (1 / 3, "0.3333333333333333"), (1e16, "1" + "0" * 16)],
-)
-def test_plain_decimal(value, text):
-    assert plain_decimal(value) == text
+    row = load_run(make_run("big", {"evaluate": phase_measurements()}, scale="paper")).rows[0]
+    assert row.comparable
+    assert method_of(row).endswith(" †ours")
+    assert data_of(row) == "ours · scenes (val)"
 
 
 # method, training images, AR@1000 on COCO, LVIS, ADE20K, EntitySeg, SA-1B, PartImageNet, PACO, mean:
@@ -88,7 +108,7 @@ DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PAC
 @pytest.mark.parametrize(("method", "images", "numbers"), TABLE_1)
 def test_published_numbers_are_as_printed(method, images, numbers):
     found = {
-        row.data: row.value
+        row.dataset: row.printed
         for row in published_rows()
         if row.method == method
         and row.metric == "mask_ar_1000"
@@ -102,15 +122,15 @@ def test_published_numbers_are_as_printed(method, images, numbers):
 def test_published_means_are_the_means_of_their_rows():
     groups: dict[tuple[str, ...], dict[str, Row]] = {}
     for row in published_rows():
-        if row.data in DATASETS:
+        if row.dataset in DATASETS and not row.split:
             key = (row.method, row.backbone, row.train_data, row.supervision, row.metric, row.source)
-            groups.setdefault(key, {})[row.data] = row
+            groups.setdefault(key, {})[row.dataset] = row
     whole = [group for group in groups.values() if len(group) == len(DATASETS)]
     assert len(whole) >= 9
     for group in whole:
-        mean = sum(group[dataset].number for dataset in DATASETS[:-1]) / 7
+        mean = sum(group[dataset].value for dataset in DATASETS[:-1]) / 7
         # 0.05 from rounding the mean, 0.05 from the rounded numbers that it is the mean of
-        assert group["mean of 7"].number == pytest.approx(mean, abs=0.1), group["mean of 7"]
+        assert group["mean of 7"].value == pytest.approx(mean, abs=0.1), group["mean of 7"]
 
 
 def test_every_published_row_names_its_source():
@@ -129,7 +149,11 @@ def test_published_file_holds_every_row_of_the_reference_files():
             reference.update(
                 (row["method"], row["backbone"], row["value"], row["source"]) for row in csv.DictReader(lines)
             )
-    assert Counter((row.method, row.backbone, row.value, row.source) for row in published_rows()) == reference
+    assert Counter((row.method, backbone(row), row.printed, row.source) for row in published_rows()) == reference
+
+
+def backbone(row: Row) -> str:
+    return f"{row.backbone} ({row.backbone_note})" if row.backbone_note else row.backbone
 
 
 def test_a_folder_without_records_is_refused(tmp_path):

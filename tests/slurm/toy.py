@@ -64,7 +64,14 @@ def work(config: WorkConfig, inputs: dict[str, Path], out: Path) -> StageResult:
         path.write_text("done")
     print("work is done", flush=True)
     row = Measurement(
-        method="toy", backbone="none", init="none", data="numbers", protocol="v1", metric="sum", value=3.5, n_images=3
+        method="toy",
+        backbone="none",
+        init="none",
+        dataset="numbers",
+        protocol="v1",
+        metric="sum",
+        value=3.5,
+        n_images=3,
     )
     return StageResult(measurements=[row], notes=[os.environ.get("OMP_NUM_THREADS", "threads not set")])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from results.schema import Row, Run
-from results.table import DASH, Block, Table, by_key, find, method_block, one_decimal, repeats_blocks, show
-from sohes.records import LADDER
+from results.runs import Run
+from results.schema import DATA, Row, by_key, find
+from results.table import Block, Table, method_block, repeats_blocks
+from results.words import DASH, data_of, method_of, number_of, one_decimal
+from sohes.records import PHASES
 
-LADDER_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
+PHASE_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
 HIERARCHY_METRICS = (
     "relation_precision",
     "relation_recall",
@@ -19,64 +21,59 @@ HIERARCHY_METRICS = (
 )
 
 
-def ladder(runs: Sequence[Run]) -> Table:
+def phases(runs: Sequence[Run]) -> Table:
     """Labels, phase 2, phase 3 on the data of each run."""
-    rows = [row for run in runs for row in run.rows if row.arm in LADDER and row.metric in LADDER_METRICS]
-    groups = by_key(rows, "run", "data")
+    rows = [row for run in runs for row in run.rows if row.arm in PHASES and row.metric in PHASE_METRICS]
+    groups = list(by_key(rows, "run", *DATA).values())
     verdicts = [
-        f"Ladder of run {run} ({data}) {ladder_verdict(ladder_values(group))}" for (run, data), group in groups.items()
+        f"Mask AR of run {group[0].run} ({data_of(group[0])}) {phases_verdict(phase_values(group))}" for group in groups
     ]
     measured = {row.run for row in rows}
     verdicts += [
-        f"Ladder of run {run.records[0].run} {ladder_verdict([None] * len(LADDER))}"
-        for run in runs
-        if run.records[0].run not in measured
+        f"Mask AR of run {run.name} {phases_verdict([None] * len(PHASES))}" for run in runs if run.name not in measured
     ]
     return Table(
-        name="ladder",
+        name="phases",
         title="From labels to segmenter: class-agnostic mask AR of each phase, in %",
         rows=tuple(rows),
-        blocks=(
-            *repeats_blocks(runs, rows, LADDER_METRICS),
-            *(_ladder_block(run, data, group) for (run, data), group in groups.items()),
-        ),
+        blocks=(*repeats_blocks(runs, rows, PHASE_METRICS), *map(_phase_block, groups)),
         verdicts=tuple(verdicts),
     )
 
 
-def _ladder_block(run: str, data: str, group: Sequence[Row]) -> Block:
+def _phase_block(group: Sequence[Row]) -> Block:
     return method_block(
-        f"run {run} · {data}",
-        sorted(group, key=lambda row: LADDER.index(row.arm)),
-        LADDER_METRICS,
+        f"run {group[0].run}",
+        sorted(group, key=lambda row: PHASES.index(row.arm)),
+        PHASE_METRICS,
         "AR@1000: recall at up to 1,000 masks per image, mean over IoU 0.50 to 0.95.",
         "S, M, L: objects below 32², up to 96², above 96² px.",
         "The labels carry no learned score, so their AP says little; their AR does not depend on scores.",
     )
 
 
-def ladder_values(rows: Iterable[Row]) -> list[float | None]:
+def phase_values(rows: Iterable[Row]) -> list[float | None]:
     """AR@1000 of the three phases; None where it was not measured."""
     by_arm = by_key(rows, "arm")
-    found = [find(by_arm.get((arm,), ()), "mask_ar_1000") for arm in LADDER]
-    return [None if row is None else row.number for row in found]
+    found = [find(by_arm.get((arm,), ()), "mask_ar_1000") for arm in PHASES]
+    return [None if row is None else row.value for row in found]
 
 
-def ladder_verdict(values: Sequence[float | None]) -> str:
+def phases_verdict(values: Sequence[float | None]) -> str:
     """Whether AR@1000 rises from labels to phase 2 to phase 3, judged on the printed digits.
 
-    >>> ladder_verdict([12.1, 18.0, 17.96])
+    >>> phases_verdict([12.1, 18.0, 17.96])
     'does NOT climb at phase 3: 12.1 → 18.0 → 18.0 (AR@1000, labels → phase 2 → phase 3)'
     """
     known = [None if value is None else one_decimal(value) for value in values]
-    missing = [name for name, value in zip(LADDER, known, strict=True) if value is None]
+    missing = [name for name, value in zip(PHASES, known, strict=True) if value is None]
     trail = " → ".join(DASH if value is None else str(value) for value in known)
-    trail = f"{trail} (AR@1000, {' → '.join(LADDER)})"
-    if len(missing) == len(LADDER):
+    trail = f"{trail} (AR@1000, {' → '.join(PHASES)})"
+    if len(missing) == len(PHASES):
         return "was not measured: no ground truth was given, or the stage 'evaluate' has not finished"
     flat = [
         name
-        for name, before, after in zip(LADDER[1:], known, known[1:], strict=False)
+        for name, before, after in zip(PHASES[1:], known, known[1:], strict=False)
         if before is not None and after is not None and after <= before
     ]
     if flat:
@@ -90,12 +87,12 @@ def hierarchy(runs: Sequence[Run]) -> Table:
     """How well each phase tells wholes from parts, beside the coverage rule on the same masks."""
     rows = [row for run in runs for row in run.rows if row.metric in HIERARCHY_METRICS]
     blocks, verdicts = repeats_blocks(runs, rows, HIERARCHY_METRICS), []
-    for (run, data), group in by_key(rows, "run", "data").items():
+    for (run, *_), group in by_key(rows, "run", *DATA).items():
         rule = "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse."
-        blocks.append(method_block(f"run {run} · {data}", group, HIERARCHY_METRICS, rule))
+        blocks.append(method_block(f"run {run}", group, HIERARCHY_METRICS, rule))
         where = f" of run {run}" if len(runs) > 1 else ""
-        methods = by_key(group, "method")
-        verdicts += [f"{method}{where}: {_hierarchy_verdict(own)}" for (method,), own in methods.items()]
+        methods = by_key(group, "method").values()
+        verdicts += [f"{method_of(own[0])}{where}: {_hierarchy_verdict(own)}" for own in methods]
     return Table(
         name="hierarchy",
         title="Relations between masks matched to ground truth, in %",
@@ -109,6 +106,6 @@ def _hierarchy_verdict(rows: Sequence[Row]) -> str:
     own, rule = find(rows, "relation_f1"), find(rows, "coverage_relation_f1")
     if own is None or rule is None:
         return "relation F1 was not measured"
-    gain = one_decimal(own.number) - one_decimal(rule.number)
+    gain = one_decimal(own.value) - one_decimal(rule.value)
     word = "beats" if gain > 0 else "equals" if gain == 0 else "does NOT reach"
-    return f"relation F1 {show(own)} {word} the coverage rule's {show(rule)}"
+    return f"relation F1 {number_of(own)} {word} the coverage rule's {number_of(rule)}"

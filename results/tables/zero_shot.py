@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 
-from results.schema import MEASURED, Row, Run
-from results.table import DASH, Block, Table, by_key, find, one_decimal, separation_notes, show, supervision_notes
+from results.runs import Run
+from results.schema import DATA, MEASURED, Row, by_key, find
+from results.table import Block, Line, Table
+from results.words import data_of, separation_notes, source_of, supervision_notes
 
 DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
 CITED_METHODS = ("SAM", "FreeSOLO", "CutLER", "HASSOD", "SOHES", "UnSAM")
+METRIC = "mask_ar_1000"
+_COLUMN = ("scale", *DATA, "n_images")
 
 
 def zero_shot(runs: Sequence[Run], published: Sequence[Row]) -> Table:
     """Published mask AR@1000 on seven data sets; the runs' own numbers in a block of their own, with other columns."""
     cited = [group for method in CITED_METHODS for group in _cited_groups(method, published)]
-    measured = [row for run in runs for row in run.rows if row.metric == "mask_ar_1000"]
+    measured = [row for run in runs for row in run.rows if row.metric == METRIC]
     blocks = [_cited_block(cited)]
     if measured:
         blocks.append(_own_block(measured))
@@ -29,9 +34,7 @@ def zero_shot(runs: Sequence[Run], published: Sequence[Row]) -> Table:
 
 def _cited_groups(method: str, published: Sequence[Row]) -> list[list[Row]]:
     """The method's rows per amount of training data, each from the one source that covers most data sets."""
-    rows = [
-        row for row in published if row.method == method and row.metric == "mask_ar_1000" and _dataset(row) in DATASETS
-    ]
+    rows = [row for row in published if row.method == method and row.metric == METRIC and row.dataset in DATASETS]
     best: dict[tuple[str, str], list[Row]] = {}
     for (data, supervision, _), group in by_key(rows, "train_data", "supervision", "source").items():
         images = data, supervision
@@ -42,22 +45,16 @@ def _cited_groups(method: str, published: Sequence[Row]) -> list[list[Row]]:
     return [group for group in best.values() if len(group) == most]
 
 
-def _dataset(row: Row) -> str:
-    return row.data.partition(" (")[0]
-
-
 def _cited_block(groups: Sequence[Sequence[Row]]) -> Block:
     lines = []
     for group in groups:
-        value = {_dataset(row): row.value for row in group}
+        on = {row.dataset: row for row in group}
         first = group[0]
-        cells = (value.get(dataset, DASH) for dataset in DATASETS)
-        lines.append((first.method, first.backbone.partition(" (")[0], first.train_data, *cells, first.source))
-    header = ("Method", "Backbone", "Training images", *DATASETS, "Source")
+        cells = first.backbone, first.train_data, *(on.get(dataset) for dataset in DATASETS)
+        lines.append(Line(first, cells, source_of(group)))
     return Block(
-        measured=False,
         heading="Cited from publications",
-        header=header,
+        header=("Method", "Backbone", "Training images", *DATASETS, "Source"),
         lines=tuple(lines),
         notes=_cited_supervision_notes(groups),
     )
@@ -65,24 +62,32 @@ def _cited_block(groups: Sequence[Sequence[Row]]) -> Block:
 
 def _own_block(rows: Sequence[Row]) -> Block:
     """A line for each method, a column for each data set; the mean where a method has all of them."""
-    columns = list(by_key(rows, "data", "n_images"))
+    columns = by_key(rows, *_COLUMN)
+    several = len(columns) > 1
     lines = []
-    for (method, backbone, init, run), own in by_key(rows, "method", "backbone", "init", "run").items():
-        found = [find(by_key(own, "data", "n_images").get(column, ()), "mask_ar_1000") for column in columns]
-        numbers = [row.number for row in found if row is not None]
-        mean = str(one_decimal(sum(numbers) / len(numbers))) if len(numbers) == len(columns) else DASH
-        means = [mean] if len(columns) > 1 else []
-        commits = ", ".join(dict.fromkeys(row.commit for row in own))
-        lines.append((method, backbone, init, *map(show, found), *means, f"{MEASURED}: run {run} @{commits}"))
-    named = [f"{data} ({n_images} images)" for data, n_images in columns]
-    means = ["mean"] if len(columns) > 1 else []
+    for own in by_key(rows, "method", "backbone", "init", "run").values():
+        on = by_key(own, *_COLUMN)
+        found = [find(on.get(column, ()), METRIC) for column in columns]
+        values = [row.value for row in found if row is not None]
+        means = [mean(values) if len(values) == len(columns) else None] if several else []
+        lines.append(Line(own[0], (own[0].backbone, own[0].init, *found, *means), _run_of(own)))
+    named = [_column_title(group[0]) for group in columns.values()]
     return Block(
-        measured=True,
         heading="Measured by this project · not published numbers",
-        header=("Method", "Backbone", "Start weights", *named, *means, "Source"),
+        header=("Method", "Backbone", "Start weights", *named, *(["mean"] if several else []), "Source"),
         lines=tuple(lines),
         notes=(*separation_notes(rows), *supervision_notes(rows)),
     )
+
+
+def _column_title(row: Row) -> str:
+    return data_of(row) if row.of_images else f"{data_of(row)} ({row.n_images} images)"
+
+
+def _run_of(rows: Sequence[Row]) -> str:
+    """The run alone: a suite has a record for each data set."""
+    commits = ", ".join(dict.fromkeys(row.commit for row in rows))
+    return f"{MEASURED}: run {rows[0].run} @{commits}"
 
 
 def _cited_supervision_notes(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:

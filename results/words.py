@@ -1,0 +1,102 @@
+"""Facts in words, for tables, verdicts and plots.
+
+Here alone a measured row gets its dagger and its scale ("SOHES phase 3 †demo"), and its data the scale in front and a
+"not comparable" behind ("demo · scenes (val), not comparable"); a cited row gets neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import ROUND_HALF_UP, Decimal
+
+from results.schema import MEASURED, PAPER_SCALE, Row, by_key
+from sohes.records import describe_data
+
+DASH = "\N{EN DASH}"
+DAGGER = "†"
+
+METRIC_TITLES = {
+    "mask_ar_1000": "AR@1000",
+    "mask_ar_1000_s": "AR S",
+    "mask_ar_1000_m": "AR M",
+    "mask_ar_1000_l": "AR L",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "miou_dataset": "mIoU",
+    "acc_pixel": "pixel accuracy",
+    "relation_precision": "relation precision",
+    "relation_recall": "relation recall",
+    "relation_f1": "relation F1",
+    "coverage_relation_f1": "coverage rule: F1",
+    "parent_accuracy": "parent accuracy",
+    "coverage_parent_accuracy": "coverage rule: parents",
+}
+
+
+def title_of(metric: str) -> str:
+    """A metric's name for readers; an unknown one as it is."""
+    return METRIC_TITLES.get(metric, metric)
+
+
+def one_decimal(value: float) -> Decimal:
+    """The value as tables print it, halves away from zero; verdicts are judged on these digits.
+
+    >>> one_decimal(25.25)
+    Decimal('25.3')
+    """
+    return Decimal(repr(value)).quantize(Decimal("0.1"), ROUND_HALF_UP)
+
+
+def number_of(row: Row) -> str:
+    """A cited number as printed, a measured one to one decimal."""
+    return row.printed or str(one_decimal(row.value))
+
+
+def marker(scale: str) -> str:
+    """What marks a measured row: a dagger and the scale, at paper scale "†ours"."""
+    return DAGGER + _label(scale)
+
+
+def method_of(row: Row) -> str:
+    """The method, of a measured row with its marker."""
+    return f"{row.method} {marker(row.scale)}" if row.kind == MEASURED else row.method
+
+
+def data_of(row: Row) -> str:
+    """On what it was measured; for a measured row with the scale before it, and behind it whether it is comparable."""
+    words = describe_data(row.dataset, row.split, row.n_images, row.of_images)
+    if row.kind != MEASURED:
+        return words
+    return f"{_label(row.scale)} · {words}" + ("" if row.comparable else ", not comparable")
+
+
+def source_of(rows: Iterable[Row]) -> str:
+    """Where the numbers of a line come from: their records, or the one publication."""
+    rows = list(rows)
+    if rows[0].kind != MEASURED:
+        return rows[0].source
+    return f"{MEASURED}: {'; '.join(dict.fromkeys(f'{row.source} @{row.commit}' for row in rows))}"
+
+
+def _label(scale: str) -> str:
+    # "paper" alone would read as "from the paper"
+    return "ours" if scale == PAPER_SCALE else scale
+
+
+def supervision_notes(measured: Iterable[Row]) -> tuple[str, ...]:
+    """What people gave to measured rows: one note for each start of theirs."""
+    stated = dict.fromkeys((row.init, row.supervision) for row in measured if row.supervision)
+    return tuple(f"Supervision behind rows that start from {init}: {words}." for init, words in stated)
+
+
+def separation_notes(measured: Sequence[Row]) -> tuple[str, ...]:
+    """One note for each marker in a table: what it means."""
+    return tuple(
+        f"{marker(scale)}: measured by this project at scale '{scale}', on its own data; not a published result and "
+        "not to be compared with one."
+        if scale != PAPER_SCALE
+        else f"{marker(scale)}: measured by this project at paper scale; not a published result."
+        for (scale,) in by_key(measured, "scale")
+    )
