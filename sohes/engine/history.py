@@ -10,7 +10,8 @@ import pandas as pd
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from sohes.files import atomic_path, write_text
+from sohes.files import write_text
+from sohes.plotting import MAIN, MAIN_PALE, save, style
 
 
 class HistoryHook(Hook):
@@ -54,27 +55,24 @@ def draw_history(path: Path, picture: Path) -> None:
     names = [name for name in history.columns if name not in ("step", "lr")]
     if len(history) < 2 or not names:
         return
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.4 * columns, 2.5 * rows), squeeze=False, layout="constrained")
     window = max(1, len(history) // 30)
-    for axis, name in zip(axes.flat, names, strict=False):
-        curve = history[["step", name]].dropna()
-        if len(curve) < len(history):  # measured now and then
-            axis.plot(curve["step"], curve[name], "o-", color="C0", linewidth=1.6, markersize=4)
-        else:
-            axis.plot(curve["step"], curve[name], color="0.75", linewidth=0.8)
-            axis.plot(curve["step"], curve[name].rolling(window, min_periods=1).mean(), color="C0", linewidth=1.6)
-        axis.set_title(name.replace("_", " "), fontsize=10)
-        axis.set_xlabel("step", fontsize=8)
-        axis.tick_params(labelsize=8)
-    for axis in axes.flat[len(names) :]:
-        axis.remove()
-    with atomic_path(picture) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
+    with style():
+        figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=120, layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis, name in zip(axes.flat, names, strict=False):
+            curve = history[["step", name]].dropna()
+            if len(curve) < len(history):  # measured now and then
+                axis.plot(curve["step"], curve[name], "o-", color=MAIN, linewidth=1.6, markersize=4)
+            else:
+                axis.plot(curve["step"], curve[name], color=MAIN_PALE, linewidth=0.8)
+                axis.plot(curve["step"], curve[name].rolling(window, min_periods=1).mean(), color=MAIN, linewidth=1.6)
+            axis.set_title(name.replace("_", " "))
+            axis.set_xlabel("step", fontsize=8)
+            axis.tick_params(labelsize=8)
+        for axis in axes.flat[len(names) :]:
+            axis.remove()
+        save(figure, picture)
