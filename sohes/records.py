@@ -55,6 +55,8 @@ class Measurement:
     def __post_init__(self) -> None:
         if self.arm not in ("", *ARMS):
             raise DataError(f"field 'arm' is '{self.arm}', not one of {', '.join(ARMS)}")
+        if self.arm == TRAINED and not self.trained_by:
+            raise DataError("field 'trained_by' is empty; tables call a trained backbone by the method that trained it")
 
 
 def describe_data(dataset: str, split: str, n_images: int | None, of_images: int | None) -> str:

@@ -87,6 +87,7 @@ def test_all_records_of_a_run_in_order_of_their_start(tmp_path: Path) -> None:
         (lambda value: value.pop("measurements"), "measurements"),
         (lambda value: value["measurements"][0].pop("protocol"), "protocol"),
         (lambda value: value["measurements"][0].update(arm="middle"), "field 'arm' is 'middle', not one of labels, "),
+        (lambda value: value["measurements"][0].update(arm="trained"), "field 'trained_by' is empty"),
         (lambda value: value.update(schema=4), "field 'schema' is 4, this version reads 3; run the stage again"),
     ],
 )
