@@ -32,7 +32,14 @@ from sohes.backbones.provenance import (
     known_step,
     timm_step,
 )
-from sohes.backbones.timm_folder import NAME_IT, TimmViT, build_vit, left_out_note, load_state, read_safetensors
+from sohes.backbones.timm_folder import (
+    NAME_IT,
+    VisionTransformer,
+    build_vit,
+    left_out_note,
+    load_state,
+    read_safetensors,
+)
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import file_digest
 
@@ -87,7 +94,7 @@ FAMILIES = (
 )
 
 
-def load_checkpoint(path: Path, architecture: str | None) -> tuple[TimmViT, Provenance]:
+def load_checkpoint(path: Path, architecture: str | None) -> tuple[VisionTransformer, Provenance]:
     """The ViT in a weight file, loaded strictly: every tensor of the backbone is used, what is left out is named.
 
     Args:
@@ -306,7 +313,9 @@ def _question(path: Path, name: str) -> str:
     )
 
 
-def _build(path: Path, name: str, arguments: Mapping[str, Any], entry: str, state: dict[str, Tensor]) -> TimmViT:
+def _build(
+    path: Path, name: str, arguments: Mapping[str, Any], entry: str, state: dict[str, Tensor]
+) -> VisionTransformer:
     """The ViT with a position table of the file's size; `state`'s table and class token are brought to timm's form."""
     normalisation = {key: getattr(_entry(entry), key) for key in ("mean", "std")}
     config = {"architecture": name, "model_args": dict(arguments), "pretrained_cfg": normalisation}

@@ -11,7 +11,7 @@ from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from sohes.backbones.timm_folder import TimmViT, build_vit
+from sohes.backbones.timm_folder import VisionTransformer, build_vit
 
 SCALES = ["stride_quarter", "stride_half", "stride_one", "stride_two"]  # times the patch's stride
 
@@ -44,7 +44,7 @@ class TimmNeck(BackboneMixin, PreTrainedModel):
 
     def __init__(self, config: TimmNeckConfig) -> None:
         super().__init__(config)
-        self.vit: TimmViT = build_vit(config.timm_config or {})
+        self.vit: VisionTransformer = build_vit(config.timm_config or {})
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -25,8 +25,8 @@ from sohes.backbones.provenance import PROVENANCE, Provenance, Step, known_step,
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, file_digest, read_json, write_json
 
-# a timm ViT; what it is made of is set at run time, so a type checker cannot follow
-TimmViT: TypeAlias = Any
+# timm's, of any of its classes; what it is made of is set at run time, so a type checker cannot follow
+VisionTransformer: TypeAlias = Any
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NAME_IT = "Name the architecture they were made for: weights.architecture=NAME (sohes explore: --architecture NAME)"
@@ -38,12 +38,12 @@ _LEFT_OUT = re.compile(r"(head|head_dist|fc_norm|pre_logits)\.")
 class BackboneFolder:
     """A loaded folder: the model in eval mode, timm's config and the provenance."""
 
-    model: TimmViT
+    model: VisionTransformer
     timm_config: dict[str, Any]
     provenance: Provenance
 
 
-def build_vit(timm_config: Mapping[str, Any]) -> TimmViT:
+def build_vit(timm_config: Mapping[str, Any]) -> VisionTransformer:
     """An untrained timm ViT of `config.json`'s content, without classifier, taking any input size.
 
     Where "architecture" carries the tag of one of timm's weights ("vit_base_patch16_224.dino"), the input normalisation
@@ -61,7 +61,7 @@ def build_vit(timm_config: Mapping[str, Any]) -> TimmViT:
     }
     arguments |= {"num_classes": 0, "dynamic_img_size": True}
     try:
-        model: TimmViT = timm.create_model(name, pretrained=False, **arguments)
+        model: VisionTransformer = timm.create_model(name, pretrained=False, **arguments)
     except TypeError as error:
         raise WeightsError(
             f"{name}: not a ViT that takes any input size ({error}); choose a timm vit_* model"
@@ -177,7 +177,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def input_normalisation(model: TimmViT) -> tuple[Tensor, Tensor]:
+def input_normalisation(model: VisionTransformer) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1, 3, 1, 1) float32 that the weights expect of RGB in [0, 1]."""
     mean, std = (torch.tensor(model.pretrained_cfg[key], dtype=torch.float32) for key in ("mean", "std"))
     return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

@@ -12,7 +12,7 @@ from sohes.backbones.precision import autocast, default_device
 from sohes.backbones.timm_folder import (
     BackboneFolder,
     Provenance,
-    TimmViT,
+    VisionTransformer,
     input_normalisation,
 )
 from sohes.backbones.weights import resolve_weights
@@ -38,7 +38,7 @@ class DenseViT(nn.Module):
         super().__init__()
         if feature not in FEATURES:
             raise ConfigError(f"feature must be one of {FEATURES}, not '{feature}'")
-        self.vit: TimmViT = folder.model.eval().requires_grad_(False)
+        self.vit: VisionTransformer = folder.model.eval().requires_grad_(False)
         self.provenance: Provenance = folder.provenance
         self.feature = feature
         self.patch_size: int = int(self.vit.patch_embed.patch_size[0])

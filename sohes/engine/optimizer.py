@@ -11,12 +11,12 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from sohes.backbones.timm_folder import TimmViT
+from sohes.backbones.timm_folder import VisionTransformer
 from sohes.engine.settings import OptimSettings
 from sohes.errors import SohesError
 
 
-def parameter_groups(model: nn.Module, vit: TimmViT, settings: OptimSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, vit: VisionTransformer, settings: OptimSettings) -> list[dict[str, Any]]:
     """AdamW groups: the ViT slower than the rest; no decay on norms, biases, embeddings and other vectors.
 
     With `layer_decay` the ViT's blocks are slower the nearer they are to the input; its last block and norm have the
@@ -39,7 +39,7 @@ def parameter_groups(model: nn.Module, vit: TimmViT, settings: OptimSettings) ->
     ]
 
 
-def _vit_factors(vit: TimmViT, settings: OptimSettings) -> dict[int, float]:
+def _vit_factors(vit: VisionTransformer, settings: OptimSettings) -> dict[int, float]:
     """Learning rate over that of the rest, by id of the ViT's parameters."""
     if settings.layer_decay == 1:
         return {id(parameter): settings.backbone_lr_factor for parameter in vit.parameters()}
@@ -51,7 +51,7 @@ def _vit_factors(vit: TimmViT, settings: OptimSettings) -> dict[int, float]:
     }
 
 
-def freeze_blocks(vit: TimmViT, count: int) -> None:
+def freeze_blocks(vit: VisionTransformer, count: int) -> None:
     """Keep the embedding and the first `count` blocks of a ViT as they are."""
     if count:
         vit.requires_grad_(False)

@@ -24,7 +24,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from sohes.backbones.adapter import TimmAdapterConfig
 from sohes.backbones.pyramid import TimmPyramidConfig
-from sohes.backbones.timm_folder import TimmViT
+from sohes.backbones.timm_folder import VisionTransformer
 from sohes.layers.deformable_layer import attend, pixel_centres
 
 ENTITY, NOTHING = 0, 1  # places in the logit pair
@@ -192,7 +192,7 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
         self.post_init()
 
     @property
-    def vit(self) -> TimmViT:
+    def vit(self) -> VisionTransformer:
         """The timm ViT inside."""
         return self.model.pixel_level_module.encoder.vit
 
