@@ -72,7 +72,7 @@ def bare(backbone: DenseViT, batches: Batches, *, threads: int) -> None:
     pixels = {shape: torch.rand(shape[0], 3, *shape[1:], device=device) for shape in batches}
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(lambda shape: backbone(pixels[shape]).shape, list(batches.elements())):
+            for _ in pool.map(lambda shape: backbone(pixels[shape]), list(batches.elements())):
                 pass
     finally:
         torch.set_num_threads(before)

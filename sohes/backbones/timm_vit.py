@@ -1,4 +1,4 @@
-"""Dense features of any timm ViT at any input size."""
+"""Dense features of any timm ViT at any input size (README §1)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sohes.backbones.dense import DenseFeatures
 from sohes.backbones.precision import autocast, default_device
-from sohes.backbones.timm_folder import (
-    BackboneFolder,
-    Provenance,
-    VisionTransformer,
-    input_normalisation,
-)
+from sohes.backbones.provenance import Provenance
+from sohes.backbones.timm_folder import BackboneFolder, VisionTransformer, input_normalisation, weights_digest
 from sohes.backbones.weights import resolve_weights
 from sohes.errors import ConfigError
 
@@ -22,7 +19,7 @@ FEATURES = ("key", "token")
 
 
 class DenseViT(nn.Module):
-    """A frozen timm ViT that returns a feature map: the last block's keys or its normalised output tokens.
+    """A frozen timm ViT as a `DenseBackbone`: its features are the last block's keys, or its normalised output tokens.
 
     Keys are what the clustering of SOHES's lineage works on (all heads side by side, before any query-key norm).
 
@@ -46,7 +43,7 @@ class DenseViT(nn.Module):
         mean, std = input_normalisation(self.vit)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
-        self._kept = threading.local()  # several threads may look through one ViT
+        self._kept = threading.local()  # several threads may call one ViT
         if feature == "key":
             attention = self.vit.blocks[-1].attn
             qkv = getattr(attention, "qkv", None)
@@ -59,9 +56,18 @@ class DenseViT(nn.Module):
     def _keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._kept.keys = output.chunk(3, dim=-1)[1]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the ViT is."""
+        return self.mean.device
+
+    def weights_digest(self) -> str:
+        """See `timm_folder.weights_digest`."""
+        return weights_digest(self.vit)
+
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Tensor:
-        """Feature map (B, D, h, w) float32 of RGB images (B, 3, H, W) in [0, 1]; H and W multiples of the patch."""
+    def forward(self, images: Tensor) -> DenseFeatures:
+        """Features of RGB images (B, 3, H, W) in [0, 1]; H and W multiples of the patch."""
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(f"input of {height}x{width} px is not a multiple of the patch size {self.patch_size}")
@@ -70,8 +76,10 @@ class DenseViT(nn.Module):
         if self.feature == "key":
             tokens = self._kept.keys
             del self._kept.keys
-        tokens = tokens[:, self.vit.num_prefix_tokens :].float()
-        return tokens.transpose(1, 2).unflatten(2, (height // self.patch_size, width // self.patch_size))
+        patches = tokens[:, self.vit.num_prefix_tokens :].float()
+        grid = patches.transpose(1, 2).unflatten(2, (height // self.patch_size, width // self.patch_size))
+        # in front of the other prefix tokens
+        return DenseFeatures(grid, None if self.vit.cls_token is None else tokens[:, 0].float())
 
 
 def load_backbone(

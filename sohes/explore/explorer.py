@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sohes.backbones.timm_vit import DenseViT
+from sohes.backbones.dense import DenseBackbone
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import DataError
 from sohes.explore.calibrate import calibrate_thresholds
@@ -54,7 +54,7 @@ class Found:
 class Explorer:
     """Phase 1 as one callable: an image of any kind that `as_image` takes to `MaskForest`."""
 
-    def __init__(self, backbone: DenseViT, settings: ExploreSettings | None = None) -> None:
+    def __init__(self, backbone: DenseBackbone, settings: ExploreSettings | None = None) -> None:
         self.backbone = backbone
         self.settings = settings or ExploreSettings(feature=backbone.feature)  # type: ignore[arg-type]
 
@@ -91,11 +91,6 @@ class Explorer:
         thresholds = calibrate_thresholds(chain([first], maps), settings.region_counts)
         return Explorer(self.backbone, replace(settings, theta_merge=thresholds))
 
-    @property
-    def device(self) -> torch.device:
-        """Where the ViT is."""
-        return next(self.backbone.vit.parameters()).device
-
     def batch_size(self, view_hw: tuple[int, int]) -> int:
         """Views of a size (px) that go through the ViT together.
 
@@ -103,7 +98,7 @@ class Explorer:
         another number of rows, and the forest of an image must not depend on its company. On a CPU that makes it one.
         """
         patches = view_hw[0] * view_hw[1] // self.backbone.patch_size**2
-        return max(1, _PATCHES_A_BATCH.get(self.device.type, 0) // patches)
+        return max(1, _PATCHES_A_BATCH.get(self.backbone.device.type, 0) // patches)
 
     def features(self, views: Sequence[View]) -> list[FloatArray]:
         """Feature maps (h, w, D) float32 of views of one size."""
@@ -113,8 +108,8 @@ class Explorer:
             chunk = views[start : start + size]
             batch = np.zeros((size, *views[0].shape), np.uint8)
             batch[: len(chunk)] = chunk
-            pixels = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float().div(255)
-            maps += list(self.backbone(pixels)[: len(chunk)].permute(0, 2, 3, 1).cpu().numpy())
+            pixels = torch.from_numpy(batch).to(self.backbone.device).permute(0, 3, 1, 2).float().div(255)
+            maps += list(self.backbone(pixels).map[: len(chunk)].permute(0, 2, 3, 1).cpu().numpy())
         return maps
 
     def explore(self, image: NDArray[np.uint8]) -> Exploration:

@@ -21,7 +21,6 @@ from typing import TypeVar
 import torch
 
 from sohes.backbones.provenance import MASKS, join_supervision
-from sohes.backbones.timm_folder import weights_digest
 from sohes.data.images import ImageArray
 from sohes.data.label_store import even_shard_size
 from sohes.data.labelling import label_listing
@@ -113,7 +112,7 @@ def explore_listing(
         "thresholds": settings.theta_merge if clusters else None,
         "backbone": backbone.provenance.timm_name,
         "init": backbone.provenance.label,
-        "weights": weights_digest(backbone.vit),
+        "weights": backbone.weights_digest(),
         "feature": backbone.feature,
         "refiner": settings.refiner if clusters else "none",
         "human_trained": human_trained(settings),
@@ -219,7 +218,7 @@ class _Pool:
         self._steps: deque[_Task] = deque()  # images that a worker can take on
         self._waiting: dict[tuple[int, int], deque[_Asked]] = {}  # views of each size, oldest first
         self._closed = False
-        feature_threads = _FEATURE_THREADS.get(explorer.device.type, 0)
+        feature_threads = _FEATURE_THREADS.get(explorer.backbone.device.type, 0)
         roles = [(True, not feature_threads)] * workers + [(False, True)] * feature_threads
         self._threads = [threading.Thread(target=self._run, name="explore", args=role, daemon=True) for role in roles]
 
@@ -253,7 +252,7 @@ class _Pool:
 
     def _run(self, works: bool, looks: bool) -> None:
         """A thread that takes images on, runs the ViT, or both; images first, for they free memory."""
-        device = self._explorer.device
+        device = self._explorer.backbone.device
         own_stream = looks and device.type == "cuda"
         with torch.cuda.stream(torch.cuda.Stream(device)) if own_stream else nullcontext():
             while True:

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sohes.backbones.dense import DenseFeatures
 from sohes.backbones.precision import autocast, autocast_dtype
 from sohes.backbones.provenance import RANDOM, Provenance
-from sohes.backbones.timm_folder import BackboneFolder, build_vit
+from sohes.backbones.timm_folder import BackboneFolder, build_vit, weights_digest
 from sohes.backbones.timm_vit import DenseViT, load_backbone
 from sohes.errors import ConfigError, WeightsError
 from tests.backbones.conftest import tiny
@@ -27,6 +28,16 @@ def input_of_last_block(vit: nn.Module, images: Tensor) -> Tensor:
     for block in vit.blocks[:-1]:
         tokens = block(tokens)
     return tokens
+
+
+def check(found: DenseFeatures, tokens: Tensor, prefix: int, *, with_class: bool) -> None:
+    """Map and class token of pictures of 3 x 5 patches are these tokens, `prefix` of them before the patches'."""
+    assert found.map.dtype == torch.float32
+    torch.testing.assert_close(found.map, as_map(tokens, prefix, 3, 5))
+    assert (found.cls_token is not None) == with_class
+    if found.cls_token is not None:
+        assert found.cls_token.dtype == torch.float32
+        torch.testing.assert_close(found.cls_token, tokens[:, 0])
 
 
 def as_map(tokens: Tensor, prefix: int, rows: int, columns: int) -> Tensor:
@@ -49,8 +60,7 @@ def test_keys_are_those_of_the_last_block(variant: BackboneFolder) -> None:
     heads = block.attn.num_heads
     keys = qkv.view(2, qkv.shape[1], 3, heads, vit.embed_dim // heads)[:, :, 1].flatten(2)
     found = DenseViT(variant, feature="key")(images)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, as_map(keys, vit.num_prefix_tokens, 3, 5))
+    check(found, keys, vit.num_prefix_tokens, with_class="cls_token" in vit.state_dict())
 
 
 @torch.no_grad()
@@ -61,7 +71,7 @@ def test_tokens_are_the_normalised_output(variant: BackboneFolder) -> None:
     with autocast(images.device):
         tokens = vit.norm(vit.blocks[-1](input_of_last_block(vit, (images - mean) / std))).float()
     found = DenseViT(variant, feature="token")(images)
-    torch.testing.assert_close(found, as_map(tokens, vit.num_prefix_tokens, 3, 5))
+    check(found, tokens, vit.num_prefix_tokens, with_class="cls_token" in vit.state_dict())
 
 
 ANY = [  # of other families, all of 2 blocks of width 64
@@ -101,7 +111,8 @@ def test_any_vit_at_any_size(architecture: str, img_size: int, monkeypatch: pyte
             keys = block.norm1(before.movedim(1, -1)) @ weight.T + bias
         expected = {"key": keys.movedim(-1, 1), "token": as_map(last, vit.num_prefix_tokens, rows, columns)}
         for feature, backbone in backbones.items():
-            found = backbone(images)
+            found, cls_token = backbone(images)
+            assert (cls_token is None) == ("cls_token" not in vit.state_dict())
             assert found.shape == (2, 64, rows, columns)
             torch.testing.assert_close(found, expected[feature].float(), msg=lambda text, f=feature: f"{f}: {text}")
 
@@ -114,15 +125,15 @@ def test_prefix_tokens_are_what_the_variants_say() -> None:
 def test_each_call_stands_alone() -> None:
     model = DenseViT(tiny("patch 16"))
     first, second = pictures(16), pictures(16, 2, 2)
-    expected = model(first)
-    assert model(second).shape == (2, 64, 2, 2)
-    assert torch.equal(model(first), expected)
+    expected = model(first).map
+    assert model(second).map.shape == (2, 64, 2, 2)
+    assert torch.equal(model(first).map, expected)
 
 
 def test_frozen() -> None:
     model = DenseViT(tiny("patch 16"))
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert not model(pictures(16)).requires_grad
+    assert not any(features.requires_grad for features in model(pictures(16)))
 
 
 @pytest.mark.parametrize("size", [(33, 32), (32, 40)])
@@ -138,7 +149,7 @@ def test_what_cannot_be_had_is_refused() -> None:
     folder = BackboneFolder(apart, {}, Provenance(timm_name="eva02_tiny_patch14_224", steps=(RANDOM,)))
     with pytest.raises(ConfigError, match=r"no joint qkv layer; use explore\.feature=token"):
         DenseViT(folder)
-    assert DenseViT(folder, feature="token")(pictures(14)).shape == (2, 192, 3, 5)
+    assert DenseViT(folder, feature="token")(pictures(14)).map.shape == (2, 192, 3, 5)
 
 
 def test_loaded_from_a_folder(saved: Path) -> None:
@@ -146,6 +157,7 @@ def test_loaded_from_a_folder(saved: Path) -> None:
     assert (model.patch_size, model.embed_dim, model.feature) == (16, 64, "key")
     assert model.provenance.label == "random weights"
     torch.testing.assert_close(model(pictures(16)), DenseViT(tiny("patch 16"))(pictures(16)))
+    assert model.weights_digest() == weights_digest(tiny("patch 16").model)
 
 
 def test_loaded_from_all_that_weights_come_in(tmp_path: Path) -> None:

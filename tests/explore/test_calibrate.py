@@ -16,7 +16,8 @@ from sohes.explore.explorer import Explorer
 from sohes.explore.settings import ExploreSettings
 from sohes.masks import FloatArray
 from tests.backbones.conftest import tiny
-from tests.explore.test_explorer import Colours, clouds
+from tests.explore.colours import Colours
+from tests.explore.test_explorer import clouds
 
 COUNTS = (16, 8, 4, 2, 1)
 
@@ -89,7 +90,7 @@ def test_without_images() -> None:
 
 def uncalibrated(**settings: Any) -> Explorer:
     options: dict[str, Any] = {"theta_merge": None, "size_global": 96, "max_crops": 0, "region_counts": (4, 12, 30)}
-    return Explorer(Colours(), ExploreSettings(**options | settings))  # type: ignore[arg-type]
+    return Explorer(Colours(), ExploreSettings(**options | settings))
 
 
 def test_without_images_an_explorer_stays_as_it_is() -> None:
@@ -106,15 +107,15 @@ def test_an_explorer_that_needs_no_thresholds_stays_as_it_is() -> None:
 class Offset(Colours):
     """Another backbone: its features share a large part."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images) + 3
+    def colours(self, images: Tensor) -> Tensor:
+        return super().colours(images) + 3
 
 
 @pytest.mark.parametrize(("backbone", "center"), [(Colours, False), (Colours, True), (Offset, False), (Offset, True)])
 @pytest.mark.parametrize("keep_aspect", [False, True])
 def test_calibrated_explorers_find_as_many_regions(backbone: type[Colours], center: bool, keep_aspect: bool) -> None:
     explorer = uncalibrated(center=center, keep_aspect=keep_aspect)
-    explorer = Explorer(backbone(), explorer.settings)  # type: ignore[arg-type]
+    explorer = Explorer(backbone(), explorer.settings)
     images = [clouds(seed, 60, 90) for seed in range(4)]
     calibrated = explorer.calibrated(iter(images))
     assert explorer.settings.theta_merge is None
@@ -144,6 +145,7 @@ def test_vits_of_random_weights(variant: str) -> None:
 
 def test_features_that_are_not_finite() -> None:
     explorer = uncalibrated()
-    explorer.backbone.forward = lambda images: Colours.forward(explorer.backbone, images) / 0  # type: ignore[arg-type]
+    colours = explorer.backbone.colours  # type: ignore[attr-defined]
+    explorer.backbone.colours = lambda images: colours(images) / 0  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="hold NaN or infinite values"):
         explorer.calibrated([clouds(0, 60, 90)])

@@ -12,8 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sohes.backbones.timm_folder import BackboneFolder
 from sohes.backbones.timm_vit import DenseViT
@@ -25,30 +23,15 @@ from sohes.explore.regions import Window, find_regions
 from sohes.explore.settings import PAPER, ExploreSettings
 from sohes.masks import BoolArray, MaskForest, encode_masks
 from tests.backbones.conftest import VARIANTS, tiny
+from tests.explore.colours import Colours
 
 RED, YELLOW, GREEN, BLUE = (255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 0, 255)
 Picture = NDArray[np.uint8]
 
 
-class Colours(nn.Module):
-    """A backbone whose feature of a patch is the patch's mean colour."""
-
-    feature = "key"
-    patch_size = 8
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.vit = nn.Linear(1, 1)
-        self.seen: list[tuple[int, ...]] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.seen.append(tuple(images.shape))
-        return F.avg_pool2d(images, self.patch_size)
-
-
 def explorer(**settings: Any) -> Explorer:
     defaults = {"size_global": 192, "theta_merge": (0.9, 0.6), "max_crops": 0, "refiner": "none"}
-    return Explorer(Colours(), ExploreSettings(**{**PAPER, **defaults, **settings}))  # type: ignore[arg-type]
+    return Explorer(Colours(), ExploreSettings(**{**PAPER, **defaults, **settings}))
 
 
 def picture(height: int = 192, width: int | None = None, ground: tuple[int, int, int] = BLUE) -> Picture:
@@ -119,7 +102,7 @@ def test_the_local_step_finds_what_the_global_one_misses() -> None:
     forest = with_crops(image)
     place = places(forest, {"small": small}, 0.9)["small"]
     assert forest.attributes["source"][place] == "local"
-    # one look at the whole image, then one crop for the full patch, one for the half
+    # one view of the whole image, then one crop for the full patch, one for the half
     assert with_crops.backbone.seen == [(1, 3, 128, 128)] * 3
 
 
@@ -563,7 +546,7 @@ def test_without_calibration_an_image_gives_its_own_thresholds() -> None:
     ],
 )
 def test_with_nothing_set_the_view_suits_the_image(size_hw: tuple[int, int], grid: tuple[int, int]) -> None:
-    found = Explorer(Colours())  # type: ignore[arg-type]
+    found = Explorer(Colours())
     (view,) = next(found.explore(clouds(0, *size_hw)))
     assert view.shape == (8 * grid[0], 8 * grid[1], 3)
 
@@ -637,7 +620,7 @@ def test_any_vit_on_pictures_of_any_size(variant: str, feature: str) -> None:
                 assert view.shape == (grid[0] * patch, grid[1] * patch, 3)
                 assert features.shape == (*grid, backbone.embed_dim)
                 pixels = torch.from_numpy(view.astype(np.float32) / 255).movedim(-1, 0)[None]
-                np.testing.assert_allclose(features, backbone(pixels)[0].movedim(0, -1), rtol=1e-3, atol=1e-4)
+                np.testing.assert_allclose(features, backbone(pixels).map[0].movedim(0, -1), rtol=1e-3, atol=1e-4)
             try:
                 views = exploration.send(maps)
             except StopIteration as end:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from sohes.errors import DataError
 from sohes.explore import stream
@@ -20,6 +19,7 @@ from sohes.explore.explorer import Explorer
 from sohes.explore.settings import ExploreSettings
 from sohes.explore.stream import explore_stream
 from sohes.masks import MaskForest
+from tests.explore.colours import Colours
 
 Image = NDArray[np.uint8]
 
@@ -28,22 +28,6 @@ Image = NDArray[np.uint8]
 def feature_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads for the ViT alone, as beside a GPU; or none."""
     monkeypatch.setattr(stream, "_FEATURE_THREADS", {"cpu": request.param})
-
-
-class Colours(nn.Module):
-    """A backbone whose feature of a patch is the patch's mean colour; it keeps the number of views of each batch."""
-
-    feature = "key"
-    patch_size = 8
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.vit = nn.Linear(1, 1)
-        self.batches: list[tuple[int, ...]] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.batches.append(tuple(images.shape))
-        return F.avg_pool2d(images, self.patch_size)
 
 
 class Batched(Explorer):
@@ -67,7 +51,7 @@ def make_explorer(rows: int = 1) -> Batched:
         min_area_px=20,
         refiner="none",
     )
-    found = Batched(Colours(), settings)  # type: ignore[arg-type]
+    found = Batched(Colours(), settings)
     found.rows = rows
     return found
 
@@ -98,7 +82,7 @@ def test_order_and_forests_are_those_of_single_images(rows: int, workers: int, l
     results = list(explore_stream(explorer, items, workers=workers, look_ahead=look_ahead))
     assert [key for key, _ in results] == [f"image {seed}" for seed in range(12)]
     assert [content(forest) for _, forest in results] == alone
-    batches = explorer.backbone.batches
+    batches = explorer.backbone.seen
     assert {shape[0] for shape in batches} == {rows}  # type: ignore[comparison-overlap]
 
 
@@ -106,7 +90,7 @@ def test_order_and_forests_are_those_of_single_images(rows: int, workers: int, l
 def test_views_of_several_images_share_a_batch() -> None:
     explorer = make_explorer(rows=4)
     explorer.settings = ExploreSettings(size_global=64, max_crops=0, theta_merge=(0.9,), refiner="none")
-    started = threading.Barrier(8)  # all images are loaded before any is looked at
+    started = threading.Barrier(8)  # all images are loaded before any is explored
 
     def load(seed: int) -> Image:
         started.wait(timeout=20)
@@ -115,7 +99,7 @@ def test_views_of_several_images_share_a_batch() -> None:
     items = [(seed, partial(load, seed)) for seed in range(8)]
     # one feature thread takes what is there: at best 4 + 4 views, never eight batches of one
     assert len(list(explore_stream(explorer, items, workers=8, look_ahead=8))) == 8
-    assert 2 <= len(explorer.backbone.batches) < 8
+    assert 2 <= len(explorer.backbone.seen) < 8
 
 
 def test_broken_images_are_results_and_others_go_on() -> None:
@@ -158,7 +142,7 @@ def test_other_errors_come_through_when_their_turn_is_due(where: str) -> None:
         def fail(images: Tensor) -> Tensor:
             raise Failure(where)
 
-        explorer.backbone.forward = fail
+        explorer.backbone.colours = fail
 
     def load(seed: int) -> Image:
         if where == "load" and seed == 3:
