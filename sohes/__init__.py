@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sohes.explore.settings import ExploreSettings as ExploreSettings
     from sohes.masks import Entity as Entity
     from sohes.masks import MaskForest as MaskForest
+    from sohes.segmenters.entity import export_backbone as export_backbone
     from sohes.segmenters.segmenter import Segmenter as Segmenter
-    from sohes.segmenters.segmenter import export_backbone as export_backbone
     from sohes.segmenters.segmenter import load_segmenter as load_segmenter
 
 __version__ = "0.2.0"  # pyproject.toml reads it here
@@ -39,7 +39,7 @@ _PUBLIC = {
     "Segmenter": "sohes.segmenters.segmenter",
     "load_segmenter": "sohes.segmenters.segmenter",
     "evaluate_masks": "sohes.evaluation.mask_recall",
-    "export_backbone": "sohes.segmenters.segmenter",
+    "export_backbone": "sohes.segmenters.entity",
 }
 
 __all__ = sorted(_PUBLIC)

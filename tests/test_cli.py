@@ -14,10 +14,10 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import sohes
-from sohes import segmenters
 from sohes.cli import main
 from sohes.commands.segment import output_names
 from sohes.masks import MaskForest
+from sohes.segmenters import segmenter
 
 Segment = Callable[..., int]
 
@@ -46,7 +46,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def segment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Segment:
     """`sohes segment` with that segmenter, writing into `out`."""
-    monkeypatch.setattr(segmenters, "load_segmenter", lambda folder: LeftHalf())
+    monkeypatch.setattr(segmenter, "load_segmenter", lambda folder: LeftHalf())
 
     def run(*arguments: object) -> int:
         return main(["segment", *map(str, arguments), "--checkpoint", "any", "--out", str(tmp_path / "out")])

@@ -256,7 +256,8 @@ def test_ground_truth_by_name(
 def test_a_checkpoint_is_run_and_goes_on(
     truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sohes.segmenters.segmenter import load_segmenter, save_segmenter
+    from sohes.segmenters.entity import save_segmenter
+    from sohes.segmenters.segmenter import load_segmenter
     from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
     folder = save_segmenter(tmp_path / "segmenter", tiny_segmenter(), PROVENANCE)
@@ -289,7 +290,7 @@ def test_a_checkpoint_is_run_and_goes_on(
 
 
 def test_a_checkpoint_on_images_that_are_gone(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from sohes.segmenters.segmenter import save_segmenter
+    from sohes.segmenters.entity import save_segmenter
     from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
     folder = save_segmenter(tmp_path / "segmenter", tiny_segmenter(), PROVENANCE)

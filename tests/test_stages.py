@@ -31,7 +31,8 @@ from sohes.files import file_digest, read_json, write_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.masks import MaskForest, encode_masks
 from sohes.records import StageResult
-from sohes.segmenters.segmenter import export_backbone, load_segmenter, save_segmenter
+from sohes.segmenters.entity import export_backbone, save_segmenter
+from sohes.segmenters.segmenter import load_segmenter
 from sohes.segmenters.stage import ExportConfig, export
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 

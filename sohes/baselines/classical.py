@@ -12,14 +12,15 @@ from skimage.segmentation import felzenszwalb, slic
 
 from sohes.baselines.regions import enlarged, label_rles, ranked_forest, shrunk
 from sohes.baselines.settings import FelzenszwalbSettings, SlicMergeSettings
-from sohes.data.images import ImageArray
+from sohes.data.images import ImageLike, as_image
 from sohes.masks import MaskForest, pairwise_iou, rle_areas
+from sohes.segmenters.segmenter import Segmenter
 
 _BACKBONE, _INIT, _SUPERVISION = "none", "none (colours)", "none"
 _FOUND_AGAIN_IOU = 0.7  # between the regions of two scales
 
 
-class Felzenszwalb:
+class Felzenszwalb(Segmenter):
     """Regions of every scale.
 
     A mask's score is the share of scales at which it is found (IoU 0.7), times the root of its share of the image, for
@@ -31,10 +32,11 @@ class Felzenszwalb:
     def __init__(self, settings: FelzenszwalbSettings | None = None) -> None:
         self.settings = settings or FelzenszwalbSettings()
 
-    def __call__(self, image: ImageArray) -> MaskForest:
-        """Masks of image (H, W, 3) uint8 RGB."""
-        settings, size_hw = self.settings, (image.shape[0], image.shape[1])
-        small = shrunk(image, settings.long_px)
+    def predict(self, image: ImageLike) -> MaskForest:
+        """See `Segmenter.predict`."""
+        array = as_image(image)
+        settings, size_hw = self.settings, (array.shape[0], array.shape[1])
+        small = shrunk(array, settings.long_px)
         by_scale = []
         for scale in settings.scales:
             labels = felzenszwalb(small, scale=scale, sigma=settings.sigma, min_size=settings.min_size)
@@ -48,7 +50,7 @@ class Felzenszwalb:
         return ranked_forest(rles, iou, share * side, size_hw)
 
 
-class SlicMerge:
+class SlicMerge(Segmenter):
     """The two neighbours whose union costs least by Ward's criterion on Lab colours merge first, down to one region.
 
     A mask's score is its persistence: the cost at which it is merged away less the cost at which it came into being,
@@ -60,10 +62,11 @@ class SlicMerge:
     def __init__(self, settings: SlicMergeSettings | None = None) -> None:
         self.settings = settings or SlicMergeSettings()
 
-    def __call__(self, image: ImageArray) -> MaskForest:
-        """Masks of image (H, W, 3) uint8 RGB."""
-        settings, size_hw = self.settings, (image.shape[0], image.shape[1])
-        small = shrunk(image, settings.long_px)
+    def predict(self, image: ImageLike) -> MaskForest:
+        """See `Segmenter.predict`."""
+        array = as_image(image)
+        settings, size_hw = self.settings, (array.shape[0], array.shape[1])
+        small = shrunk(array, settings.long_px)
         labels = slic(small, n_segments=settings.superpixels, compactness=settings.compactness, start_label=0)
         labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # the graph wants numbers without gaps
         if labels.max() == 0:

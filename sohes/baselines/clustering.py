@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from sohes.backbones.precision import default_device
-from sohes.backbones.timm_folder import BackboneFolder
-from sohes.backbones.timm_vit import DenseViT
-from sohes.backbones.weights import resolve_weights
+from sohes.backbones.timm_vit import load_backbone
 from sohes.baselines.settings import DinoSettings, SohesSettings
-from sohes.data.images import ImageArray
+from sohes.data.images import ImageLike
 from sohes.explore.explorer import Explorer
 from sohes.explore.stream import supervision
 from sohes.masks import MaskForest
+from sohes.segmenters.segmenter import Segmenter
 
 
-class Sohes:
+class Sohes(Segmenter):
     """Masks of phase 1, its thresholds calibrated on images of the data set where the settings leave them open.
 
     Where the algorithm does not rank its masks, a mask's score is its cohesion, the length of its mean unit feature.
@@ -27,18 +25,17 @@ class Sohes:
 
     def __init__(self, settings: SohesSettings | None = None) -> None:
         settings = settings or SohesSettings()
-        model, provenance = resolve_weights(settings.backbone, architecture=settings.architecture)
-        vit = DenseViT(BackboneFolder(model, {}, provenance), feature=settings.feature).to(default_device())
+        vit = load_backbone(settings.backbone, architecture=settings.architecture, feature=settings.feature)
         self._explorer = Explorer(vit, settings)
-        self.backbone, self.init = provenance.timm_name, provenance.label
+        self.backbone, self.init = vit.provenance.timm_name, vit.provenance.label
         self.supervision = supervision(self._explorer)
 
-    def calibrate(self, images: Iterable[ImageArray]) -> None:
+    def calibrate(self, images: Iterable[ImageLike]) -> None:
         """See `Explorer.calibrated`."""
         self._explorer = self._explorer.calibrated(images)
 
-    def __call__(self, image: ImageArray) -> MaskForest:
-        """Masks of image (H, W, 3) uint8 RGB."""
+    def predict(self, image: ImageLike) -> MaskForest:
+        """See `Segmenter.predict`."""
         forest = self._explorer(image)
         if self._explorer.settings.algorithm == "superpixels":
             return forest

@@ -13,14 +13,15 @@ from transformers.pipelines.mask_generation import MaskGenerationPipeline
 from sohes.backbones.precision import default_device
 from sohes.baselines.regions import MAX_MASKS, compressed
 from sohes.baselines.settings import SamSettings
-from sohes.data.images import ImageArray
+from sohes.data.images import ImageLike, as_image
 from sohes.errors import WeightsError
 from sohes.masks import MaskForest
+from sohes.segmenters.segmenter import Segmenter
 
 _BACKBONES = {768: "SAM ViT-B", 1024: "SAM ViT-L", 1280: "SAM ViT-H"}  # by width
 
 
-class Sam:
+class Sam(Segmenter):
     """Everything that SAM finds from a grid of points, ranked by the IoU that it predicts for each mask.
 
     Raises:
@@ -37,11 +38,11 @@ class Sam:
         self.backbone = _BACKBONES.get(width, f"SAM ViT of width {width}")
         self.init = f"SAM weights {Path(self.settings.weights).name}"
 
-    def __call__(self, image: ImageArray) -> MaskForest:
-        """Masks of image (H, W, 3) uint8 RGB, at most 1,000."""
-        settings = self.settings
+    def predict(self, image: ImageLike) -> MaskForest:
+        """See `Segmenter.predict`."""
+        settings, array = self.settings, as_image(image)
         found: dict[str, Any] = self._pipeline(
-            Image.fromarray(image),
+            Image.fromarray(array),
             points_per_crop=settings.points_per_side,
             points_per_batch=settings.points_per_batch,
             pred_iou_thresh=settings.pred_iou_thresh,
@@ -51,7 +52,7 @@ class Sam:
         )
         scores = found["scores"].float().cpu().numpy()[:MAX_MASKS]  # descending, as box NMS leaves them
         rles = compressed(found["rle_mask"][:MAX_MASKS])
-        return MaskForest.from_rles(rles, (image.shape[0], image.shape[1]), scores=scores.astype(np.float32))
+        return MaskForest.from_rles(rles, (array.shape[0], array.shape[1]), scores=scores.astype(np.float32))
 
 
 def load_sam(weights: str) -> tuple[SamModel, SamImageProcessor]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sohes.baselines import make_baseline
+from sohes.baselines.registry import make_baseline
 from sohes.baselines.settings import DinoSettings, FelzenszwalbSettings, SamSettings, SlicMergeSettings, SohesSettings
 from sohes.configuration import Count, settings
 from sohes.data.prepare import resolve_ground_truth
@@ -151,7 +151,7 @@ def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     if isinstance(baseline, Sohes):
         baseline.calibrate(Listing.of_items(wanted.items).sample())
     failed = label_images(
-        baseline,
+        baseline.predict,
         wanted,
         out / "predictions",
         header={"model": config.model, "settings": config_hash(config)},

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sohes.segmenters.entity import prediction_scores
 from sohes.segmenters.matching import Targets
-from sohes.segmenters.segmenter import prediction_scores
 
 _CHUNK = 100  # masks brought to full size at a time
 _PIXELS = 2**16  # of all masks multiplied at a time

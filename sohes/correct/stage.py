@@ -36,7 +36,7 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
     from sohes.correct.failsafe import LabelGuard
     from sohes.correct.module import CorrectModule, TeacherHook
     from sohes.instruct.training import train_on_labels
-    from sohes.segmenters.segmenter import load_model, save_segmenter
+    from sohes.segmenters.entity import load_model, save_segmenter
 
     segmenter, provenance = load_model(inputs["segmenter"])
     provenance = provenance.start.then(replace(provenance.steps[-1], note="phases 2 and 3"))  # one training

@@ -127,9 +127,9 @@ def run_segmenter(folder: Path, source: ImageSet, out: Path, description: str) -
     header = {
         "segmenter": file_digest(folder / "model.safetensors"),
         "images": short_name(source.source),
-        "backbone": segmenter.provenance.timm_name,
-        "init": segmenter.provenance.start.label,
-        "supervision": segmenter.provenance.supervision,
+        "backbone": segmenter.backbone,
+        "init": segmenter.init,
+        "supervision": segmenter.supervision,
     }
     failed = label_images(segmenter.predict, source, out, header=header, description=description)
     return LabelStore(out), failed

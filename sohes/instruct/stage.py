@@ -55,8 +55,8 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.data.label_store import LabelStore
     from sohes.instruct.module import InstructModule
     from sohes.instruct.training import train_on_labels
+    from sohes.segmenters.entity import save_segmenter
     from sohes.segmenters.mask2former import build_segmenter
-    from sohes.segmenters.segmenter import save_segmenter
 
     start = load_backbone_folder(inputs["backbone"])
     labels, source = LabelStore(inputs["labels"]), inputs["images"] / "source.json"

@@ -29,8 +29,8 @@ from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.files import atomic_path
 from sohes.masks import MaskForest
 from sohes.segmenters.decode import select_forest
+from sohes.segmenters.entity import EntityPredictor, save_segmenter
 from sohes.segmenters.mask2former import EntitySegmenter
-from sohes.segmenters.segmenter import Segmenter, save_segmenter
 
 FALL = 2.0  # points of agreement below the start that are worth a warning (§4.6 of the method notes)
 
@@ -114,7 +114,7 @@ class WatchHook(Hook):
     def look(self, done: int) -> float:
         """Draw and measure after `done` steps; the new best model of the training is saved."""
         trains = self.model.training
-        segmenter = Segmenter(self.model, self.provenance)
+        segmenter = EntityPredictor(self.model, self.provenance)
         with torch.compiler.set_stance("force_eager"):  # the images have many sizes
             found = {image_id: segmenter.predict(image) for image_id, image in self.watched.images.items()}
         self.model.train(trains)

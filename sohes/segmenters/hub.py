@@ -12,13 +12,13 @@ from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from sohes.backbones.provenance import PROVENANCE, Provenance
+from sohes.backbones.provenance import PROVENANCE
 from sohes.backbones.timm_folder import CONFIG, WEIGHTS
 from sohes.errors import WeightsError
 from sohes.files import write_text
 
 if TYPE_CHECKING:
-    from sohes.segmenters.segmenter import Segmenter
+    from sohes.segmenters.segmenter import TrainedSegmenter
 
 HUB = "hf-hub:"
 CARD = "README.md"
@@ -45,10 +45,10 @@ def fetch(name: str) -> Path:
     return folder
 
 
-def push(segmenter: Segmenter, repo_id: str, *, license: str, dry_run: str | Path | None) -> str:
-    """See `Segmenter.push_to_hub`."""
+def push(segmenter: TrainedSegmenter, repo_id: str, *, license: str, dry_run: str | Path | None) -> str:
+    """See `TrainedSegmenter.push_to_hub`."""
     _check(repo_id)
-    card = model_card(repo_id, segmenter.provenance, license=license)
+    card = model_card(repo_id, segmenter, license=license)
     if dry_run is not None:
         return str(_write(segmenter, Path(dry_run), card))
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,7 +56,8 @@ def push(segmenter: Segmenter, repo_id: str, *, license: str, dry_run: str | Pat
         try:
             api = HfApi()
             api.create_repo(repo_id, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="SOHES segmenter"))
+            message = f"segmenter trained by {segmenter.provenance.steps[-1].method}"
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message))
         except Exception as error:  # as above
             raise WeightsError(
                 f"{repo_id}: could not be pushed to the Hugging Face hub ({_reason(error)}); log in with "
@@ -64,8 +65,9 @@ def push(segmenter: Segmenter, repo_id: str, *, license: str, dry_run: str | Pat
             ) from error
 
 
-def model_card(repo_id: str, provenance: Provenance, *, license: str) -> str:
+def model_card(repo_id: str, segmenter: TrainedSegmenter, *, license: str) -> str:
     """Content of the card: what the model is, how to use it, where it comes from; nothing that was not measured."""
+    provenance = segmenter.provenance
     data = ModelCardData(
         library_name="sohes",
         pipeline_tag="mask-generation",
@@ -79,9 +81,9 @@ def model_card(repo_id: str, provenance: Provenance, *, license: str) -> str:
 
 # {repo_id.rpartition("/")[2]}
 
-A segmenter of the SOHES pipeline (Cao et al., *Self-supervised Open-world Hierarchical Entity Segmentation*, ICLR
-2024): Mask2Former with an ancestor head around a ViT. It predicts the entities of an image, their parts and subparts
-as class-agnostic masks, each with a score, and which mask is part of which.
+A segmenter around the ViT {provenance.timm_name}, trained by {provenance.steps[-1].method}.
+
+{segmenter.description}
 
 ## Use
 
@@ -112,7 +114,7 @@ hierarchy scores.
 """
 
 
-def _write(segmenter: Segmenter, folder: Path, card: str) -> Path:
+def _write(segmenter: TrainedSegmenter, folder: Path, card: str) -> Path:
     segmenter.save(folder)
     write_text(folder / CARD, card)
     return folder

@@ -16,7 +16,7 @@ class ExportConfig:
 
 def export(config: ExportConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """The ViT inside a segmenter as a timm folder. Input: segmenter. Writes `backbone/`."""
-    from sohes.segmenters.segmenter import export_backbone  # not for a launcher, which needs no torch
+    from sohes.segmenters.entity import export_backbone  # not for a launcher, which needs no torch
 
     folder = export_backbone(inputs["segmenter"], out / "backbone")
     shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes.baselines import make_baseline
+from sohes.baselines.registry import make_baseline
 from sohes.baselines.settings import DinoSettings, SohesSettings
 from sohes.errors import ConfigError, WeightsError
 
@@ -23,7 +23,7 @@ def image() -> np.ndarray:
 
 def test_scores_rank_by_cohesion(image: np.ndarray) -> None:
     baseline = make_baseline("sohes", SohesSettings(**TINY, theta_merge=(0.8, 0.4, 0.1), max_crops=2, size_local=64))
-    forest = baseline(image)
+    forest = baseline.predict(image)
     assert len(forest) > 1
     assert np.array_equal(forest.scores, forest.attributes["cohesion"])
     assert (baseline.backbone, baseline.init) == ("vit_tiny_patch16_224", "random weights")
@@ -31,7 +31,7 @@ def test_scores_rank_by_cohesion(image: np.ndarray) -> None:
 
 
 def test_dino_is_one_level_without_local_step(image: np.ndarray) -> None:
-    forest = make_baseline("dino", DinoSettings(**TINY))(image)
+    forest = make_baseline("dino", DinoSettings(**TINY)).predict(image)
     assert len(forest) > 0
     assert set(forest.attributes["level_first"]) == {0}
     assert set(forest.attributes["source"]) == {"global"}

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.pipelines.mask_generation import MaskGenerationPipeline
 
-from sohes.baselines import make_baseline
+from sohes.baselines.registry import make_baseline
 from sohes.baselines.settings import SamSettings
 from sohes.errors import ConfigError, WeightsError
 
@@ -67,7 +67,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8)
 
 def test_masks_ranked_by_predicted_iou(everything: SamSettings) -> None:
     sam = make_baseline("sam", everything)
-    forest = sam(IMAGE)
+    forest = sam.predict(IMAGE)
     assert len(forest) == 3 * 4 * 4  # three masks a point
     assert forest.masks.shape[1:] == (48, 80)
     assert (np.diff(forest.scores) <= 0).all()
@@ -84,7 +84,7 @@ def test_settings_reach_the_generator(weights: Path, monkeypatch: pytest.MonkeyP
         return {"scores": torch.zeros(0), "rle_mask": []}
 
     monkeypatch.setattr(MaskGenerationPipeline, "__call__", call)
-    assert len(make_baseline("sam", SamSettings(weights=str(weights)))(IMAGE)) == 0
+    assert len(make_baseline("sam", SamSettings(weights=str(weights))).predict(IMAGE)) == 0
     assert asked == {
         "points_per_crop": 32,
         "points_per_batch": 64,
@@ -96,19 +96,19 @@ def test_settings_reach_the_generator(weights: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_filters_drop_masks(everything: SamSettings, weights: Path) -> None:
-    forest = make_baseline("sam", everything)(IMAGE)
+    forest = make_baseline("sam", everything).predict(IMAGE)
     between = float(np.median(forest.scores))
     settings = SamSettings(
         weights=str(weights), points_per_side=4, pred_iou_thresh=between, stability_score_thresh=0, box_nms_iou=1.0
     )
-    fewer = make_baseline("sam", settings)(IMAGE)
+    fewer = make_baseline("sam", settings).predict(IMAGE)
     assert 0 < len(fewer) < len(forest)
     assert fewer.scores.min() > between
 
 
 def test_nothing_found(weights: Path) -> None:
     settings = SamSettings(weights=str(weights), points_per_side=2, pred_iou_thresh=1e9)
-    assert len(make_baseline("sam", settings)(IMAGE)) == 0
+    assert len(make_baseline("sam", settings).predict(IMAGE)) == 0
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

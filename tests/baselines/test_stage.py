@@ -63,7 +63,7 @@ def test_goes_on_after_an_interruption(truth: Path, tmp_path: Path, monkeypatch:
     config = FelzenszwalbConfig(model="f", dataset="scenes", ground_truth=str(truth))
     undisturbed = felzenszwalb(config, {}, tmp_path / "whole")
     segmented: list[int] = []
-    segment: Callable[..., MaskForest] = classical.Felzenszwalb.__call__
+    segment: Callable[..., MaskForest] = classical.Felzenszwalb.predict
 
     def interrupted(self: classical.Felzenszwalb, image: ImageArray) -> MaskForest:
         if len(segmented) == 3:
@@ -72,7 +72,7 @@ def test_goes_on_after_an_interruption(truth: Path, tmp_path: Path, monkeypatch:
         segmented.append(1)
         return segment(self, image)
 
-    monkeypatch.setattr(classical.Felzenszwalb, "__call__", interrupted)
+    monkeypatch.setattr(classical.Felzenszwalb, "predict", interrupted)
     writer_init = LabelWriter.__init__
     monkeypatch.setattr(
         LabelWriter, "__init__", lambda self, folder, **given: writer_init(self, folder, **(given | {"shard_size": 1}))

@@ -19,8 +19,8 @@ from sohes.correct.pseudo_labels import (
     iou,
     read_predictions,
 )
+from sohes.segmenters.entity import prediction_scores
 from sohes.segmenters.matching import Targets
-from sohes.segmenters.segmenter import prediction_scores
 
 
 def plain_suppression(duplicate: Tensor) -> list[bool]:

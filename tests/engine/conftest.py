@@ -20,7 +20,7 @@ from sohes.data.label_store import LabelWriter
 from sohes.data.scenes.scene import write_scenes
 from sohes.engine import runner
 from sohes.instruct.stage import InstructConfig, instruct
-from sohes.segmenters.segmenter import save_segmenter
+from sohes.segmenters.entity import save_segmenter
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 STEPS = 6

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sohes.engine.checkpoints import checkpoints
-from sohes.segmenters.segmenter import load_model
+from sohes.segmenters.entity import load_model
 from tests.engine.conftest import run
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

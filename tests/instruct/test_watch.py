@@ -19,7 +19,8 @@ from sohes.errors import DataError
 from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.instruct.watch import Watched, WatchHook, read_watched
 from sohes.masks import MaskForest
-from sohes.segmenters.segmenter import Segmenter, load_segmenter
+from sohes.segmenters.entity import EntityPredictor
+from sohes.segmenters.segmenter import load_segmenter
 from tests.engine.conftest import STEPS
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
@@ -57,7 +58,7 @@ def test_perfect_and_poor_model(watched: Watched, tmp_path: Path, monkeypatch: p
     hook = WatchHook(tiny_segmenter(), PROVENANCE, watched, out=tmp_path, every=2)
     hook.model.train()
     forests = {image.tobytes(): watched.labels[i] for i, image in watched.images.items()}
-    monkeypatch.setattr(Segmenter, "predict", lambda self, image: forests[image.tobytes()])
+    monkeypatch.setattr(EntityPredictor, "predict", lambda self, image: forests[image.tobytes()])
     assert hook.look(0) == 100.0
     assert not (tmp_path / "best").exists()
     outputs: dict[str, float] = {}
@@ -67,7 +68,7 @@ def test_perfect_and_poor_model(watched: Watched, tmp_path: Path, monkeypatch: p
     best = (tmp_path / "best" / "model.safetensors").read_bytes()
     with torch.no_grad():
         hook.model.class_predictor.weight.add_(1)
-    monkeypatch.setattr(Segmenter, "predict", lambda self, image: forests[image.tobytes()].select([0]))
+    monkeypatch.setattr(EntityPredictor, "predict", lambda self, image: forests[image.tobytes()].select([0]))
     score = hook.look(4)
     truth = {i: forest.select([0]) for i, forest in watched.labels.items()}
     assert 0 < score == 100 * evaluate_masks(watched.truth, truth).mask_ar_1000 < 100

@@ -18,15 +18,16 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from sohes.errors import WeightsError
 from sohes.files import read_json, write_json
 from sohes.segmenters import hub
-from sohes.segmenters.segmenter import Segmenter, load_segmenter
+from sohes.segmenters.entity import EntityPredictor
+from sohes.segmenters.segmenter import TrainedSegmenter, load_segmenter
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
-    return Segmenter(tiny_segmenter(), PROVENANCE)
+def segmenter() -> TrainedSegmenter:
+    return EntityPredictor(tiny_segmenter(), PROVENANCE)
 
 
 class Hub:
@@ -58,7 +59,7 @@ def online(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return fake
 
 
-def test_a_dry_run_writes_what_would_be_pushed(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_a_dry_run_writes_what_would_be_pushed(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
     """No network: nothing stands in for the hub here."""
     folder = tmp_path / "dry"
     assert segmenter.push_to_hub("me/beetles", license="apache-2.0", dry_run=folder) == str(folder)
@@ -72,7 +73,7 @@ def test_a_dry_run_writes_what_would_be_pushed(segmenter: Segmenter, tmp_path: P
     segmenter.push_to_hub("me/beetles", dry_run=folder)  # again, over the first
 
 
-def test_the_card(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_the_card(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
     card = ModelCard.load(
         Path(segmenter.push_to_hub("me/beetles", license="mit", dry_run=tmp_path / "dry")) / "README.md"
     )
@@ -91,12 +92,12 @@ def test_the_card(segmenter: Segmenter, tmp_path: Path) -> None:
     compile(use, "card", "exec")
 
 
-def test_an_unknown_licence_is_not_invented(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_an_unknown_licence_is_not_invented(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
     folder = segmenter.push_to_hub("me/beetles", dry_run=tmp_path / "dry")
     assert ModelCard.load(Path(folder) / "README.md").data.license == "unknown"
 
 
-def test_there_and_back(segmenter: Segmenter, online: Hub, tmp_path: Path) -> None:
+def test_there_and_back(segmenter: TrainedSegmenter, online: Hub, tmp_path: Path) -> None:
     assert segmenter.push_to_hub("me/beetles") == "https://huggingface.co/me/beetles/commit/1"
     assert online.made == ["me/beetles"]
     loaded = load_segmenter("hf-hub:me/beetles@v1", device="cpu")
@@ -111,7 +112,7 @@ def test_there_and_back(segmenter: Segmenter, online: Hub, tmp_path: Path) -> No
     assert online.asked["revision"] is None
 
 
-def test_code_that_lies_beside_the_weights_is_not_run(segmenter: Segmenter, online: Hub, tmp_path: Path) -> None:
+def test_code_that_lies_beside_the_weights_is_not_run(segmenter: TrainedSegmenter, online: Hub, tmp_path: Path) -> None:
     """Not even where the config asks for it, as `trust_remote_code` repositories do."""
     segmenter.push_to_hub("me/trap")
     folder = online.root / "me" / "trap"
@@ -132,7 +133,7 @@ def test_another_kind_of_repository(online: Hub) -> None:
 
 
 @pytest.mark.parametrize("name", ["hf-hub:", "hf-hub:beetles", "hf-hub:a/b/c", "hf-hub:me/..", "hf-hub:me/a b"])
-def test_names_that_are_none(name: str, segmenter: Segmenter, tmp_path: Path) -> None:
+def test_names_that_are_none(name: str, segmenter: TrainedSegmenter, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"not a name on the Hugging Face hub.*user/name"):
         load_segmenter(name)
     with pytest.raises(WeightsError, match=r"not a name on the Hugging Face hub.*user/name"):
@@ -140,7 +141,7 @@ def test_names_that_are_none(name: str, segmenter: Segmenter, tmp_path: Path) ->
     assert not (tmp_path / "dry").exists()
 
 
-def test_without_access(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_access(segmenter: TrainedSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real client, told that there is no network, with an empty cache."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -153,7 +154,7 @@ def test_without_access(segmenter: Segmenter, tmp_path: Path, monkeypatch: pytes
         segmenter.push_to_hub("me/beetles")
 
 
-def test_saving_spares_what_is_not_a_segmenter(segmenter: Segmenter, tmp_path: Path) -> None:
+def test_saving_spares_what_is_not_a_segmenter(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(WeightsError, match=r"holds other files, thesis\.tex for one"):
         segmenter.save(tmp_path)
