@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sohes.backbones.weights import cache_folder
 from sohes.errors import ConfigError, WeightsError
+from sohes.explore.regions import Rectangle
 from sohes.masks import BoolArray, FloatArray
 
 WEIGHTS_URL = "https://github.com/hkchengrex/CascadePSP/releases/download/v1.0/model"
@@ -30,7 +31,7 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 class CascadePSP:
     """Refines masks one by one: a crop around the mask, at 100 to 900 px, through the network's global step."""
 
-    def __init__(self, image: NDArray[np.uint8], patch_px: float, area: tuple[int, int, int, int]) -> None:
+    def __init__(self, image: NDArray[np.uint8], patch_px: float, area: Rectangle) -> None:
         self.margin = math.ceil(4 * patch_px)  # of the mask; the network looks further
         self._image = image
         self._network = load_network()

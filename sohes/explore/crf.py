@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from sohes.explore.regions import Rectangle
 from sohes.masks import BoolArray, FloatArray
 
 PATCH_PX = 8  # side of a patch on the canvas, at most
@@ -31,7 +32,7 @@ STEPS = tuple((dy, dx) for dy in range(REACH + 1) for dx in range(-REACH, REACH 
 class LocalCRF:
     """Refines masks by a CRF on a canvas: the image, scaled down so that a patch has 8 px."""
 
-    def __init__(self, image: NDArray[np.uint8], patch_px: float, area: tuple[int, int, int, int]) -> None:
+    def __init__(self, image: NDArray[np.uint8], patch_px: float, area: Rectangle) -> None:
         self.margin = math.ceil(2 * patch_px)  # more than the rim of half a patch and the reach together
         top, left, height, width = area
         self._corner = (max(0, top - self.margin), max(0, left - self.margin))

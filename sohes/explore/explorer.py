@@ -22,9 +22,10 @@ from sohes.errors import DataError
 from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
 from sohes.explore.refine import clean_mask, make_refiner
-from sohes.explore.regions import Regions, Upsampler, Window, find_regions
+from sohes.explore.region_tree import grow_tree
+from sohes.explore.regions import Rectangle, Regions, Upsampler, find_regions
 from sohes.explore.settings import ExploreSettings
-from sohes.explore.superpixels import grow_tree, superpixels
+from sohes.explore.superpixels import superpixels
 from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, encode_window, non_maximum_suppression, pairwise_iou
 
 View = NDArray[np.uint8]  # a part of the image at the size the ViT sees it, (h, w, 3) RGB
@@ -128,7 +129,7 @@ class Explorer:
         size_hw = (image.shape[0], image.shape[1])
         if settings.center and (image == image[0, 0]).all():  # what is left of its features tells places apart only
             return self._forest([], size_hw)
-        whole = Window(0, 0, *size_hw)
+        whole = Rectangle(0, 0, *size_hw)
         (features,) = yield [_resized(image, self._global_size(size_hw))]
         features = _prepared(features, settings.center)
         thresholds = settings.theta_merge or calibrate_thresholds([features], settings.region_counts)
@@ -177,7 +178,7 @@ class Explorer:
         return height, width
 
     def _masks(
-        self, image: NDArray[np.uint8], regions: Regions, view: Window, indices: Sequence[int], *, source: str
+        self, image: NDArray[np.uint8], regions: Regions, view: Rectangle, indices: Sequence[int], *, source: str
     ) -> Iterator[Found]:
         """The chosen regions as refined masks, less those that a filter drops (§2.4 to 2.6 of the notes)."""
         if not indices:
@@ -186,8 +187,7 @@ class Explorer:
         grid = regions.levels.shape[1:]
         patch_px = (view.height / grid[0] * view.width / grid[1]) ** 0.5
         upsampler = Upsampler((grid[0], grid[1]), view, size_hw)
-        area_px = (view.top, view.left, view.height, view.width)
-        refiner = make_refiner(settings.refiner, image, patch_px, area=area_px)
+        refiner = make_refiner(settings.refiner, image, patch_px, area=view)
         smallest: float = settings.min_area_px
         if source == "local":
             smallest = max(smallest, 1e-5 * size_hw[0] * size_hw[1])
@@ -246,7 +246,7 @@ def _prepared(features: FloatArray, center: bool) -> FloatArray:
     return features - features.mean(axis=(0, 1)) if center else features
 
 
-def _view(image: NDArray[np.uint8], window: Window) -> View:
+def _view(image: NDArray[np.uint8], window: Rectangle) -> View:
     return image[window.top : window.top + window.height, window.left : window.left + window.width]
 
 

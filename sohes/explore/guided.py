@@ -7,6 +7,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from sohes.explore.regions import Rectangle
 from sohes.masks import BoolArray, FloatArray
 
 Places = NDArray[np.uint32]  # unsigned: spares numba a look at the sign of each index
@@ -18,9 +19,7 @@ class GuidedFilter:
     Where the image is flat it smooths, where the image has an edge the mask's edge moves there.
     """
 
-    def __init__(
-        self, image: NDArray[np.uint8], patch_px: float, area: tuple[int, int, int, int], *, eps: float = 1e-3
-    ) -> None:
+    def __init__(self, image: NDArray[np.uint8], patch_px: float, area: Rectangle, *, eps: float = 1e-3) -> None:
         self.radius = max(1, round(2 * patch_px))
         self.margin = 2 * self.radius
         top, left, height, width = area

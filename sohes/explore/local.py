@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from sohes.explore.regions import Regions, Window
+from sohes.explore.regions import Rectangle, Regions
 from sohes.explore.settings import ExploreSettings
 from sohes.masks import BoolArray
 
@@ -17,7 +17,7 @@ from sohes.masks import BoolArray
 class Crop:
     """A square window of the image and the small regions that are looked at through it."""
 
-    window: Window
+    window: Rectangle
     small: list[int] = field(default_factory=list)  # indices of global regions
 
     def shows(self, boxes: NDArray[np.float64], sides: NDArray[np.float64]) -> BoolArray:
@@ -55,7 +55,7 @@ def plan_crops(regions: Regions, small: list[int], size_hw: tuple[int, int], set
         box, side = boxes[region], int(sides[region])
         top = min(max(round((box[0] + box[2] - side) / 2), 0), height - side)
         left = min(max(round((box[1] + box[3] - side) / 2), 0), width - side)
-        crop = Crop(Window(top, left, side, side))
+        crop = Crop(Rectangle(top, left, side, side))
         served = waiting & crop.shows(boxes, sides)
         served[region] = True
         waiting &= ~served
@@ -106,7 +106,7 @@ def accepted(
 
 
 def _could_be_entities(
-    window: Window, inside: Regions, size_hw: tuple[int, int], settings: ExploreSettings
+    window: Rectangle, inside: Regions, size_hw: tuple[int, int], settings: ExploreSettings
 ) -> BoolArray:
     """Regions of a crop that are large enough, small in the image, and not cut off by the crop: (R,) bool."""
     grid = inside.levels.shape[1:]
@@ -119,13 +119,13 @@ def _could_be_entities(
     return (inside.sizes >= settings.min_patches) & (share < settings.theta_small) & ~cut
 
 
-def _patch_area(window: Window, inside: Regions) -> float:
+def _patch_area(window: Rectangle, inside: Regions) -> float:
     """Of a patch of a crop, px."""
     return window.height * window.width / inside.levels[0].size
 
 
 def _global_patches(
-    window: Window, local_hw: tuple[int, ...], global_hw: tuple[int, ...], size_hw: tuple[int, int]
+    window: Rectangle, local_hw: tuple[int, ...], global_hw: tuple[int, ...], size_hw: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Row and column of the global patch under the centre of each row and column of the crop's patches."""
     rows = (window.top + (np.arange(local_hw[0]) + 0.5) * window.height / local_hw[0]) * global_hw[0] / size_hw[0]

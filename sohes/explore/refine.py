@@ -17,9 +17,8 @@ from sohes.errors import ConfigError, unknown_name
 from sohes.explore.cascadepsp import CascadePSP
 from sohes.explore.crf import LocalCRF
 from sohes.explore.guided import GuidedFilter
+from sohes.explore.regions import Rectangle
 from sohes.masks import BoolArray, FloatArray
-
-Area = tuple[int, int, int, int]  # top, left, height and width in px
 
 
 class Refiner(Protocol):
@@ -40,14 +39,14 @@ class Refiner(Protocol):
         """
 
 
-def make_refiner(name: str, image: NDArray[np.uint8], patch_px: float, *, area: Area | None = None) -> Refiner:
+def make_refiner(name: str, image: NDArray[np.uint8], patch_px: float, *, area: Rectangle | None = None) -> Refiner:
     """A refiner for the masks of one feature map.
 
     Args:
-        name: one of `sohes.settings.REFINERS`.
+        name: one of `REFINERS` of the settings.
         image: (H, W, 3) uint8 RGB, the whole image.
         patch_px: side of a feature patch in pixels of the image.
-        area: (top, left, height, width) of the part of the image that the feature map shows; default all of it.
+        area: the part of the image that the feature map shows; default all of it.
 
     Raises:
         ConfigError: no such refiner, or its package is not installed.
@@ -55,7 +54,7 @@ def make_refiner(name: str, image: NDArray[np.uint8], patch_px: float, *, area: 
     """
     if name not in _REFINERS:
         raise ConfigError(unknown_name("refiner", name, _REFINERS))
-    return _REFINERS[name](image, patch_px, area or (0, 0, image.shape[0], image.shape[1]))
+    return _REFINERS[name](image, patch_px, area or Rectangle(0, 0, image.shape[0], image.shape[1]))
 
 
 class Threshold:
@@ -63,14 +62,14 @@ class Threshold:
 
     margin = 0
 
-    def __init__(self, image: NDArray[np.uint8], patch_px: float, area: Area) -> None:
+    def __init__(self, image: NDArray[np.uint8], patch_px: float, area: Rectangle) -> None:
         pass
 
     def __call__(self, soft: FloatArray, corner: tuple[int, int]) -> BoolArray:
         return soft >= 0.5
 
 
-_REFINERS: dict[str, Callable[[NDArray[np.uint8], float, Area], Refiner]] = {
+_REFINERS: dict[str, Callable[[NDArray[np.uint8], float, Rectangle], Refiner]] = {
     "guided": GuidedFilter,
     "local_crf": LocalCRF,
     "cascadepsp": CascadePSP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -13,9 +14,8 @@ from sohes.explore.agglomerate import merge_patches
 from sohes.masks import BoolArray, FloatArray
 
 
-@dataclass(frozen=True)
-class Window:
-    """A rectangle of the image, in px."""
+class Rectangle(NamedTuple):
+    """A part of the image, in px."""
 
     top: int
     left: int
@@ -120,7 +120,7 @@ class Upsampler:
         size_hw: image size in px.
     """
 
-    def __init__(self, grid_hw: tuple[int, int], view: Window, size_hw: tuple[int, int]) -> None:
+    def __init__(self, grid_hw: tuple[int, int], view: Rectangle, size_hw: tuple[int, int]) -> None:
         self._view, self._size_hw = view, size_hw
         self._rows = _interpolation(grid_hw[0], view.height)
         self._columns = _interpolation(grid_hw[1], view.width)

@@ -19,7 +19,7 @@ from sohes.backbones.weights import resolve_weights
 from sohes.data.images import load_image
 from sohes.errors import ConfigError, DataError
 from sohes.explore.explorer import Explorer, Found
-from sohes.explore.regions import Window, find_regions
+from sohes.explore.regions import Rectangle, find_regions
 from sohes.explore.settings import PAPER, ExploreSettings
 from sohes.masks import BoolArray, MaskForest, encode_masks
 from tests.backbones.conftest import VARIANTS, tiny
@@ -184,7 +184,7 @@ def test_local_masks_must_be_larger_in_a_large_image() -> None:
 
     def areas(width: int, source: str) -> list[int]:
         image = np.broadcast_to(np.uint8(0), (10_000, width, 3))
-        found = explorer()._masks(image, regions, Window(0, 0, 60, 60), [small], source=source)
+        found = explorer()._masks(image, regions, Rectangle(0, 0, 60, 60), [small], source=source)
         return [mask.area for mask in found]
 
     (area,) = areas(100, "local")

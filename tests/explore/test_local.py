@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sohes.explore.local import Crop, accepted, plan_crops, small_regions
-from sohes.explore.regions import Regions, Window, find_regions
+from sohes.explore.regions import Rectangle, Regions, find_regions
 from sohes.explore.settings import ExploreSettings
 
 
@@ -44,7 +44,7 @@ def test_small_regions_come_largest_first() -> None:
     assert small_regions(regions, options(theta_small=0.05, max_crops=0)) == []
 
 
-def crop_of(box: tuple[int, int, int, int], size_hw: tuple[int, int], **changes: Any) -> Window:
+def crop_of(box: tuple[int, int, int, int], size_hw: tuple[int, int], **changes: Any) -> Rectangle:
     """Where one region of a 20 x 20 grid is looked at."""
     regions = clustered(grid(20, 20, region=box))
     index = at(regions, *box[:2])
@@ -74,7 +74,7 @@ def test_places_of_crops(
     changes: dict[str, Any],
     expected: tuple[int, int, int, int],
 ) -> None:
-    assert crop_of(box, size_hw, **changes) == Window(*expected)
+    assert crop_of(box, size_hw, **changes) == Rectangle(*expected)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_crop_serves_what_lies_in_its_central_half(left: int, shared: bool) ->
 
 @pytest.mark.parametrize(("side", "shared"), [(40, True), (20, True), (19, False), (80, True), (81, False)])
 def test_a_crop_serves_what_wants_about_its_size(side: int, shared: bool) -> None:
-    crop = Crop(Window(100, 100, 40, 40))
+    crop = Crop(Rectangle(100, 100, 40, 40))
     assert crop.shows(np.array([[115.0, 115, 120, 125]]), np.array([side])).tolist() == [shared]
 
 
@@ -116,7 +116,7 @@ def test_crops_are_limited_in_number_but_go_on_serving() -> None:
 # 160 x 160 px, seen whole as 16 x 16 patches of 10 px and in the crop as 16 x 16 patches of 5 px. The small region is
 # px 60 to 80 both ways: patches 6 to 10 of the crop; grown by a global patch, patches 4 to 12.
 SIZE = (160, 160)
-WINDOW = Window(30, 30, 80, 80)
+WINDOW = Rectangle(30, 30, 80, 80)
 WHOLE = clustered(grid(16, 16, region=(6, 6, 8, 8)))
 REGION = at(WHOLE, 6, 6)
 
@@ -191,14 +191,14 @@ def test_a_candidate_at_an_inner_side_of_its_crop_may_go_on_outside(window: tupl
     boxes = {"top": (0, 7, 2, 9), "bottom": (14, 7, 16, 9), "left": (7, 0, 9, 2), "right": (7, 14, 9, 16)}
     for side, box in (boxes | {"none": (1, 1, 15, 15)}).items():
         inside = clustered(grid(16, 16, candidate=box))
-        taken, _ = accepted(Crop(Window(*window, 80, 80), [0]), inside, everything, SIZE, options())
+        taken, _ = accepted(Crop(Rectangle(*window, 80, 80), [0]), inside, everything, SIZE, options())
         assert (at(inside, *box[:2]) in taken) == (side not in sides.split()), side
 
 
 def test_all_sides_of_a_crop_of_the_whole_image_are_sides_of_the_image() -> None:
     everything = clustered(grid(16, 16))
     settings = cast(ExploreSettings, SimpleNamespace(**vars(options()) | {"theta_small": 1.01}))  # the image is small
-    assert accepted(Crop(Window(0, 0, 160, 160), [0]), everything, everything, SIZE, settings) == ([0], [0])
+    assert accepted(Crop(Rectangle(0, 0, 160, 160), [0]), everything, everything, SIZE, settings) == ([0], [0])
 
 
 def test_each_region_of_a_crop_is_judged_by_itself() -> None:
@@ -220,7 +220,7 @@ def test_patches_need_not_be_square(turned: bool) -> None:
     """120 x 240 px as 12 x 12 patches; the region is px 50 to 60 by 100 to 120: 5 to 7 by 4 to 8 of the crop's 5 px."""
     turn = (lambda pair: pair[::-1]) if turned else (lambda pair: pair)
     whole = clustered(grid(12, 12, region=(5, 5, 6, 6)))
-    region, window = at(whole, 5, 5), Window(*turn((25, 80)), 60, 60)
+    region, window = at(whole, 5, 5), Rectangle(*turn((25, 80)), 60, 60)
     for column, replaces in ((3, False), (4, True), (7, True), (8, False)):
         labels = grid(12, 12, quarter=(5, column, 7, column + 1))
         inside = clustered(labels.T if turned else labels)
@@ -234,7 +234,7 @@ def test_a_piece_of_a_region_that_the_crop_cannot_hold_does_not_replace_it() -> 
     whole = clustered(grid(20, 20, line=(10, 2, 11, 17)))
     line = at(whole, 10, 2)
     (crop,) = plan_crops(whole, [line], (100, 400), options())
-    assert crop.window == Window(0, 140, 100, 100)
+    assert crop.window == Rectangle(0, 140, 100, 100)
     inside = clustered(grid(20, 20, piece=(10, 5, 11, 15)))  # px 165 to 215: half of what is seen, a sixth of the line
     assert accepted(crop, inside, whole, (100, 400), options()) == ([at(inside, 10, 5)], [])
 

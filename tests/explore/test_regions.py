@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sohes.explore.agglomerate import merge_patches
-from sohes.explore.regions import Upsampler, Window, find_regions
+from sohes.explore.regions import Rectangle, Upsampler, find_regions
 from sohes.masks import BoolArray, FloatArray
 
 
@@ -90,7 +90,7 @@ def test_windows_of_soft_masks(
     above, before, below, after = around  # of the image, beyond the view
     size_hw = above + view_hw[0] + below, before + view_hw[1] + after
     patches, box = random_patches(np.random.default_rng(seed), grid_hw)
-    view = Window(above, before, *view_hw)
+    view = Rectangle(above, before, *view_hw)
     window, corner = Upsampler(grid_hw, view, size_hw).window(patches[box[0] : box[2], box[1] : box[3]], box, margin)
     assert window.dtype == np.float32
 
@@ -116,7 +116,7 @@ def interpolated(patches: BoolArray, size_hw: tuple[int, int]) -> FloatArray:
 
 
 def test_the_window_of_a_small_region_is_small() -> None:
-    upsampler = Upsampler((60, 60), Window(0, 0, 600, 600), (600, 600))
+    upsampler = Upsampler((60, 60), Rectangle(0, 0, 600, 600), (600, 600))
     window, corner = upsampler.window(np.ones((2, 3), dtype=bool), (10, 20, 12, 23), 7)
     assert corner == (90 - 7, 190 - 7)  # one patch of 10 px more on each side, then the margin
     assert window.shape == (40 + 14, 50 + 14)
@@ -124,7 +124,7 @@ def test_the_window_of_a_small_region_is_small() -> None:
 
 def test_up_sampling_keeps_the_middle_of_each_patch() -> None:
     patches = np.array([[True, False], [False, True]])
-    soft, corner = Upsampler((2, 2), Window(0, 0, 20, 20), (20, 20)).window(patches, (0, 0, 2, 2), 0)
+    soft, corner = Upsampler((2, 2), Rectangle(0, 0, 20, 20), (20, 20)).window(patches, (0, 0, 2, 2), 0)
     assert (soft.shape, corner) == ((20, 20), (0, 0))
     np.testing.assert_allclose(soft[:5, :5], 1, atol=0.1)  # centres of patches lie between pixels 4 and 5, 14 and 15
     np.testing.assert_allclose(soft[:5, 15:], 0, atol=0.1)
