@@ -53,7 +53,7 @@ WITHOUT_LOCAL: dict[str, Any] = {
 }
 SOHES: dict[str, Any] = {**WITHOUT_LOCAL, "size_local": 252, "max_crops": 16}
 SUPERPIXELS: dict[str, Any] = {**WITHOUT_LOCAL, "algorithm": "superpixels", "size_global": 784}
-PUBLISHED = (5, 8, 13, 23, 40, 76)  # regions that 0.1 ... 0.6 leave on DINO ViT-B/8 (§2.10 of the method notes)
+PUBLISHED = (5, 8, 13, 23, 40, 76)  # regions that 0.1 ... 0.6 leave on DINO ViT-B/8 (sohes/explore/README.md §7)
 
 # what changes, and the settings; rows of "sohes" differ from "sohes, no local step" in one choice
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""ViT-Adapter (Chen et al., 2023) around a timm ViT, as a `transformers` backbone (SOHES §3.1).
+"""ViT-Adapter (Chen et al., 2023) around a timm ViT, as a `transformers` backbone (README §4).
 
 A small convolutional network, the spatial prior, keeps what patches blur. Before each of four stages of the ViT's
 blocks an injector adds it to the patch tokens, times a factor that is 0 at first, so that the ViT starts as it came;
@@ -50,8 +50,8 @@ def _convolution(channels: int, out: int, stride: int) -> list[nn.Module]:
 class SpatialPrior(nn.Module):
     """Four maps (B, `dim`, ·, ·) of an image's pixels, at a quarter, half, once and twice the patch's stride.
 
-    The image is first resized, bilinearly, to 16 px a patch; for patches of that size it stays as it is. An odd row or
-    column of the third map has no place in the fourth.
+    The image is first resized, bilinearly, to 16 px per patch; with patches of that size it stays as it is. An odd row
+    or column of the third map has no place in the fourth.
     """
 
     def __init__(self, dim: int) -> None:
@@ -94,7 +94,7 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """The prior's tokens += attention to the patch tokens, then += a feed-forward network that looks at neighbours."""
+    """The prior's tokens += attention to the patch tokens, then += a feed-forward network that sees neighbours."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Extractor(nn.Module):
 
 
 def to_maps(tokens: Tensor, shapes: Shapes) -> list[Tensor]:
-    """(B, S, D) to one (B, D, h, w) a shape."""
+    """(B, S, D) to one (B, D, h, w) per shape."""
     parts = tokens.transpose(1, 2).split([height * width for height, width in shapes], dim=2)
     return [part.unflatten(2, shape) for part, shape in zip(parts, shapes, strict=True)]
 

@@ -1,4 +1,5 @@
-"""Weight files as their authors publish them: the ViT inside, under timm's names, and how its images were normalised.
+"""Weight files as their authors publish them: the ViT inside, under timm's names, and how its images were normalised
+(README §2).
 
 What a file does not say is not guessed in silence: its keys tell DINO, iBOT, DINOv2, MAE and MoCo-v3, its name may (the
 note says so), and else the answer is asked for.
@@ -45,7 +46,7 @@ from sohes.files import file_digest
 
 _LOG = logging.getLogger(__name__)
 _PATCHES = "patch_embed.proj.weight"
-_DEEPEST = 8  # dictionaries within dictionaries that are looked through
+_DEEPEST = 8  # levels of nested dictionaries that are searched
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 _CHOSEN = re.compile(r"(^|\.)(teacher|base_encoder)\.")  # beside a student, beside a momentum encoder
 _OF_PRETRAINING = re.compile(r"(mask_token|masked_embed)$|decoder_")

@@ -1,4 +1,4 @@
-"""What the ways around a timm ViT have in common: a `transformers` backbone with maps at four scales."""
+"""What the ways around a timm ViT have in common: a `transformers` backbone with maps at four scales (README §4)."""
 
 from __future__ import annotations
 

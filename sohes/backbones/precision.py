@@ -1,4 +1,4 @@
-"""Which number format the heavy matrix products run in on this device."""
+"""Which number format the heavy matrix products have on this device (README §5)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @cache
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself; emulated, they are slower than float32."""
+    """Whether the CPU multiplies bfloat16 matrices itself; emulated, they are slower than float32."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
@@ -25,7 +25,7 @@ def autocast_dtype(device: torch.device | str) -> torch.dtype | None:
 
 
 def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
-    """Context in which matrix products run in `autocast_dtype(device)`."""
+    """Context in which matrix products are done in `autocast_dtype(device)`."""
     dtype = autocast_dtype(device)
     return torch.autocast(torch.device(device).type, dtype=dtype, enabled=enabled and dtype is not None)
 

@@ -1,4 +1,5 @@
-"""Where a backbone's weights come from: every training that they went through, the first one first."""
+"""Where a backbone's weights come from: every training that they went through, the first one first
+(README §3)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A timm ViT as a `transformers` backbone with four maps: a quarter, half, once and twice its patch stride.
 
 The simple feature pyramid of ViTDet (Li et al., 2022): every scale comes from the last block's tokens, so the ViT
-itself stays plain and goes back to timm unchanged.
+itself stays plain and goes back to timm unchanged (README §4).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A backbone on disk: a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads.
+"""A backbone on disk: a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` loads (README §3).
 
 config.json          timm's: architecture, arguments, input normalisation
 model.safetensors    the state dict
@@ -69,7 +69,7 @@ def build_vit(timm_config: Mapping[str, Any]) -> VisionTransformer:
     except RuntimeError:
         known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise WeightsError(unknown_name("timm weights", name, known)) from None
-    if "pretrained_cfg" in timm_config:  # or timm would go on calling the weights by its default's tag
+    if "pretrained_cfg" in timm_config:  # or timm would still call the weights by its default's tag
         model.pretrained_cfg.update({"tag": None, "license": None, **timm_config["pretrained_cfg"]})
     return model
 

@@ -1,4 +1,4 @@
-"""Starting weights: a timm folder, a local file, a packaged set from the Python package index, or timm's hub.
+"""Start weights: a timm folder, a local file, a packaged set from the Python package index, timm's hub (README §2).
 
 Nothing foreign is executed: safetensors, `torch.load(weights_only=True)`, or the initialisers of an ONNX graph.
 """

@@ -73,7 +73,7 @@ def load_sam(weights: str) -> tuple[SamModel, SamImageProcessor]:
         ) from error
     model, report = loaded
     for problem in ("missing_keys", "mismatched_keys"):
-        if report[problem]:  # transformers would go on with random weights
+        if report[problem]:  # transformers would continue with random weights
             example = sorted(str(key) for key in report[problem])[0]
             raise WeightsError(f"{weights}: not SAM's weights: {problem.replace('_', ' ')}, e.g. {example}")
     return model.eval(), processor

@@ -15,7 +15,7 @@ from sohes.explore.settings import Cosine, ExploreSettings
 class SamSettings:
     """The released generator's defaults: a grid of points on the whole image, no further crops.
 
-    For its own AR@1000 on LVIS the SAM paper (appendix D.3, object proposals) takes 64 points a side, no filtering by
+    For its own AR@1000 on LVIS the SAM paper (appendix D.3, object proposals) takes 64 points per side, no filtering by
     predicted IoU or stability, box NMS at 0.9, and the 1,000 best by the mean of predicted IoU and stability; here
     predicted IoU alone ranks. With which of the two the SAM rows of HASSOD and UnSAM were made is not known.
     """

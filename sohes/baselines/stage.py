@@ -1,6 +1,6 @@
 """Stages of a benchmark suite: one model on one data set, segmented, kept, scored by the published protocol.
 
-A stage goes on where it was interrupted: its predictions lie in a label store in its folder.
+A stage resumes where it was interrupted: its predictions lie in a label store in its folder.
 """
 
 from __future__ import annotations

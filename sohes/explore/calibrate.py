@@ -1,4 +1,4 @@
-"""Merging thresholds that suit a backbone, from how its features merge rather than by hand (§2.10 of the notes) [ours].
+"""Merging thresholds that suit a backbone, from how its features merge rather than by hand [ours] (README §7).
 
 How alike neighbouring features are differs widely between ViTs: cosines that leave ten regions of one leave one of
 another. What a list of thresholds is for is a range of granularities, and that a number of regions says for any ViT.

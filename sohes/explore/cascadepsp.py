@@ -1,6 +1,6 @@
-"""CascadePSP (Cheng et al., CVPR 2020) as a refiner, the published setting of SOHES (§2.5).
+"""CascadePSP (Cheng et al., CVPR 2020) as a refiner, the published setting of SOHES (README §5).
 
-Its weights were trained on masks drawn by people: labels refined with it are not strictly self-supervised. The package
+Its weights were trained on human masks: labels refined with it are not strictly self-supervised. The package
 `segmentation-refinement` brings the network; its weights are never fetched on their own, nor is anything in them run.
 """
 
@@ -32,7 +32,7 @@ class CascadePSP:
     """Refines masks one by one: a crop around the mask, at 100 to 900 px, through the network's global step."""
 
     def __init__(self, image: NDArray[np.uint8], patch_px: float, area: Rectangle) -> None:
-        self.margin = math.ceil(4 * patch_px)  # of the mask; the network looks further
+        self.margin = math.ceil(4 * patch_px)  # of the mask; the network sees further
         self._image = image
         self._network = load_network()
 
@@ -93,7 +93,7 @@ def _load_state() -> dict[str, Tensor]:
     path = cache_folder() / "cascadepsp.pth"
     fetch = f"curl --location --create-dirs --output {path} {WEIGHTS_URL}"
     if not path.is_file():
-        raise WeightsError(f"{path}: no weights of CascadePSP, which people's masks trained; to fetch them: {fetch}")
+        raise WeightsError(f"{path}: no CascadePSP weights (they were trained on human masks); to fetch them: {fetch}")
     with path.open("rb") as file:
         if hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() != WEIGHTS_MD5:
             raise WeightsError(f"{path}: damaged, or not the weights of CascadePSP; to fetch them again: {fetch}")

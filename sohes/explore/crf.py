@@ -1,4 +1,4 @@
-"""Dense CRF with pairwise terms inside a window, solved by mean field (§2.5).
+"""Dense CRF with pairwise terms inside a window, solved by mean field (README §5).
 
 The energy is that of the fully connected CRF of Krähenbühl and Koltun (2011) with the constants of HASSOD and CutLER,
 its kernels normalised symmetrically as in their implementation; only pairs further apart than `REACH` are left out.

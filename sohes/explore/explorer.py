@@ -1,4 +1,4 @@
-"""Phase 1, self-exploration: one image in, a forest of pseudo-masks out (SOHES §3.1).
+"""Phase 1, self-exploration: one image in, a forest of pseudo-masks out (README §1).
 
 Features of a frozen ViT are merged from fine to coarse over the whole image; small regions are clustered again in
 close-up crops; the masks are refined at full resolution, filtered, freed of duplicates, and related by coverage.
@@ -30,13 +30,13 @@ from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, encode_window, non
 
 View = NDArray[np.uint8]  # a part of the image at the size the ViT sees it, (h, w, 3) RGB
 
-# What phase 1 of one image is to whoever runs it: it asks for the features of some views, all of one size, and goes on
+# What phase 1 of one image is to whoever runs it: it asks for the features of some views, all of one size, and resumes
 # when it is sent their feature maps (h, w, D) float32. So the views of many images can share a batch.
 Exploration = Generator[list[View], Sequence[FloatArray], MaskForest]
 
 # where no size is set, a patch covers so many px of the image, but the long side is within so many patches
 _PATCH_PX, _LONG_PATCHES = 6, (32, 64)
-_PATCHES_A_BATCH = {"cuda": 16384}  # by device: what keeps it busy; larger views go one by one
+_PATCHES_PER_BATCH = {"cuda": 16384}  # by device: what keeps it busy; larger views go one by one
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Explorer:
         another number of rows, and the forest of an image must not depend on its company. On a CPU that makes it one.
         """
         patches = view_hw[0] * view_hw[1] // self.backbone.patch_size**2
-        return max(1, _PATCHES_A_BATCH.get(self.backbone.device.type, 0) // patches)
+        return max(1, _PATCHES_PER_BATCH.get(self.backbone.device.type, 0) // patches)
 
     def features(self, views: Sequence[View]) -> list[FloatArray]:
         """Feature maps (h, w, D) float32 of views of one size."""
@@ -180,7 +180,7 @@ class Explorer:
     def _masks(
         self, image: NDArray[np.uint8], regions: Regions, view: Rectangle, indices: Sequence[int], *, source: str
     ) -> Iterator[Found]:
-        """The chosen regions as refined masks, less those that a filter drops (§2.4 to 2.6 of the notes)."""
+        """The chosen regions as refined masks, less those that a filter drops (README §5, 6)."""
         if not indices:
             return
         settings, size_hw = self.settings, (image.shape[0], image.shape[1])
@@ -226,7 +226,7 @@ class Explorer:
         )
 
     def _without_duplicates(self, found: Sequence[Found]) -> list[int]:
-        """Indices that survive mask NMS and the cap, best first (§2.7 of the notes)."""
+        """Indices that survive mask NMS and the cap, best first (README §6)."""
         rank = lambda i: (-found[i].refine_iou, -found[i].cohesion, -found[i].area, i)  # noqa: E731
         iou = pairwise_iou([mask.rle for mask in found])
         kept = non_maximum_suppression(iou, sorted(range(len(found)), key=rank), self.settings.nms_iou).tolist()

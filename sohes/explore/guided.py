@@ -1,4 +1,4 @@
-"""Guided filter of He, Sun and Tang (Guided Image Filtering, 2010) for many masks of one image (§2.5)."""
+"""Guided filter of He, Sun and Tang (Guided Image Filtering, 2010) for many masks of one image (README §5)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sohes.explore.regions import Rectangle
 from sohes.masks import BoolArray, FloatArray
 
-Places = NDArray[np.uint32]  # unsigned: spares numba a look at the sign of each index
+Places = NDArray[np.uint32]  # unsigned: spares numba a test of each index's sign
 
 
 class GuidedFilter:

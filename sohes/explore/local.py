@@ -1,4 +1,4 @@
-"""The local step: close-up crops around small regions, and what of their clustering to believe (§2.3 of the notes)."""
+"""The local step: close-up crops around small regions, and what of their clustering to believe (README §4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sohes.masks import BoolArray
 
 @dataclass
 class Crop:
-    """A square window of the image and the small regions that are looked at through it."""
+    """A square window of the image and the small regions that it shows."""
 
     window: Rectangle
     small: list[int] = field(default_factory=list)  # indices of global regions

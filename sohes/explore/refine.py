@@ -1,4 +1,4 @@
-"""Boundary refinement of soft masks behind one interface, and the tidying of what comes out (§2.5 and 2.6).
+"""Boundary refinement of soft masks behind one interface, and the tidying of what comes out (README §5, 6).
 
 A refiner is made once per feature map and called once per mask. It sees a mask through a window of the image: an array
 and its top-left corner, so that a small mask costs little however large the image is.

@@ -1,4 +1,4 @@
-"""The regions that clustering leaves on one feature map, and their masks at image size (§2.2 and 2.4 of the notes)."""
+"""The regions that clustering leaves on one feature map, and their masks at image size (README §3, 5)."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ Algorithm = Literal["sohes", "superpixels"]
 Feature = Literal["key", "token"]
 Refiner = Literal["guided", "local_crf", "cascadepsp", "none"]
 REFINERS: tuple[str, ...] = get_args(Refiner)
-HUMAN_TRAINED = frozenset({"cascadepsp"})  # refiners whose weights saw masks drawn by people
+TRAINED_ON_HUMAN_MASKS = frozenset({"cascadepsp"})  # of the refiners
 
 Cosine = Annotated[float, Field(ge=-1, le=1.01)]  # above 1 nothing merges
 
@@ -75,7 +75,7 @@ class ExploreSettings:
     max_crops: Natural = 8
     """Crops per image at most; 0 switches the local step off [ours]."""
     refiner: Refiner = "guided"
-    """What moves outlines to edges; the published one, cascadepsp, is human-trained [ours]."""
+    """What moves outlines to edges; the published one, cascadepsp, was trained on human masks [ours]."""
     refine_iou: Share = 0.3
     """IoU of a mask with itself before refinement, at least [ours]."""
     min_area_px: Natural = 100

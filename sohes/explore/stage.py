@@ -21,7 +21,7 @@ class ExploreConfig(ExploreSettings):
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"overlays"})
 
     shard_size: Count = 64
-    """Images per Parquet shard; what an interrupted run loses at most."""
+    """Images per Parquet shard; what an interruption loses at most."""
     overlays: Natural = 6
     """Pictures drawn."""
 

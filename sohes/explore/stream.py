@@ -1,9 +1,9 @@
-"""Phase 1 over any number of images, at the speed of the ViT.
+"""Phase 1 over any number of images, at the speed of the ViT (README §9).
 
 The caller's thread takes images from the source, a few ahead of the one whose result is due. Workers decode them and do
-everything of `Explorer.explore` between two looks through the ViT; feature threads run the ViT on whatever views wait,
+everything of `Explorer.explore` between two ViT forward passes; feature threads run the ViT on whatever views wait,
 those of several images in one batch. Without a GPU each thread does both, for more threads than cores would push each
-other's data out of the caches. The heavy parts leave Python's lock alone.
+other's data out of the caches. The heavy parts release the GIL.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sohes.data.listing import Listing
 from sohes.data.summary import Summary
 from sohes.errors import DataError
 from sohes.explore.explorer import Exploration, Explorer, View
-from sohes.explore.settings import HUMAN_TRAINED, ExploreSettings
+from sohes.explore.settings import TRAINED_ON_HUMAN_MASKS, ExploreSettings
 from sohes.masks import FloatArray, MaskForest
 from sohes.progress import track
 from sohes.records import config_hash
@@ -62,7 +62,7 @@ def explore_stream(
     """
     workers = workers or torch.get_num_threads()
     look_ahead = look_ahead or 2 * workers
-    with _one_core_an_operation(), _Pool(explorer, workers) as pool:
+    with _one_core_per_operation(), _Pool(explorer, workers) as pool:
         source = iter(items)
         flying: deque[tuple[K, _Task]] = deque()
         while True:
@@ -89,14 +89,14 @@ def explore_listing(
     shard_size: int | None = None,
     job: tuple[int, int] = (0, 1),
 ) -> None:
-    """Phase 1 of a listing's images into a label store; goes on where an interrupted run stopped.
+    """Phase 1 of a listing's images into a label store; resumes where it was interrupted.
 
     Args:
         explorer: what to do with each image.
         listing: the images.
         folder: of the label store.
         description: shown beside the progress.
-        shard_size: images a shard, what an interrupted run loses at most; by default what divides among jobs evenly.
+        shard_size: images per shard, what an interruption loses at most; by default what divides among jobs evenly.
         job: (i, n) for the i-th of n jobs that write the store together, i counted from 0.
 
     Raises:
@@ -115,7 +115,7 @@ def explore_listing(
         "weights": backbone.weights_digest(),
         "feature": backbone.feature,
         "refiner": settings.refiner if clusters else "none",
-        "human_trained": human_trained(settings),
+        "human_trained": trained_on_human_masks(settings),
         "supervision": supervision(explorer),
     }
     label_listing(
@@ -129,15 +129,15 @@ def explore_listing(
     )
 
 
-def human_trained(settings: ExploreSettings) -> bool:
-    """Whether a refiner that saw masks drawn by people works on the masks."""
-    return settings.algorithm == "sohes" and settings.refiner in HUMAN_TRAINED
+def trained_on_human_masks(settings: ExploreSettings) -> bool:
+    """Whether a refiner that was trained on human masks works on the masks."""
+    return settings.algorithm == "sohes" and settings.refiner in TRAINED_ON_HUMAN_MASKS
 
 
 def supervision(explorer: Explorer) -> str:
     """What people gave to an explorer's masks, in the words of `Provenance`."""
     given = explorer.backbone.provenance.supervision
-    return join_supervision([given, MASKS]) if human_trained(explorer.settings) else given
+    return join_supervision([given, MASKS]) if trained_on_human_masks(explorer.settings) else given
 
 
 def require_masks(summary: Summary, settings: ExploreSettings, folder: Path) -> None:
@@ -162,7 +162,7 @@ def require_masks(summary: Summary, settings: ExploreSettings, folder: Path) -> 
 
 
 @contextmanager
-def _one_core_an_operation() -> Iterator[None]:
+def _one_core_per_operation() -> Iterator[None]:
     """On a CPU, several views on a core each take less time than one after another on all cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -182,7 +182,7 @@ class _Task:
     missing: int = 0
     result: MaskForest | BaseException | None = None
 
-    def go_on(self, explorer: Explorer) -> list[View]:
+    def resume(self, explorer: Explorer) -> list[View]:
         """Work until the features of more views are needed, or until there is a result."""
         try:
             if self.exploration is None:
@@ -220,7 +220,7 @@ class _Pool:
         self._closed = False
         feature_threads = _FEATURE_THREADS.get(explorer.backbone.device.type, 0)
         roles = [(True, not feature_threads)] * workers + [(False, True)] * feature_threads
-        self._threads = [threading.Thread(target=self._run, name="explore", args=role, daemon=True) for role in roles]
+        self._threads = [threading.Thread(target=self._work, name="explore", args=role, daemon=True) for role in roles]
 
     def __enter__(self) -> _Pool:
         for thread in self._threads:
@@ -250,31 +250,33 @@ class _Pool:
             return task.result
         raise task.result
 
-    def _run(self, works: bool, looks: bool) -> None:
+    def _work(self, explores: bool, runs_vit: bool) -> None:
         """A thread that takes images on, runs the ViT, or both; images first, for they free memory."""
         device = self._explorer.backbone.device
-        own_stream = looks and device.type == "cuda"
+        own_stream = runs_vit and device.type == "cuda"
         with torch.cuda.stream(torch.cuda.Stream(device)) if own_stream else nullcontext():
             while True:
                 with self._change:
-                    self._change.wait_for(lambda: (works and self._steps) or (looks and self._waiting) or self._closed)
+                    self._change.wait_for(
+                        lambda: (explores and self._steps) or (runs_vit and self._waiting) or self._closed
+                    )
                     if self._closed:
                         return
-                    task = self._steps.popleft() if works and self._steps else None
+                    task = self._steps.popleft() if explores and self._steps else None
                     batch = [] if task else self._next_batch()
                 if task:
-                    self._go_on(task)
+                    self._resume(task)
                 else:
-                    self._look_at(batch)
+                    self._run_vit(batch)
 
-    def _go_on(self, task: _Task) -> None:
-        views = task.go_on(self._explorer)
+    def _resume(self, task: _Task) -> None:
+        views = task.resume(self._explorer)
         with self._change:
             for index, view in enumerate(views):
                 self._waiting.setdefault((view.shape[0], view.shape[1]), deque()).append((task, index, view))
             self._change.notify_all()
 
-    def _look_at(self, batch: Sequence[_Asked]) -> None:
+    def _run_vit(self, batch: Sequence[_Asked]) -> None:
         try:
             maps = self._explorer.features([view for _, _, view in batch])
         except BaseException as error:

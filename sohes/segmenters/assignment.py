@@ -1,4 +1,4 @@
-"""Linear sum assignment by SciPy, on the columns that matter and many problems in threads (it holds no Python lock)."""
+"""Linear sum assignment by SciPy, on the columns that matter and many problems in threads (it releases the GIL)."""
 
 from __future__ import annotations
 

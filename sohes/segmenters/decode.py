@@ -1,4 +1,4 @@
-"""From predicted relations to a forest (§3.7 of the method notes)."""
+"""From predicted relations to a forest (README §4)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def select_forest(forest: MaskForest, *, min_score: float = 0.5, nms_iou: float 
     """The masks of a prediction that a person wants to see: scored above `min_score`, without duplicates.
 
     Masks that share more than `nms_iou` look the same, and each would take a level of the forest to itself. Parents are
-    decoded anew among the chosen: one that was decoded among all predictions may be a mask that nobody sees.
+    decoded again among the chosen: one that was decoded among all predictions may be a mask that nobody sees.
     """
     order = [index for index in np.argsort(-forest.scores, kind="stable") if forest.scores[index] > min_score]
     confident = forest.select(order)

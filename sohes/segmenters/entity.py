@@ -164,7 +164,7 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
         raise WeightsError(f"{folder}: cannot be loaded as a segmenter ({reason})") from error
     model, report = loaded
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[problem]:  # transformers would go on with random weights
+        if report[problem]:  # transformers would continue with random weights
             example = sorted(str(key) for key in report[problem])[0]
             raise WeightsError(f"{folder}: not a segmenter's weights: {problem.replace('_', ' ')}, e.g. {example}")
     if provenance.steps[-1].method != SOHES:  # a folder from when provenance named the start weights alone

@@ -1,4 +1,7 @@
-"""Segmenter folders on the Hugging Face hub: fetched by name, pushed with a model card. Nothing fetched is executed."""
+"""Segmenter folders on the Hugging Face hub: fetched by name, pushed with a model card (README §6).
+
+Nothing fetched is executed.
+"""
 
 from __future__ import annotations
 

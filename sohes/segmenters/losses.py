@@ -1,4 +1,4 @@
-"""Losses of the segmenter: Mask2Former's three terms and the ancestor term (§3.4 of the method notes).
+"""Losses of the segmenter: Mask2Former's three terms and the ancestor term (README §3).
 
 All of it is batched over images and masks; the only loop is over decoder layers.
 """
@@ -62,7 +62,7 @@ def segmentation_loss(
 def unlike_targets(output: SegmenterOutput, targets: Targets) -> list[Tensor]:
     """One (B, N) bool a layer: the predicted mask's IoU with every target is below 0.01, at the prediction's size.
 
-    Such a query may have found what the labels lack (`soft_no_object`, §3.4 of the method notes).
+    Such a query may have found what the labels lack (`soft_no_object`, README §3).
     """
     (height, width), device = output.pixel_features.shape[-2:], targets.masks.device
     lines, columns = (

@@ -1,4 +1,4 @@
-"""Mask2Former over a ViT with a head that predicts which entity is part of which (SOHES §3.2).
+"""Mask2Former over a ViT with a head that predicts which entity is part of which (README §2).
 
 The Mask2Former is that of `transformers`; `save_pretrained` and `from_pretrained` work as everywhere.
 """
@@ -117,7 +117,7 @@ class MaskPredictor(Mask2FormerMaskPredictor):
 
 
 class AncestorHead(nn.Module):
-    """P[i, j]: is query i's entity an ancestor of query j's? (SOHES §3.2; the form is this project's.)
+    """P[i, j]: is query i's entity an ancestor of query j's? (README §2; the form is this project's.)
 
     It starts as the coverage rule that made the labels (j lies in i by at least `theta_cover`, i in j by less), applied
     to the predicted masks. It learns how sharp that rule is and where its threshold lies for masks that are less exact,
@@ -199,7 +199,7 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
     def train(self, mode: bool = True) -> EntitySegmenter:
         """Training mode, but for the pixel decoder's layers where there is no dropout.
 
-        In it, each of them would make the processor wait for the GPU, to see whether all values are finite.
+        In it, each of them would make the CPU wait for the GPU, to see whether all values are finite.
         """
         super().train(mode)
         if not self.config.dropout:

@@ -1,4 +1,4 @@
-"""Bipartite matching of queries to targets (§3.4 of the method notes), over all decoder layers and images at once."""
+"""Bipartite matching of queries to targets (README §3), over all decoder layers and images at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Targets:
 
     @classmethod
     def pad(cls, masks: Sequence[Tensor], ancestors: Sequence[Tensor], keys: Tensor | None = None) -> Targets:
-        """Of one (M_b, H, W) and (M_b, M_b) an image; all of one image size. Without `keys`, places in the batch."""
+        """Of one (M_b, H, W) and (M_b, M_b) per image; all of one image size. Without `keys`, places in the batch."""
         most = max(1, *(len(mask) for mask in masks))
         height, width = masks[0].shape[-2:]
         device = masks[0].device

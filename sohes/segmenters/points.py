@@ -29,7 +29,7 @@ def sample_masks(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
     """Bilinear values (K, P) float32 of masks (R, H, W) bool: of mask `rows[k]` at points[k], (K,) and (K, P, 2).
 
     A part of the masks after another, since float copies of all targets would fill a GPU. (To read the four corners of
-    every point instead takes three times as long on a processor: index arithmetic costs more than the copies.)
+    every point instead takes three times as long on CPUs: index arithmetic costs more than the copies.)
     """
     size = max(1, _COPIED_PX // masks[0].numel())
     parts = zip(rows.split(size), points.split(size), strict=True)

@@ -24,7 +24,7 @@ class LossSettings:
     no_object_weight: NonNegative = 0.1
     """Weight of the class "nothing" within the entity term [Mask2Former]."""
     soft_no_object: bool = False
-    """Queries whose mask is unlike every target are not taught "nothing" [ours]."""
+    """Queries whose mask is unlike every target are excluded from the no-object loss [ours]."""
     points: Count = 12544
     """Points at which a mask is compared [Mask2Former]."""
     oversample: Annotated[float, Field(ge=1)] = 3.0

@@ -21,7 +21,7 @@ from sohes.errors import ConfigError, WeightsError
 from sohes.explore import cascadepsp, stream
 from sohes.explore.explorer import Explorer
 from sohes.explore.refine import make_refiner
-from sohes.explore.settings import HUMAN_TRAINED, REFINERS, ExploreSettings
+from sohes.explore.settings import REFINERS, TRAINED_ON_HUMAN_MASKS, ExploreSettings
 
 
 class Network(nn.Module):
@@ -137,9 +137,9 @@ def test_a_record_says_what_it_did(algorithm: str, supervision: str) -> None:
     backbone = DenseViT(BackboneFolder(vit, {}, Provenance(timm_name="test_vit", steps=(RANDOM,))))
     explorer = Explorer(backbone, ExploreSettings(algorithm=algorithm, refiner="cascadepsp"))
     assert stream.supervision(explorer) == supervision
-    assert stream.human_trained(explorer.settings) == (supervision == "masks")
+    assert stream.trained_on_human_masks(explorer.settings) == (supervision == "masks")
 
 
-def test_it_is_named_as_human_trained() -> None:
-    assert {"cascadepsp"} == HUMAN_TRAINED
-    assert set(REFINERS) > HUMAN_TRAINED
+def test_it_is_named_as_trained_on_human_masks() -> None:
+    assert {"cascadepsp"} == TRAINED_ON_HUMAN_MASKS
+    assert set(REFINERS) > TRAINED_ON_HUMAN_MASKS

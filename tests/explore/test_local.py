@@ -45,7 +45,7 @@ def test_small_regions_come_largest_first() -> None:
 
 
 def crop_of(box: tuple[int, int, int, int], size_hw: tuple[int, int], **changes: Any) -> Rectangle:
-    """Where one region of a 20 x 20 grid is looked at."""
+    """Where one region of a 20 x 20 grid is shown."""
     regions = clustered(grid(20, 20, region=box))
     index = at(regions, *box[:2])
     (crop,) = plan_crops(regions, [index], size_hw, options(**changes))
