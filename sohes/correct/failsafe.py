@@ -1,4 +1,4 @@
-"""Stops phase 3 when the teacher falls silent (§4.6 of the method notes)."""
+"""Stops phase 3 when the teacher gives hardly any label (README §6)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PATIENCE = 200  # steps in a row
 
 
 class LabelGuard(Hook):
-    """Stops when the teacher gives less than a quarter of the expected labels an image for 200 steps in a row.
+    """Stops when the teacher gives less than a quarter of the expected labels per image for 200 steps in a row.
 
-    Expected are as many as there are initial labels. A student that hears nothing from its teacher would only forget.
+    Expected are as many as there are initial labels. A student without labels of its teacher would only forget.
     """
 
     def __init__(self, thresholds: SizeThresholds) -> None:
@@ -37,7 +37,7 @@ class LabelGuard(Hook):
         self.low = self.low + 1 if labels < SHARE * expected else 0
         if self.low == PATIENCE:
             raise SohesError(
-                f"for {PATIENCE} steps the teacher gave less than {SHARE:.0%} of the {expected:.1f} initial labels an "
+                f"for {PATIENCE} steps the teacher gave less than {SHARE:.0%} of the {expected:.1f} initial labels per "
                 f"image, {labels:.1f} at step {batch_idx}; lower tau_min (tau_init, where threshold=fixed), or train "
-                "phase 2 for longer, and start the stage anew"
+                "phase 2 for longer, and start the stage from scratch"
             )

@@ -1,27 +1,38 @@
-"""Phase 3, self-correction: a student learns from the initial labels and from its own moving average (SOHES §3.3)."""
+"""Phase 3, self-correction: a student learns from the initial labels and from its own moving average (README §1)."""
 
 from __future__ import annotations
 
 import copy
-import math
 from itertools import islice
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from sohes.backbones.precision import autocast
-from sohes.correct import pseudo_labels
-from sohes.correct.pseudo_labels import Predictions
+from sohes.correct.pseudo_labels import (
+    TeacherPredictions,
+    chosen_labels,
+    content_mask,
+    merge,
+    read_predictions,
+    relate,
+    select,
+)
 from sohes.correct.settings import TeacherSettings
 from sohes.correct.thresholds import CLASSES, SizeThresholds, size_classes
+from sohes.engine.ema import update_ema
+from sohes.engine.hooks import bare
+from sohes.engine.schedules import cosine
 from sohes.segmenters.losses import segmentation_loss
 from sohes.segmenters.mask2former import EntitySegmenter
 from sohes.segmenters.matching import Targets, match
 from sohes.segmenters.settings import LossSettings
+
+SHORT = 2000  # steps; in a shorter training the teachers start faster (README §2)
 
 
 class CorrectModule(BaseModel):
@@ -66,25 +77,24 @@ class CorrectModule(BaseModel):
             teacher.eval()
         return self
 
-    @torch.no_grad()
-    def follow(self) -> None:
-        """What comes after a step of the optimiser: the teachers' averages, and every so often the thresholds.
+    def after_step(self) -> dict[str, float]:
+        """What comes after a step of the optimiser: the teachers' averages and, every so often, the thresholds.
 
-        teacher = alpha · teacher + (1 - alpha) · student, over parameters and float buffers.
+        Returns:
+            The thresholds, to be logged.
         """
         self.step += 1
-        for teacher, alpha in zip(self.teachers, self.settings.momenta, strict=True):
-            if self.iterations < 2000:
-                alpha = min(alpha, 1 - 1 / (self.step + 1))
-            ours, theirs = ([*model.parameters(), *model.buffers()] for model in (teacher, self.student))
-            pairs = list(zip(ours, theirs, strict=True))
-            averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-            torch._foreach_lerp_([mine for mine, _ in averaged], [other for _, other in averaged], 1 - alpha)
-            for mine, other in pairs:
-                if not mine.is_floating_point():
-                    mine.copy_(other)
+        self.update_ema()
         if self.step % self.settings.tau_every == 0:
             self.thresholds.update(self.step / self.iterations)
+        return {f"tau_{name}": value for name, value in zip(CLASSES, self.thresholds.tau.tolist(), strict=True)}
+
+    def update_ema(self) -> None:
+        """Move each teacher towards the student; in a short training it starts as the plain mean of all students."""
+        for teacher, momentum in zip(self.teachers, self.settings.momenta, strict=True):
+            if self.iterations < SHORT:
+                momentum = min(momentum, 1 - 1 / (self.step + 1))
+            update_ema(teacher, self.student, momentum)
 
     def forward(
         self,
@@ -100,45 +110,44 @@ class CorrectModule(BaseModel):
     ) -> dict[str, Tensor]:
         """Loss of a batch from `collate`: the student's noisy view against the sets of targets.
 
-        Beside `loss`, labels an image, and each set's terms before its weight, which moves and would hide their course.
+        Beside `loss`, labels per image and each set's terms before its weight, which moves and would hide their course.
         """
         initial = Targets(masks, valid, ancestor, key)
-        predictions = self.look(pixel_values, initial, content_hw)
-        taught = self.teach(predictions, initial.keys)
-        sets = self.target_sets(predictions, taught, initial)
+        predictions = self.predict(pixel_values, initial, content_hw)
+        labels = self.pseudo_labels(predictions, initial.keys)
+        sets = self.target_sets(predictions, labels, initial)
         with autocast(noisy_values.device, enabled=self.bf16):
             output = self.student(noisy_values)
         matchings = {name: match(output, targets, self.losses) for name, (_, targets) in sets.items()}
         size = output.entity_logits[0].shape[:2]
         matched = {name: [layer.mask(*size) for layer in layers] for name, layers in matchings.items()}
-        counts = {"initial_labels": initial.valid, "teacher_labels": taught.valid}
+        counts = {"initial_labels": initial.valid, "teacher_labels": labels.valid}
         logged = {name: valid.sum().float() / len(valid) for name, valid in counts.items()}
         loss = output.entity_logits[-1].new_zeros(())
         for name, (weight, targets) in sets.items():
-            # an image without labels in a set is taught nothing by it, and not "nothing" either; nor is, by one set, a
-            # query that serves another
-            excused = [(~targets.valid.any(1, keepdim=True)).expand(size)] * len(matched[name])
+            # excluded from a set's no-object loss: images without labels in it, and queries matched to the other set
+            excluded = [(~targets.valid.any(1, keepdim=True)).expand(size)] * len(matched[name])
             for other in matched.keys() - {name}:
-                excused = [mine | theirs for mine, theirs in zip(excused, matched[other], strict=True)]
-            terms = segmentation_loss(output, targets, matchings[name], self.losses, excused=excused)
+                excluded = [mine | theirs for mine, theirs in zip(excluded, matched[other], strict=True)]
+            terms = segmentation_loss(output, targets, matchings[name], self.losses, excluded=excluded)
             loss = loss + weight * torch.stack([*terms.values()]).sum()
             logged |= {f"{term}_{name}": value.detach() for term, value in terms.items()}
         return {"loss": loss} | logged
 
     def weights(self) -> tuple[float, float]:
         """Weights of the initial and the teacher's labels: 1 to 0 by a cosine, and 2 to 3 [HASSOD]."""
-        initial = 0.5 * (1 + math.cos(math.pi * self.step / self.iterations))
+        initial = cosine(1.0, 0.0, self.step, self.iterations)
         return initial, 3 - initial
 
     @torch.no_grad()
-    def look(self, pixel_values: Tensor, initial: Targets, content_hw: Tensor) -> Predictions:
-        """What the teachers see on their clean view; the thresholds remember it beside the initial labels."""
+    def predict(self, pixel_values: Tensor, initial: Targets, content_hw: Tensor) -> TeacherPredictions:
+        """The teachers' predictions for their clean view; the thresholds remember them beside the initial labels."""
         with autocast(pixel_values.device, enabled=self.bf16):
             outputs = [teacher(pixel_values) for teacher in self.teachers]
-        found = pseudo_labels.read_predictions(
+        found = read_predictions(
             torch.cat([output.entity_logits[-1] for output in outputs], dim=1),
             torch.cat([output.mask_logits() for output in outputs], dim=1),
-            pseudo_labels.content_mask(content_hw, (initial.masks.shape[-2], initial.masks.shape[-1])),
+            content_mask(content_hw, (initial.masks.shape[-2], initial.masks.shape[-1])),
             initial.masks if self.settings.confirm_iou else initial.masks[:, :0],
             self.settings.teacher_nms_iou,
         )
@@ -148,38 +157,33 @@ class CorrectModule(BaseModel):
         return found
 
     @torch.no_grad()
-    def teach(self, found: Predictions, keys: Tensor) -> Targets:
+    def pseudo_labels(self, found: TeacherPredictions, keys: Tensor) -> Targets:
         """The teacher's labels: what passes its size's threshold, best first, related by coverage."""
         passes = (found.scores > 0) & (found.scores >= self.thresholds.tau[size_classes(found.areas)])
         passes &= found.areas >= self.settings.teacher_min_area_px
         passes &= passes.cumsum(1) <= self.settings.teacher_max_labels
-        return pseudo_labels.relate(
-            *pseudo_labels.chosen_labels(found, passes), keys, self.settings.teacher_theta_cover
-        )
+        return relate(*chosen_labels(found, passes), keys, self.settings.teacher_theta_cover)
 
     @torch.no_grad()
-    def target_sets(self, found: Predictions, taught: Targets, initial: Targets) -> dict[str, tuple[float, Targets]]:
-        """Weight and targets of each set that the student learns from."""
+    def target_sets(
+        self, found: TeacherPredictions, labels: Targets, initial: Targets
+    ) -> dict[str, tuple[float, Targets]]:
+        """Weight and targets of each set that the student learns from; `labels` are the teacher's."""
         settings = self.settings
         if settings.confirm_iou:
-            initial = pseudo_labels.select(initial, found.agreement >= settings.confirm_iou)
+            initial = select(initial, found.agreement >= settings.confirm_iou)
         ours, theirs = self.weights()
         if settings.targets == "both":
-            return {"initial": (ours, initial), "teacher": (theirs, taught)}
-        merged = pseudo_labels.merge(
-            taught, initial, merge_iou=settings.merge_iou, theta_cover=settings.teacher_theta_cover
-        )
+            return {"initial": (ours, initial), "teacher": (theirs, labels)}
+        merged = merge(labels, initial, merge_iou=settings.merge_iou, theta_cover=settings.teacher_theta_cover)
         return {"merged": (ours + theirs, merged)}
 
 
-class TeacherHook(Hook):
-    """Before the first step the teacher looks at some images, which sets the thresholds; after each, it follows.
-
-    A hook, since the wrapper of a distributed run never calls the module's own `train_step`.
-    """
+class TeacherWarmup(Hook):
+    """Before the first step the teacher predicts some images, which sets the thresholds."""
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        module, loader = _bare(runner.model), runner.train_dataloader
+        module, loader = bare(runner.model), runner.train_dataloader
         if module.thresholds.seen >= module.settings.teacher_warmup:
             return
         positions = iter(loader.sampler)  # the first of the training; they come again
@@ -187,14 +191,5 @@ class TeacherHook(Hook):
             samples = [loader.dataset[position] for position in islice(positions, loader.batch_size)]
             batch = module.data_preprocessor(loader.collate_fn(samples))
             initial = Targets(batch["masks"], batch["valid"], batch["ancestor"], batch["key"])
-            module.look(batch["pixel_values"], initial, batch["content_hw"])
+            module.predict(batch["pixel_values"], initial, batch["content_hw"])
         module.thresholds.start()
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        module = _bare(runner.model)
-        module.follow()
-        outputs |= {f"tau_{name}": value for name, value in zip(CLASSES, module.thresholds.tau.tolist(), strict=True)}
-
-
-def _bare(model: nn.Module) -> Any:
-    return model.module if is_model_wrapper(model) else model

@@ -1,6 +1,6 @@
-"""From a teacher's predictions to labels: duplicates, choice and relations of masks (§4.3 and 4.5 of the method notes).
+"""From a teacher's predictions to labels: duplicates, choice and relations of masks (README §3 and §5).
 
-Only `greedy_suppression` and `choose` wait for the device, each once or twice a batch. Masks are brought to full size
+Only `greedy_suppression` and `choose` wait for the device, once or twice per batch. Masks are brought to full size
 for one image at a time, and a second time those few that become labels.
 """
 
@@ -22,7 +22,7 @@ _ROUNDS = 8  # of suppression between two looks at whether it is over
 
 
 @dataclass(frozen=True)
-class Predictions:
+class TeacherPredictions:
     """What a teacher says about a batch, each image's predictions by falling score.
 
     Attributes:
@@ -54,7 +54,9 @@ def full_size(logits: Tensor, inside: Tensor) -> Tensor:
     return full.masked_fill_(~inside, -1e4)
 
 
-def read_predictions(entity: Tensor, masks: Tensor, inside: Tensor, labels: Tensor, nms_iou: float) -> Predictions:
+def read_predictions(
+    entity: Tensor, masks: Tensor, inside: Tensor, labels: Tensor, nms_iou: float
+) -> TeacherPredictions:
     """Score predictions, find duplicates among them, and compare them with labels.
 
     Args:
@@ -67,7 +69,7 @@ def read_predictions(entity: Tensor, masks: Tensor, inside: Tensor, labels: Tens
     images = [_read(*each, nms_iou) for each in zip(entity, masks, inside, labels, strict=True)]
     query, scores, areas, duplicate, agreement = (torch.stack(column) for column in zip(*images, strict=True))
     kept = greedy_suppression(duplicate) & (areas > 0)
-    return Predictions(masks, inside, query, torch.where(kept, scores, 0.0), areas, agreement)
+    return TeacherPredictions(masks, inside, query, torch.where(kept, scores, 0.0), areas, agreement)
 
 
 def _read(entity: Tensor, masks: Tensor, inside: Tensor, labels: Tensor, nms_iou: float) -> tuple[Tensor, ...]:
@@ -89,7 +91,7 @@ def greedy_suppression(duplicate: Tensor) -> Tensor:
     """Which predictions (B, N) stay when each, from the first on, removes its duplicates unless it is gone itself.
 
     `duplicate` (B, N, N) bool: [i, j] for i < j, j is a duplicate of i. The rule "kept unless a kept one removes it"
-    has one solution; applying it to all at once settles at least one more place a round, most in two or three.
+    has one solution; applying it to all at once settles at least one more place per round, most in two or three.
     """
     removes = duplicate.float()
     kept = torch.ones_like(duplicate[:, 0])
@@ -135,7 +137,7 @@ def choose(chosen: Tensor) -> tuple[Tensor, Tensor]:
     return places, chosen.gather(1, places)
 
 
-def chosen_labels(predictions: Predictions, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def chosen_labels(predictions: TeacherPredictions, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Masks (B, K, H, W) of the chosen (B, N) predictions, best first, and which of them are real (B, K), all bool."""
     places, valid = choose(chosen)
     queries = predictions.query.gather(1, places)
@@ -155,11 +157,11 @@ def select(targets: Targets, chosen: Tensor) -> Targets:
     return Targets(_take(targets.masks, places, valid), valid, ancestor, targets.keys)
 
 
-def merge(taught: Targets, initial: Targets, *, merge_iou: float, theta_cover: float) -> Targets:
-    """One set: the teacher's labels, then the initial ones whose IoU with each of those is at most `merge_iou`."""
-    alike = torch.stack([iou(*each).amax(1) for each in zip(initial.masks, taught.masks, strict=True)])
-    masks = torch.cat([taught.masks, initial.masks], dim=1)
-    places, valid = choose(torch.cat([taught.valid, initial.valid & (alike <= merge_iou)], dim=1))
+def merge(labels: Targets, initial: Targets, *, merge_iou: float, theta_cover: float) -> Targets:
+    """One set: the teacher's `labels`, then the initial ones whose IoU with each of those is at most `merge_iou`."""
+    alike = torch.stack([iou(*each).amax(1) for each in zip(initial.masks, labels.masks, strict=True)])
+    masks = torch.cat([labels.masks, initial.masks], dim=1)
+    places, valid = choose(torch.cat([labels.valid, initial.valid & (alike <= merge_iou)], dim=1))
     return relate(_take(masks, places, valid), valid, initial.keys, theta_cover)
 
 

@@ -41,11 +41,11 @@ class ThresholdSettings:
 
 @settings
 class TeacherSettings(ThresholdSettings):
-    """How the teacher is made and what of its predictions becomes a label (§4.1 to 4.5 of the method notes)."""
+    """How the teacher is made and what of its predictions becomes a label (README §2 to §5)."""
 
     ema: Momentum | NonEmpty[Momentum] = 0.9996
     """Momentum of the teacher, or several for several teachers, whose predictions are pooled and the first of which is
-    the result; min(ema, 1 - 1/(step + 1)) in runs shorter than 2,000 steps [HASSOD]."""
+    the result; min(ema, 1 - 1/(step + 1)) in trainings shorter than 2,000 steps [HASSOD]."""
     teacher_nms_iou: Share = 0.8
     """IoU above which predictions of the teacher are duplicates [ours]."""
     teacher_theta_cover: Cover = 0.75
@@ -55,13 +55,13 @@ class TeacherSettings(ThresholdSettings):
     teacher_max_labels: Count = 200
     """Labels of the teacher per image at most [ours]."""
     teacher_warmup: Natural = 64
-    """Images that only the teacher looks at before the first step [ours]."""
+    """Images that the teacher predicts before the first step, to set the thresholds [ours]."""
     targets: Literal["both", "merge"] = "both"
     """Teacher's and initial labels side by side, or merged to one set [UnSAM: merge]."""
     merge_iou: Share = 0.5
-    """An initial label joins the merged set unless a teacher's is more alike [UnSAM]."""
+    """An initial label joins the merged set unless its IoU with one of the teacher's is higher [UnSAM]."""
     confirm_iou: Share = 0.0
-    """An initial label teaches only if a prediction of the teacher is as much alike; 0: always [ours]."""
+    """An initial label is a target only if its IoU with a prediction of the teacher is as high; 0: always [ours]."""
 
     @property
     def momenta(self) -> tuple[float, ...]:

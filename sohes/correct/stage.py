@@ -14,12 +14,12 @@ from sohes.records import StageResult
 
 @settings
 class CorrectConfig(TrainingSettings, TeacherSettings):
-    """Phase 3 at paper scale; the values' origins are in the method notes, §4."""
+    """Phase 3 at paper scale (README §6)."""
 
     iterations: Count = 4000
     """Steps [ours]."""
     lr: Positive = 2.5e-5
-    """Learning rate, for 16 images a step [ours]."""
+    """Learning rate, for 16 images per step [ours]."""
     schedule: Schedule = "cosine"
     """Learning rate: x0.1 at 90 % and 95 % of the steps, or a cosine down to 0 [ours]."""
 
@@ -34,7 +34,8 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
     from mmengine.dist import is_main_process
 
     from sohes.correct.failsafe import LabelGuard
-    from sohes.correct.module import CorrectModule, TeacherHook
+    from sohes.correct.module import CorrectModule, TeacherWarmup
+    from sohes.engine.hooks import AfterStepHook
     from sohes.instruct.training import train_on_labels
     from sohes.segmenters.entity import load_model, save_segmenter
 
@@ -52,7 +53,7 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
         name="correct",
         seed=config.seed + 1,
         noisy_view=True,
-        hooks=[TeacherHook(), LabelGuard(module.thresholds)],
+        hooks=[TeacherWarmup(), AfterStepHook(), LabelGuard(module.thresholds)],
         identity={},
     )
     if is_main_process():

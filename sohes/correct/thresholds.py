@@ -1,4 +1,4 @@
-"""Score thresholds for the teacher's labels, one for each size class (§4.4 of the method notes).
+"""Score thresholds for the teacher's labels, one for each size class (README §4).
 
 Small entities get lower scores; under one threshold the student would forget them. Each class's threshold starts at the
 score that leaves as many teacher labels as the initial labels have in that class, and follows it.
@@ -7,13 +7,14 @@ score that leaves as many teacher labels as the initial labels have in that clas
 from __future__ import annotations
 
 import torch
+from mmengine.dist import all_gather
 from torch import Tensor, nn
 
 from sohes.correct.settings import ThresholdSettings
 from sohes.masks import AREA_CLASSES
 
 CLASSES = tuple(AREA_CLASSES)
-_SCORES_AN_IMAGE = 200
+_SCORES_PER_IMAGE = 200
 
 
 def size_classes(areas: Tensor) -> Tensor:
@@ -36,8 +37,8 @@ class SizeThresholds(nn.Module):
         super().__init__()
         self.settings = settings
         self.register_buffer("tau", torch.full((len(CLASSES),), settings.tau_init))
-        self.register_buffer("expected", torch.full((len(CLASSES),), torch.nan))  # initial labels an image
-        self.register_buffer("scores", torch.zeros(settings.tau_window, len(CLASSES), _SCORES_AN_IMAGE))
+        self.register_buffer("expected", torch.full((len(CLASSES),), torch.nan))  # initial labels per image
+        self.register_buffer("scores", torch.zeros(settings.tau_window, len(CLASSES), _SCORES_PER_IMAGE))
         self.seen = 0
 
     def get_extra_state(self) -> Tensor:
@@ -57,9 +58,9 @@ class SizeThresholds(nn.Module):
         """
         kinds = torch.arange(len(CLASSES), device=classes.device)[:, None]
         of_class = torch.where(classes[:, None] == kinds, scores[:, None], 0.0)
-        best = of_class.topk(min(_SCORES_AN_IMAGE, scores.shape[1]), dim=2).values
-        rows = nn.functional.pad(best, (0, _SCORES_AN_IMAGE - best.shape[2]))
-        rows, label_counts = _gather(rows), _gather(label_counts.float())
+        best = of_class.topk(min(_SCORES_PER_IMAGE, scores.shape[1]), dim=2).values
+        rows = nn.functional.pad(best, (0, _SCORES_PER_IMAGE - best.shape[2]))
+        rows, label_counts = (torch.cat(all_gather(own.contiguous())) for own in (rows, label_counts.float()))
         places = (torch.arange(len(rows), device=rows.device) + self.seen) % len(self.scores)
         self.scores[places] = rows
         self.seen += len(rows)
@@ -81,7 +82,7 @@ class SizeThresholds(nn.Module):
         images = min(self.seen, len(self.scores))
         scores, expected = self.scores[:images], self.expected.double()
         if settings.threshold == "single":
-            scores = scores.flatten(1).topk(_SCORES_AN_IMAGE).values[:, None]
+            scores = scores.flatten(1).topk(_SCORES_PER_IMAGE).values[:, None]
             expected = expected.sum(0, keepdim=True)
         ranked = scores.transpose(0, 1).flatten(1).sort(descending=True).values
         kappa = 1 + (settings.kappa_end - 1) * progress
@@ -89,12 +90,3 @@ class SizeThresholds(nn.Module):
         rank = torch.minimum(wanted, (ranked > 0).sum(1)).clamp(min=1) - 1
         raw = torch.where(wanted == 0, 1.0, ranked.gather(1, rank[:, None])[:, 0])
         self.tau.lerp_(raw.clamp(settings.tau_min, settings.tau_max).expand_as(self.tau), weight)
-
-
-def _gather(rows: Tensor) -> Tensor:
-    """Rows of all processes, in the order of their ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return rows
-    parts = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)

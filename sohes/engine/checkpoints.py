@@ -1,7 +1,7 @@
 """Checkpoints of the whole training state: written atomically, the last few kept, a damaged one passed over.
 
 Everything random in a step is drawn from (seed, step): the sampler's order, the augmentation of a sample, the points of
-the losses. So a checkpoint needs no random state, and a resumed run continues as if it had never stopped.
+the losses. So a checkpoint needs no random state, and a resumed training ends as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce, barrier, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
+from sohes.engine.hooks import bare
 from sohes.engine.stopping import SIGNALS, Stopped, StopSignals
 from sohes.errors import SohesError
 from sohes.files import atomic_path
@@ -40,7 +39,7 @@ class CheckpointHook(Hook):
         folder: of the checkpoints.
         every: steps.
         keep: how many of the last ones.
-        identity: of the run; a checkpoint of another is refused.
+        identity: of the training; a checkpoint of another is refused.
     """
 
     priority = "VERY_LOW"
@@ -71,7 +70,7 @@ class CheckpointHook(Hook):
             self._save(runner, done)
         if stop:
             barrier()  # the first process that ends takes the others along, and one of them is saving
-            raise Stopped(int(stop), f"stopped after step {done}; run the same command again to go on")
+            raise Stopped(int(stop), f"stopped after step {done}; run the same command again to resume")
 
     def _newest(self) -> dict[str, Any] | None:
         """The newest checkpoint that can be read; None where there is none."""
@@ -83,7 +82,9 @@ class CheckpointHook(Hook):
                 logging.getLogger(__name__).warning("%s: damaged (%s); going back to the one before", path, reason)
                 continue
             if state["identity"] != self.identity:
-                raise SohesError(f"{path}: was written by another configuration; remove the checkpoints to start anew")
+                raise SohesError(
+                    f"{path}: was written by another configuration; remove the checkpoints to start from scratch"
+                )
             return state
         return None
 
@@ -111,11 +112,6 @@ def _load(path: Path) -> dict[str, Any]:
             raise zipfile.BadZipFile(f"wrong checksum of {broken}")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
-
-
-def bare(model: nn.Module) -> Any:
-    """A model without the wrapper of a distributed run."""
-    return model.module if is_model_wrapper(model) else model
 
 
 def _with_state(runner: Runner) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Loss history of a training run: a CSV line a step, and a picture of the curves."""
+"""History of a training: a CSV line per step, a picture of the curves, and where pictures of the model lie."""
 
 from __future__ import annotations
 
@@ -13,9 +13,16 @@ from mmengine.runner import Runner
 from sohes.files import write_text
 from sohes.plotting import MAIN, MAIN_PALE, save, style
 
+HISTORY, CURVES = "history.csv", "curves.png"
+
+
+def picture_path(out: Path, done: int) -> Path:
+    """Where a hook leaves a picture of the model after `done` steps; TensorBoard shows it."""
+    return out / "watch" / f"step-{done:06d}.png"
+
 
 class HistoryHook(Hook):
-    """Appends one line a step: its number and every value of its outputs; cut back on resume."""
+    """Appends one line per step: its number and every value of its outputs; cut back on resume."""
 
     priority = "LOW"
 

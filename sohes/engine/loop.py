@@ -70,7 +70,7 @@ class StepLoop(IterBasedTrainLoop):
         self.dataloader_iterator: Any = _TimedBatches(self.dataloader_iterator, accumulate)
 
     def resume_at(self, step: int) -> None:
-        """Go on with this step."""
+        """Continue with this step."""
         self._iter = step
 
     def run_iter(self, data_batch: Any) -> None:

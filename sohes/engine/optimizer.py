@@ -1,54 +1,58 @@
-"""AdamW as §3.6 of the method notes has it: parameter groups, learning rate schedules, a guard before each step."""
+"""Which parameter learns how fast, and a guard before each step of the optimiser."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.optim import CosineAnnealingLR, LinearLR, MultiStepLR, OptimWrapper
+from mmengine.optim import OptimWrapper
 from timm.models import group_parameters
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from sohes.backbones.timm_folder import VisionTransformer
-from sohes.engine.settings import OptimSettings
 from sohes.errors import SohesError
 
 
-def parameter_groups(model: nn.Module, vit: VisionTransformer, settings: OptimSettings) -> list[dict[str, Any]]:
-    """AdamW groups: the ViT slower than the rest; no decay on norms, biases, embeddings and other vectors.
+def parameter_groups(
+    model: nn.Module, *, lr: float, weight_decay: float, factors: Mapping[nn.Parameter, float] | None = None
+) -> list[dict[str, Any]]:
+    """Groups for AdamW: no decay on norms, biases, embeddings and other vectors; frozen parameters are in none.
 
-    With `layer_decay` the ViT's blocks are slower the nearer they are to the input; its last block and norm have the
-    ViT's own rate, as timm counts layers (BEiT's rule; Bao et al., 2022).
+    Args:
+        model: what is trained.
+        lr: learning rate.
+        weight_decay: of matrices and kernels.
+        factors: learning rate over `lr`; 1 for parameters that are not in it.
     """
-    factors = _vit_factors(vit, settings)
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    factors = factors or {}
+    embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or id(parameter) in embeddings or name.endswith(("_embed", "_token"))
-            groups.setdefault((factors.get(id(parameter), 1.0), plain), []).append(parameter)
+            plain = parameter.ndim < 2 or parameter in embeddings or name.endswith(("_embed", "_token"))
+            groups.setdefault((factors.get(parameter, 1.0), plain), []).append(parameter)
     return [
-        {
-            "params": parameters,
-            "lr": settings.lr * factor,
-            "weight_decay": 0.0 if plain else settings.weight_decay,
-        }
+        {"params": parameters, "lr": lr * factor, "weight_decay": 0.0 if plain else weight_decay}
         for (factor, plain), parameters in groups.items()
     ]
 
 
-def _vit_factors(vit: VisionTransformer, settings: OptimSettings) -> dict[int, float]:
-    """Learning rate over that of the rest, by id of the ViT's parameters."""
-    if settings.layer_decay == 1:
-        return {id(parameter): settings.backbone_lr_factor for parameter in vit.parameters()}
+def layer_factors(vit: VisionTransformer, decay: float, *, with_head: bool = False) -> dict[nn.Parameter, float]:
+    """Learning rate of a ViT's parameters over the highest one: times `decay` for each layer above (BEiT's rule).
+
+    Layers are the embeddings, then each block. The last norm belongs to the last block, as timm counts; `with_head`, as
+    BEiT and MAE count when they finetune, to the head, which is one more layer above the blocks.
+    """
     layers = group_parameters(vit, vit.group_matcher(), reverse=True)
     last = max(layers.values())
-    return {
-        id(parameter): settings.backbone_lr_factor * settings.layer_decay ** (last - layers[name])
-        for name, parameter in vit.named_parameters()
-    }
+
+    def above(name: str) -> int:
+        return 0 if with_head and name.startswith("norm.") else last - layers[name] + with_head
+
+    return {parameter: decay ** above(name) for name, parameter in vit.named_parameters()}
 
 
 def freeze_blocks(vit: VisionTransformer, count: int) -> None:
@@ -59,38 +63,28 @@ def freeze_blocks(vit: VisionTransformer, count: int) -> None:
             part.requires_grad_(True)
 
 
-def schedules(settings: OptimSettings, optimizer: torch.optim.Optimizer, iterations: int) -> list[Any]:
-    """Schedules of the learning rate, in steps."""
-    found: list[Any] = []
-    if settings.warmup:
-        found.append(LinearLR(optimizer, start_factor=0.01, by_epoch=False, begin=0, end=settings.warmup))
-    if settings.schedule == "cosine":
-        found.append(
-            CosineAnnealingLR(optimizer, T_max=iterations - settings.warmup, by_epoch=False, begin=settings.warmup)
-        )
-    else:
-        milestones = [round(0.9 * iterations), round(0.95 * iterations)]
-        found.append(MultiStepLR(optimizer, milestones=milestones, by_epoch=False))
-    return found
-
-
 class GuardedOptimWrapper(OptimWrapper):
     """Clips the gradient, and refuses a step of which loss or gradient is not finite before any weight changes.
+
+    Args:
+        optimizer: what makes the steps.
+        clip_norm: norm of the gradient at most; None: not clipped.
+        accumulate: micro-batches of a step.
 
     Attributes:
         at_step: number of the step that is being made.
         grad_norm: norm of the last step's gradient, before clipping.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, *, clip_norm: float, accumulate: int = 1) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, *, clip_norm: float | None, accumulate: int = 1) -> None:
         super().__init__(optimizer, accumulative_counts=accumulate)
-        self.clip_norm = clip_norm
+        self.clip_norm = math.inf if clip_norm is None else clip_norm
         self.at_step = 0
         self.grad_norm = 0.0
         self._loss: Tensor | float = 0.0
 
     def initialize_count_status(self, model: nn.Module, init_counts: int, max_counts: int) -> None:
-        """Nothing to set: a run starts and ends between two steps, so no micro-batch is ever left over."""
+        """Nothing to set: a training starts and ends between two steps, so no micro-batch is ever left over."""
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         self._loss = self._loss + loss.detach()
@@ -108,6 +102,6 @@ class GuardedOptimWrapper(OptimWrapper):
         if not (math.isfinite(loss) and math.isfinite(self.grad_norm)):
             raise SohesError(
                 f"the loss is {loss:.4g} and the norm of its gradient {self.grad_norm:.4g} at step {self.at_step}; no "
-                "weight was changed by it. Lower lr or raise warmup, and start the stage anew"
+                "weight was changed by it. Lower lr or raise warmup, and start the stage from scratch"
             )
         self.optimizer.step(**kwargs)

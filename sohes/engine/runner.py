@@ -1,4 +1,4 @@
-"""mmengine's Runner for phases 2 and 3, on one process or, under torchrun, on several."""
+"""mmengine's Runner for any model, on one process or, under torchrun, on several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, get_rank, is_main_process
+from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.runner import Runner
@@ -18,44 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from sohes.backbones.precision import default_device
 from sohes.engine.checkpoints import CheckpointHook
-from sohes.engine.history import HistoryHook, draw_history
+from sohes.engine.history import CURVES, HISTORY, HistoryHook, draw_history
+from sohes.engine.hooks import ProgressHook, SeedHook
 from sohes.engine.loop import StepLoop, StepSampler, micro_batch_size
-from sohes.engine.optimizer import GuardedOptimWrapper, schedules
+from sohes.engine.optimizer import GuardedOptimWrapper
+from sohes.engine.schedules import rate_schedules
 from sohes.engine.settings import OptimSettings, RunSettings
 from sohes.engine.stopping import leave_stopping_to_parent
 from sohes.engine.tensorboard import TensorBoardHook
-from sohes.progress import Reporter
-from sohes.segmenters.acceleration import prepare
-
-HISTORY, CURVES = "history.csv", "curves.png"
-
-
-class SeedHook(Hook):
-    """Seeds torch from (seed, step): whatever is random in a step needs no state in a checkpoint."""
-
-    priority = "VERY_HIGH"
-
-    def __init__(self, seed: int) -> None:
-        self._base = torch.Generator().manual_seed(seed).initial_seed()
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
-        torch.manual_seed((self._base * 1_000_003 + batch_idx) * 1009 + get_rank())
-
-
-class ProgressHook(Hook):
-    """Reports each step and its loss."""
-
-    priority = "VERY_HIGH"
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
-        if self.reporter.done < batch_idx:
-            self.reporter.resume_at(batch_idx)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self.reporter.advance(note=f"loss {outputs['loss']:.2f}")
 
 
 def join_processes() -> None:
@@ -81,9 +51,25 @@ def train(
     hooks: Sequence[Hook] = (),
     identity: Mapping[str, Any],
 ) -> None:
-    """Train `model` for `iterations` steps in `out`, going on from the last checkpoint there, of this `identity`.
+    """Train `model` for `iterations` steps in `out`, resuming from the last checkpoint there, of this `identity`.
 
     The main process leaves `history.csv`, `curves.png`, `tensorboard/` and the checkpoints in `out`.
+
+    Args:
+        model: its `forward(**batch, mode="loss")` gives a dict of scalars: mmengine's Runner minimises the sum of those
+            with "loss" in their names, all are logged. What it draws at random comes from torch, seeded for each step.
+        groups: parameters, learning rates and weight decays for AdamW; see `parameter_groups`.
+        dataset: item `position` of an endless training sequence, from position and seed alone; an epoch is as many
+            positions as there are images.
+        out: folder.
+        description: of the training, a word or two, for its progress.
+        iterations: steps of the optimiser.
+        optim: how the steps are made.
+        settings: how the training is run.
+        seed: of whatever is random in the model.
+        collate: makes a batch of items, tensors in any nesting.
+        hooks: of the method: what belongs before or after a step, with a `state_dict` where it is to be resumed.
+        identity: what the training depends on beside code and files; a checkpoint of another is refused.
 
     Raises:
         ConfigError: the batch cannot be spread over the processes and micro-batches.
@@ -91,7 +77,6 @@ def train(
         Stopped: on SIGINT, SIGTERM or SIGUSR2, after the running step was finished and saved.
     """
     join_processes()
-    prepare(model, settings)
     loader = _loader(dataset, micro_batch_size(optim.batch_size, optim.accumulate), settings.workers, collate)
     device = default_device()
     optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
@@ -100,8 +85,9 @@ def train(
         stack.push(keeper.signals)
         own: list[Hook] = [SeedHook(seed), *hooks, keeper]
         if is_main_process():
-            reporter = stack.enter_context(Reporter(description, iterations))
-            own += [ProgressHook(reporter), HistoryHook(out / HISTORY), TensorBoardHook(out)]
+            progress = ProgressHook(description)
+            stack.callback(progress.close)
+            own += [progress, HistoryHook(out / HISTORY), TensorBoardHook(out)]
             stack.callback(draw_history, out / HISTORY, out / CURVES)
         runner = Runner(
             model=_wrapped(model, device),
@@ -109,7 +95,7 @@ def train(
             train_dataloader=loader,
             train_cfg={"type": StepLoop, "max_iters": iterations, "accumulate": optim.accumulate},
             optim_wrapper=GuardedOptimWrapper(optimizer, clip_norm=optim.clip_norm, accumulate=optim.accumulate),
-            param_scheduler=schedules(optim, optimizer, iterations),
+            param_scheduler=rate_schedules(optim, optimizer, iterations),
             default_hooks={"logger": None, "checkpoint": None, "sampler_seed": None},
             custom_hooks=own,
             launcher="pytorch" if torch.distributed.is_initialized() else "none",

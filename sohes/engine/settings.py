@@ -1,38 +1,29 @@
-"""Settings of a training: its optimiser, and how it is run and watched."""
+"""Settings of any training: how its steps are made, and how it is run. A method's own settings derive from them."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from sohes.configuration import Count, Natural, NonNegative, Positive, PositiveShare, settings
+from sohes.configuration import Count, Natural, Positive, settings
 
 Schedule = Literal["step", "cosine"]
 
 
 @settings
 class OptimSettings:
-    """Optimiser of phases 2 and 3 (§3.6 of the method notes)."""
+    """How the steps of a training are made."""
 
     batch_size: Count = 16
-    """Images of a step, over all processes and micro-batches [UnSAM]."""
+    """Images of a step, over all processes and micro-batches [ours]."""
     accumulate: Count = 1
     """Micro-batches of a step, one after another; each is normalised by its own targets [ours]."""
-    lr: Positive = 5e-5
-    """Learning rate, for 16 images a step [UnSAM]."""
-    backbone_lr_factor: NonNegative = 0.1
-    """Learning rate of the ViT over that of the rest [UnSAM]."""
-    layer_decay: PositiveShare = 1.0
-    """Further factor per block of the ViT, from its last block towards the input [ours]."""
-    weight_decay: NonNegative = 0.05
-    """Of AdamW, none on norms, biases and embeddings [UnSAM]."""
-    clip_norm: Positive = 0.01
-    """Norm of the gradient at most [UnSAM]."""
+    clip_norm: Positive | None = None
+    """Norm of the gradient at most; null: not clipped [ours]."""
     warmup: Natural = 0
     """Steps in which the learning rate rises [ours]."""
-    schedule: Schedule = "step"
+    schedule: Schedule = "cosine"
     """Learning rate: x0.1 at 90 % and 95 % of the steps, or a cosine down to 0 [ours]."""
 
     @model_validator(mode="after")
@@ -44,9 +35,9 @@ class OptimSettings:
 
 @settings
 class RunSettings:
-    """How a training of phase 2 or 3 is run and watched; nothing here changes what it learns, up to rounding."""
+    """How a training is run. Nothing here changes what it learns, up to rounding, so it may be resumed under others."""
 
-    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset()  # all fields, see below
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_every", "keep_checkpoints"})
 
     workers: Natural = 8
     """Processes that load data; 0: the training's own [ours]."""
@@ -54,15 +45,3 @@ class RunSettings:
     """Steps between checkpoints [ours]."""
     keep_checkpoints: Count = 2
     """Checkpoints kept, the last ones [ours]."""
-    watch_every: Natural = 500
-    """Steps between looks at held-out images; 0: never [ours]."""
-    watch_images: Count = 8
-    """Held-out images that are watched [ours]."""
-    checkpoint_activations: bool = False
-    """Compute activations again instead of keeping them: less memory, more time [ours]."""
-    compile: bool = False
-    """Compile the ViT's blocks; pays on GPUs and in long runs only [ours]."""
-
-
-# a run may be resumed under others
-RunSettings.NOT_IN_HASH = frozenset(field.name for field in fields(RunSettings))

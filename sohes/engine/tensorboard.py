@@ -12,13 +12,13 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from sohes.instruct.watch import sheet_path
+from sohes.engine.history import picture_path
 
 
 class TensorBoardHook(Hook):
-    """Writes every value of a step's outputs, and the watch sheets of `out`, to `out/tensorboard`.
+    """Writes every value of a step's outputs, and the picture that a hook left of it, to `out/tensorboard`.
 
-    A resumed run tells TensorBoard to forget the steps that it makes again.
+    A resumed training tells TensorBoard to forget the steps that it makes again.
     """
 
     priority = "LOW"
@@ -33,9 +33,9 @@ class TensorBoardHook(Hook):
         for name, value in outputs.items():
             if not np.isnan(float(value)):
                 self._writer.add_scalar(name, float(value), batch_idx)
-        sheet = sheet_path(self.out, batch_idx + 1)
-        if sheet.exists():
-            self._writer.add_image("watch", np.asarray(Image.open(sheet)), batch_idx, dataformats="HWC")
+        picture = picture_path(self.out, batch_idx + 1)
+        if picture.exists():
+            self._writer.add_image("watch", np.asarray(Image.open(picture)), batch_idx, dataformats="HWC")
         self._writer.flush()  # a killed run keeps what it wrote
 
     def after_train(self, runner: Runner) -> None:

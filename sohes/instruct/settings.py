@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from sohes.configuration import Count, Natural, Positive, PositiveShare, Share, settings
-from sohes.engine.settings import OptimSettings, RunSettings
+from sohes.configuration import Count, Natural, NonNegative, Positive, PositiveShare, Share, settings
+from sohes.engine.settings import OptimSettings, RunSettings, Schedule
 from sohes.errors import ConfigError
 from sohes.segmenters.settings import LossSettings
 
@@ -44,7 +44,48 @@ class SampleSettings:
 
 
 @settings
-class TrainingSettings(SampleSettings, LossSettings, OptimSettings, RunSettings):
+class AdamWSettings(OptimSettings):
+    """Optimiser (README §4)."""
+
+    batch_size: Count = 16
+    """Images of a step, over all processes and micro-batches [UnSAM]."""
+    lr: Positive = 5e-5
+    """Learning rate, for 16 images a step [UnSAM]."""
+    backbone_lr_factor: NonNegative = 0.1
+    """Learning rate of the ViT over that of the rest [UnSAM]."""
+    layer_decay: PositiveShare = 1.0
+    """Further factor per block of the ViT, from its last block towards the input [ours]."""
+    weight_decay: NonNegative = 0.05
+    """Of AdamW, none on norms, biases and embeddings [UnSAM]."""
+    clip_norm: Positive = 0.01
+    """Norm of the gradient at most [UnSAM]."""
+    schedule: Schedule = "step"
+    """Learning rate: x0.1 at 90 % and 95 % of the steps, or a cosine down to 0 [ours]."""
+
+
+@settings
+class WatchSettings(RunSettings):
+    """How a training of a segmenter is run and watched."""
+
+    NOT_IN_HASH: ClassVar[frozenset[str]] = RunSettings.NOT_IN_HASH | {
+        "watch_every",
+        "watch_images",
+        "checkpoint_activations",
+        "compile",
+    }
+
+    watch_every: Natural = 500
+    """Steps between predictions for held-out images; 0: never [ours]."""
+    watch_images: Count = 8
+    """Held-out images that are watched [ours]."""
+    checkpoint_activations: bool = False
+    """Compute activations again instead of keeping them: less memory, more time [ours]."""
+    compile: bool = False
+    """Compile the ViT's blocks; pays on GPUs and in long runs only [ours]."""
+
+
+@settings
+class TrainingSettings(SampleSettings, LossSettings, AdamWSettings, WatchSettings):
     """What phases 2 and 3 have in common."""
 
     seed: Natural = 0

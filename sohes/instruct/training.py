@@ -14,13 +14,14 @@ from mmengine.model import BaseModel
 from sohes.backbones.timm_folder import Provenance
 from sohes.data.coco import read_coco
 from sohes.data.label_store import LabelStore
-from sohes.engine.history import data_share
-from sohes.engine.optimizer import freeze_blocks, parameter_groups
-from sohes.engine.runner import CURVES, HISTORY, join_processes, train
+from sohes.engine.history import CURVES, HISTORY, data_share, picture_path
+from sohes.engine.optimizer import freeze_blocks, layer_factors, parameter_groups
+from sohes.engine.runner import join_processes, train
 from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.settings import TrainingSettings, check_canvas
-from sohes.instruct.watch import WatchHook, read_watched, sheet_path
+from sohes.instruct.watch import WatchHook, read_watched
 from sohes.records import config_hash
+from sohes.segmenters.acceleration import accelerate
 from sohes.segmenters.mask2former import EntitySegmenter
 
 
@@ -66,6 +67,7 @@ def train_on_labels(
     join_processes()
     check_crop(config.crop_px, trained)
     freeze_blocks(trained.vit, config.frozen_blocks)
+    accelerate(module, recompute=config.checkpoint_activations, compiled=config.compile)
     normal = trained.vit.pretrained_cfg
     dataset = ForestSamples(
         read_coco(inputs["images"] / "train.json"),
@@ -81,9 +83,11 @@ def train_on_labels(
         images, store = read_coco(inputs["images"] / "val.json"), LabelStore(inputs["watch"])
         held_out = read_watched(images, store, config.watch_images)
         watch = WatchHook(watched, provenance, held_out, out=out, every=config.watch_every)
+    layers = layer_factors(trained.vit, config.layer_decay)
+    factors = {parameter: config.backbone_lr_factor * factor for parameter, factor in layers.items()}
     train(
         module,
-        parameter_groups(module, trained.vit, config),
+        parameter_groups(module, lr=config.lr, weight_decay=config.weight_decay, factors=factors),
         dataset,
         out=out,
         description=name,
@@ -101,7 +105,7 @@ def train_on_labels(
     ]
     if watch is None:
         return Trained(notes, [out / CURVES])
-    sheets = [sheet_path(out, step) for step in sorted(watch.scores)]
+    sheets = [picture_path(out, step) for step in sorted(watch.scores)]
     return Trained(notes + watch.notes(), [out / CURVES, *sheets[-1:]])
 
 

@@ -24,6 +24,7 @@ from sohes.data.draw import forest_colours, grid, paint, panel_sized
 from sohes.data.identity import match_store
 from sohes.data.images import ImageArray, load_image
 from sohes.data.label_store import LabelStore
+from sohes.engine.history import picture_path
 from sohes.errors import DataError
 from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.files import atomic_path
@@ -122,7 +123,7 @@ class WatchHook(Hook):
         if done and score > max((value for step, value in self.scores.items() if step), default=-1.0):
             save_segmenter(self.out / "best", self.model, self.provenance)
         self.scores[done] = score
-        self._draw(found, sheet_path(self.out, done))
+        self._draw(found, picture_path(self.out, done))
         return score
 
     def notes(self) -> list[str]:
@@ -154,8 +155,3 @@ class WatchHook(Hook):
             captions += [f"{name}: {len(forest)} masks" for name, forest in shown.items()]
         with atomic_path(path) as temporary:
             Image.fromarray(grid(panels, captions, columns=3)).save(temporary)
-
-
-def sheet_path(out: Path, done: int) -> Path:
-    """Where the picture after `done` steps lies."""
-    return out / "watch" / f"step-{done:06d}.png"

@@ -6,16 +6,21 @@ import warnings
 
 from torch import nn
 
-from sohes.engine.settings import RunSettings
 from sohes.segmenters.mask2former import EntitySegmenter
 
 
-def prepare(model: nn.Module, settings: RunSettings) -> None:
-    """Switch on what the settings ask for, in every segmenter of `model` (call it when the model is complete)."""
+def accelerate(model: nn.Module, *, recompute: bool, compiled: bool) -> None:
+    """Switch on what is asked for, in every segmenter of `model`; call it when the model is complete.
+
+    Args:
+        model: a segmenter, or what holds some.
+        recompute: see `checkpoint_activations`.
+        compiled: see `compile_blocks`.
+    """
     for segmenter in [part for part in model.modules() if isinstance(part, EntitySegmenter)]:
-        if settings.checkpoint_activations:
+        if recompute:
             checkpoint_activations(segmenter)
-        if settings.compile:
+        if compiled:
             compile_blocks(segmenter)
 
 
@@ -32,7 +37,7 @@ def checkpoint_activations(segmenter: EntitySegmenter) -> None:
 def compile_blocks(segmenter: EntitySegmenter) -> None:
     """`torch.compile` each block of the ViT in place; the names of the weights stay.
 
-    It pays on GPUs and in long runs only: the first steps wait for the compiler. Needs a C++ compiler on a CPU.
+    It pays on GPUs and in long trainings only: the first steps wait for the compiler. On CPUs it needs a C++ compiler.
     """
     for block in segmenter.vit.blocks:
         block.compile()

@@ -25,7 +25,7 @@ def segmentation_loss(
     matchings: list[Matching],
     settings: LossSettings,
     *,
-    excused: list[Tensor] | None = None,
+    excluded: list[Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Weighted terms, each summed over the layers: entity, mask, dice, ancestor.
 
@@ -33,20 +33,20 @@ def segmentation_loss(
         output: predictions.
         targets: of the same batch.
         matchings: one a layer, from `match`.
-        settings: weights and points; with `soft_no_object`, queries unlike every target are excused as well.
-        excused: one (B, N) bool a layer; an unmatched query that is true there is not taught "nothing".
+        settings: weights and points; with `soft_no_object`, queries unlike every target are excluded as well.
+        excluded: one (B, N) bool per layer; an unmatched query that is true there is excluded from the no-object loss.
     """
     if settings.soft_no_object:
         unlike = unlike_targets(output, targets)
-        excused = unlike if excused is None else [a | b for a, b in zip(excused, unlike, strict=True)]
+        excluded = unlike if excluded is None else [a | b for a, b in zip(excluded, unlike, strict=True)]
     count = torch.clamp(_world_mean(targets.valid.sum().float()), min=1)
     images = len(targets.valid)
     keys = targets.keys.tolist()
     rows = torch.stack([torch.bincount(matching.image, minlength=images) for matching in matchings]).tolist()
     terms: dict[str, list[Tensor]] = {"entity": [], "mask": [], "dice": []}
     for layer, matching in enumerate(matchings):
-        excuse = None if excused is None else excused[layer]
-        terms["entity"].append(_entity_loss(output.entity_logits[layer], matching, settings.no_object_weight, excuse))
+        out = None if excluded is None else excluded[layer]
+        terms["entity"].append(_entity_loss(output.entity_logits[layer], matching, settings.no_object_weight, out))
         random = random_points(keys, layer + 1, rows[layer], drawn_points(settings), targets.masks.device)
         mask, dice = _mask_loss(
             output.mask_embeddings[layer], output.pixel_features, targets, matching, random, settings
@@ -81,12 +81,12 @@ def unlike_targets(output: SegmenterOutput, targets: Targets) -> list[Tensor]:
     return unlike
 
 
-def _entity_loss(logits: Tensor, matching: Matching, no_object: float, excused: Tensor | None) -> Tensor:
+def _entity_loss(logits: Tensor, matching: Matching, no_object: float, excluded: Tensor | None) -> Tensor:
     matched = matching.mask(*logits.shape[:2])
     label = torch.where(matched, ENTITY, NOTHING)
     weight = torch.where(matched, 1.0, no_object)
-    if excused is not None:
-        weight = weight.masked_fill(excused & ~matched, 0.0)
+    if excluded is not None:
+        weight = weight.masked_fill(excluded & ~matched, 0.0)
     loss = F.cross_entropy(logits.transpose(1, 2), label, reduction="none")
     return (loss * weight).sum() / _world_mean(weight.sum()).clamp(min=1e-6)
 

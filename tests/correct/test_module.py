@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from sohes.correct import module as correct_module
-from sohes.correct.module import CorrectModule, TeacherHook
+from sohes.correct.module import CorrectModule, TeacherWarmup
 from sohes.correct.settings import TeacherSettings
+from sohes.engine.hooks import AfterStepHook
 from sohes.errors import ConfigError
 from sohes.segmenters import losses
 from sohes.segmenters.mask2former import SegmenterOutput
@@ -43,7 +44,7 @@ def test_teacher_starts_as_the_student_and_follows(module: CorrectModule) -> Non
     start = {name: value.clone() for name, value in module.teacher.state_dict().items()}
     assert all(torch.equal(value, start[name]) for name, value in module.student.state_dict().items())
     shift(module.student, 1.0)
-    module.follow()
+    module.after_step()
     for name, parameter in module.teacher.named_parameters():
         assert torch.allclose(parameter, start[name] + 4e-4, atol=1e-6), name
     assert module.step == 1
@@ -57,7 +58,7 @@ def test_short_runs_start_faster() -> None:
     for value in (1.0, 5.0, -3.0):
         with torch.no_grad():
             module.student.ancestor_head.threshold.fill_(value)
-        module.follow()
+        module.after_step()
         seen.append(value)
         assert float(module.teacher.ancestor_head.threshold) == pytest.approx(sum(seen) / len(seen), rel=1e-5)
 
@@ -68,7 +69,7 @@ def test_alpha_is_limited() -> None:
     start = float(module.teacher.ancestor_head.threshold)
     with torch.no_grad():
         module.student.ancestor_head.threshold.fill_(1.0)
-    module.follow()
+    module.after_step()
     assert float(module.teacher.ancestor_head.threshold) == pytest.approx(0.9 * start + 0.1, rel=1e-5)
 
 
@@ -76,7 +77,7 @@ def test_buffers_follow_too(module: CorrectModule) -> None:
     for model, value in ((module.teacher, 1), (module.student, 3)):
         model.register_buffer("mean", torch.full((2,), float(value)))
         model.register_buffer("count", torch.tensor(value))
-    module.follow()
+    module.after_step()
     assert module.teacher.mean.tolist() == pytest.approx([1 + 2 * 4e-4] * 2)
     assert int(module.teacher.count) == 3
 
@@ -94,7 +95,7 @@ def test_teacher_is_never_trained(module: CorrectModule) -> None:
 def test_hook_follows_and_logs(module: CorrectModule) -> None:
     """Also inside the wrapper of a distributed run, which never calls the module's own train_step."""
     outputs: dict[str, Any] = {}
-    TeacherHook().after_train_iter(SimpleNamespace(model=module), 0, outputs=outputs)  # type: ignore[arg-type]
+    AfterStepHook().after_train_iter(SimpleNamespace(model=module), 0, outputs=outputs)  # type: ignore[arg-type]
     assert module.step == 1
     assert {name: float(value) for name, value in outputs.items()} == pytest.approx(
         {"tau_s": 0.7, "tau_m": 0.7, "tau_l": 0.7}
@@ -143,7 +144,7 @@ def teach(
     say(module, *images)
     data = batch(len(images), content)
     initial = targets_of(data)
-    return module.teach(module.look(data["pixel_values"], initial, data["content_hw"]), initial.keys)
+    return module.pseudo_labels(module.predict(data["pixel_values"], initial, data["content_hw"]), initial.keys)
 
 
 BIG, TWIN, PART, ASIDE = (0, 0, 40, 40), (0, 0, 40, 36), (5, 5, 25, 25), (44, 44, 60, 60)
@@ -222,7 +223,7 @@ def test_thresholds_learn_from_what_is_seen() -> None:
     """One small label expected on each canvas, scores 0.6 and 0.4 of small masks: 0.6 leaves one of them."""
     module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=1))
     teach(module, [(0.6, PART), (0.4, ASIDE)])
-    module.follow()
+    module.after_step()
     assert float(module.thresholds.tau[0]) == pytest.approx(0.6, abs=1e-4)
     assert float(module.thresholds.tau[1]) == pytest.approx(0.2)  # a label of medium size, and no such prediction
     assert float(module.thresholds.tau[2]) == pytest.approx(0.9)  # no label
@@ -235,8 +236,8 @@ def test_duplicates_teach_the_thresholds_nothing() -> None:
     data = batch(1)
     data["masks"][:, 1] = data["masks"][:, 0]
     say(module, [(0.6, BIG), (0.5, TWIN), (0.4, other)])
-    module.look(data["pixel_values"], targets_of(data), data["content_hw"])
-    module.follow()
+    module.predict(data["pixel_values"], targets_of(data), data["content_hw"])
+    module.after_step()
     assert float(module.thresholds.tau[1]) == pytest.approx(0.4, abs=1e-4)
 
 
@@ -244,9 +245,9 @@ def test_thresholds_move_every_so_many_steps() -> None:
     module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=10))
     teach(module, [(0.6, PART)])
     for _ in range(9):
-        module.follow()
+        module.after_step()
     assert module.thresholds.tau.tolist() == pytest.approx([0.7] * 3)
-    module.follow()
+    module.after_step()
     assert float(module.thresholds.tau[0]) == pytest.approx(0.6, abs=1e-4)
 
 
@@ -264,7 +265,7 @@ def test_the_teacher_looks_at_some_images_first() -> None:
     loader = SimpleNamespace(dataset=Images(), sampler=range(100), batch_size=2, collate_fn=lambda found: batch(2))
     runner: Any = SimpleNamespace(model=module, train_dataloader=loader)
     for step in range(2):
-        TeacherHook().before_train_iter(runner, step)
+        TeacherWarmup().before_train_iter(runner, step)
         assert asked == [0, 1, 2, 3, 4, 5]
     assert module.thresholds.seen == 6
     assert module.thresholds.expected.tolist() == pytest.approx([1, 1, 0])
@@ -332,12 +333,12 @@ def test_a_silent_image_beside_a_labelled_one(monkeypatch: pytest.MonkeyPatch) -
     assert not gradient[1].any()
 
 
-def test_a_query_that_serves_one_set_is_not_taught_nothing_by_the_other(
+def test_a_query_that_serves_one_set_is_excluded_from_the_no_object_loss_of_the_other(
     module: CorrectModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Query 1 serves an initial label, query 2 a teacher's; both are excused by the other set, query 3 by none."""
+    """Query 1 serves an initial label, query 2 a teacher's; each is excluded by the other set, query 3 by none."""
     say(module, [(0.9, BIG), (0.9, ASIDE)])
-    excused: list[Tensor] = []
+    excluded: list[Tensor] = []
     answers = iter([1, 2])
 
     def matched(output: SegmenterOutput, targets: Targets, settings: object) -> list[Matching]:
@@ -346,20 +347,20 @@ def test_a_query_that_serves_one_set_is_not_taught_nothing_by_the_other(
 
     real = losses._entity_loss
 
-    def watched(logits: Tensor, matching: Matching, no_object: float, excuse: Tensor | None) -> Tensor:
-        assert excuse is not None
-        excused.append(excuse)
-        return real(logits, matching, no_object, excuse)
+    def watched(logits: Tensor, matching: Matching, no_object: float, out: Tensor | None) -> Tensor:
+        assert out is not None
+        excluded.append(out)
+        return real(logits, matching, no_object, out)
 
     monkeypatch.setattr(correct_module, "match", matched)
     monkeypatch.setattr(losses, "_entity_loss", watched)
     module(**batch(1))
-    layers = len(excused) // 2
+    layers = len(excluded) // 2
     assert layers == 3
-    for excuse in excused[:layers]:  # initial labels: what serves the teacher
-        assert excuse[0].nonzero()[:, 0].tolist() == [2]
-    for excuse in excused[layers:]:
-        assert excuse[0].nonzero()[:, 0].tolist() == [1]
+    for out in excluded[:layers]:  # initial labels: what serves the teacher
+        assert out[0].nonzero()[:, 0].tolist() == [2]
+    for out in excluded[layers:]:
+        assert out[0].nonzero()[:, 0].tolist() == [1]
 
 
 def test_several_teachers_are_pooled_and_the_first_is_the_result() -> None:
@@ -369,7 +370,7 @@ def test_several_teachers_are_pooled_and_the_first_is_the_result() -> None:
     start = float(module.teacher.ancestor_head.threshold)
     with torch.no_grad():
         module.student.ancestor_head.threshold.fill_(1.0)
-    module.follow()
+    module.after_step()
     for teacher, momentum in zip(module.teachers, (0.9, 0.5), strict=True):
         assert float(teacher.ancestor_head.threshold) == pytest.approx(momentum * start + 1 - momentum, rel=1e-5)
     module.train()
@@ -382,8 +383,9 @@ def test_several_teachers_are_pooled_and_the_first_is_the_result() -> None:
     say(module, [(0.8, BIG), (0.7, PART)])
     module.others[0].forward, module.teacher.forward = module.teacher.forward, first  # type: ignore[assignment]
     data = batch(1)
-    found = module.look(data["pixel_values"], targets_of(data), data["content_hw"])
-    assert boxes_of(module.teach(found, data["key"])) == [ASIDE, BIG, PART]  # the better twin, of the other teacher
+    found = module.predict(data["pixel_values"], targets_of(data), data["content_hw"])
+    labels = module.pseudo_labels(found, data["key"])
+    assert boxes_of(labels) == [ASIDE, BIG, PART]  # the better twin, of the other teacher
 
 
 def test_one_teacher_adds_nothing_to_the_state(module: CorrectModule) -> None:
@@ -396,8 +398,8 @@ def sets_of(
     say(module, *images)
     data = batch(len(images))
     initial = targets_of(data)
-    found = module.look(data["pixel_values"], initial, data["content_hw"])
-    return module.target_sets(found, module.teach(found, initial.keys), initial)
+    found = module.predict(data["pixel_values"], initial, data["content_hw"])
+    return module.target_sets(found, module.pseudo_labels(found, initial.keys), initial)
 
 
 LABEL = (5, 5, 20, 20)  # the second initial label; the first is BIG

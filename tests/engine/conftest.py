@@ -18,7 +18,7 @@ from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import read_coco
 from sohes.data.label_store import LabelWriter
 from sohes.data.scenes.scene import write_scenes
-from sohes.engine import runner
+from sohes.engine.hooks import SeedHook
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.segmenters.entity import save_segmenter
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
@@ -78,10 +78,10 @@ def run(phase: str, start: Path, out: Path, **changes: Any) -> None:
 
 def stop_at(step: int, how: Callable[[], None]) -> Callable[..., None]:
     """A replacement of the seed hook's `before_train_iter` that does `how` at the start of that step, once."""
-    real = runner.SeedHook.before_train_iter
+    real = SeedHook.before_train_iter
     done = []
 
-    def before_train_iter(self: runner.SeedHook, run: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+    def before_train_iter(self: SeedHook, run: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         if batch_idx == step and not done:
             done.append(step)
             how()

@@ -6,15 +6,13 @@ import pytest
 import timm
 from timm.optim import param_groups_layer_decay
 
-from sohes.engine.optimizer import freeze_blocks, parameter_groups
-from sohes.engine.settings import OptimSettings
+from sohes.engine.optimizer import freeze_blocks, layer_factors, parameter_groups
 from tests.segmenters.tiny import tiny_segmenter
 
 
 def test_parameter_groups() -> None:
     model = tiny_segmenter()
-    settings = OptimSettings(lr=1.0, backbone_lr_factor=0.25, weight_decay=0.5)
-    groups = parameter_groups(model, model.vit, settings)
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.5, factors=dict.fromkeys(model.vit.parameters(), 0.25))
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     placed = {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert len(placed) == sum(len(group["params"]) for group in groups) == len(names)  # each once
@@ -42,8 +40,9 @@ def test_parameter_groups() -> None:
 @pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
 def test_layer_decay_counts_layers_as_timm_does(architecture: str) -> None:
     vit = timm.create_model(architecture, depth=3, embed_dim=32, num_heads=2, num_classes=0)
-    settings = OptimSettings(lr=1.0, backbone_lr_factor=0.5, layer_decay=0.25)
-    found = {id(p): group["lr"] for group in parameter_groups(vit, vit, settings) for p in group["params"]}
+    factors = layer_factors(vit, 0.25)
+    groups = parameter_groups(vit, lr=0.5, weight_decay=0.0, factors=factors)
+    found = {id(p): group["lr"] for group in groups for p in group["params"]}
     reference = param_groups_layer_decay(vit, layer_decay=0.25)
     expected = {id(p): 0.5 * group["lr_scale"] for group in reference for p in group["params"]}
     assert found == pytest.approx(expected)
@@ -51,12 +50,22 @@ def test_layer_decay_counts_layers_as_timm_does(architecture: str) -> None:
     assert found[id(vit.patch_embed.proj.weight)] == pytest.approx(0.5 * 0.25**3)
 
 
+def test_under_a_head_the_norm_counts_to_the_head() -> None:
+    """As `get_num_layer_for_vit` of BEiT: embeddings 0, blocks 1 to depth, the rest depth + 1."""
+    vit = timm.create_model("vit_tiny_patch16_224", depth=3, embed_dim=32, num_heads=2, num_classes=0)
+    factors = layer_factors(vit, 0.5, with_head=True)
+    found = {name: factors[parameter] for name, parameter in vit.named_parameters()}
+    assert found["norm.weight"] == found["norm.bias"] == 1.0
+    assert [found[f"blocks.{place}.norm1.weight"] for place in range(3)] == [0.125, 0.25, 0.5]
+    assert found["pos_embed"] == found["cls_token"] == found["patch_embed.proj.bias"] == 0.0625
+
+
 def test_frozen_parameters_are_in_no_group() -> None:
     model = tiny_segmenter()
     freeze_blocks(model.vit, 1)
     trained = {name for name, parameter in model.vit.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in model.vit.named_parameters() if name.startswith(("blocks.1.", "norm."))}
-    groups = parameter_groups(model, model.vit, OptimSettings())
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.0)
     assert all(parameter.requires_grad for group in groups for parameter in group["params"])
 
 

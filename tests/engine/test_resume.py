@@ -18,8 +18,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from sohes.engine import runner
 from sohes.engine.checkpoints import checkpoints
+from sohes.engine.hooks import SeedHook
 from sohes.engine.tensorboard import TensorBoardHook
 from sohes.errors import SohesError
 from tests.engine.conftest import STEPS, interrupt, results, run, stop_at
@@ -109,7 +109,7 @@ def test_interrupted(
     """Ctrl-C: the running step is finished and saved, then the run ends."""
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(step, interrupt))
+        patch.setattr(SeedHook, "before_train_iter", stop_at(step, interrupt))
         with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step + 1}"):
             run(phase, start, tmp_path)
     assert signal.getsignal(signal.SIGINT) is before
@@ -129,7 +129,7 @@ def test_failed_between_checkpoints(
         raise OSError("the disk went away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(5, fail))
+        patch.setattr(SeedHook, "before_train_iter", stop_at(5, fail))
         with pytest.raises(OSError, match="went away"):
             run(phase, start, tmp_path)
     assert checkpoint_step(tmp_path) == 4
@@ -142,7 +142,7 @@ KILLED = """
 import sys
 from pathlib import Path
 import torch
-from sohes.engine import runner
+from sohes.engine.hooks import SeedHook
 from tests.engine.conftest import kill, run, stop_at
 
 phase, start, out, step = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
@@ -157,7 +157,7 @@ def save_half(state, path):
 if step < 0:  # in the middle of writing the checkpoint of that step
     torch.save = save_half
 else:
-    runner.SeedHook.before_train_iter = stop_at(step, kill)
+    SeedHook.before_train_iter = stop_at(step, kill)
 run(phase, start, out)
 """
 
@@ -252,7 +252,7 @@ def test_checkpoint_of_another_configuration(
     start: Path, tmp_path: Path, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(0, interrupt))
+        patch.setattr(SeedHook, "before_train_iter", stop_at(0, interrupt))
         with pytest.raises(KeyboardInterrupt):
             run(phase, start, tmp_path)
     with pytest.raises(SohesError, match=r"checkpoint-000001.pth: was written by another configuration"):

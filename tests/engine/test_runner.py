@@ -13,9 +13,10 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from sohes.engine import loop, runner
+from sohes.engine import loop
 from sohes.engine.checkpoints import checkpoints
 from sohes.engine.history import HistoryHook, data_share, draw_history
+from sohes.engine.hooks import SeedHook
 from sohes.engine.loop import StepSampler, micro_batch_size
 from sohes.engine.optimizer import parameter_groups
 from sohes.engine.runner import train
@@ -54,10 +55,10 @@ class Slow(Numbers):
 
 
 def optimiser(**changes: Any) -> OptimSettings:
-    return OptimSettings(**{"lr": 1e-2, "clip_norm": 1.0, "batch_size": 2} | changes)
+    return OptimSettings(**{"clip_norm": 1.0, "batch_size": 2, "schedule": "step"} | changes)
 
 
-def fit(model: Line, out: Path, data: Numbers | None = None, **changes: Any) -> None:
+def fit(model: Line, out: Path, data: Numbers | None = None, *, lr: float = 1e-2, **changes: Any) -> None:
     options: dict[str, Any] = {
         "iterations": 4,
         "seed": 0,
@@ -67,7 +68,7 @@ def fit(model: Line, out: Path, data: Numbers | None = None, **changes: Any) -> 
         "identity": {},
         "collate": lambda rows: {"x": torch.stack(rows)},
     } | changes
-    groups = parameter_groups(model, model.backbone, options["optim"])
+    groups = parameter_groups(model, lr=lr, weight_decay=0.05)
     train(model, groups, data or Numbers(), out=out, **options)
 
 
@@ -124,7 +125,7 @@ def test_resumed_micro_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     whole, halved = Line(), Line()
     fit(whole, tmp_path / "whole", optim=optimiser(batch_size=4, accumulate=2))
     with monkeypatch.context() as patch:
-        patch.setattr(runner.SeedHook, "before_train_iter", stop_at(2, interrupt))
+        patch.setattr(SeedHook, "before_train_iter", stop_at(2, interrupt))
         with pytest.raises(KeyboardInterrupt):
             fit(halved, tmp_path / "halved", optim=optimiser(batch_size=4, accumulate=2))
     fit(halved, tmp_path / "halved", optim=optimiser(batch_size=4, accumulate=2))
@@ -161,7 +162,7 @@ def test_a_vanishing_learning_rate_changes_nothing(tmp_path: Path) -> None:
             super().__init__()
             self.segmenter = segmenter
 
-    fit(Whole(), tmp_path, optim=optimiser(lr=1e-30))
+    fit(Whole(), tmp_path, lr=1e-30)
     assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
 
 
@@ -173,7 +174,7 @@ def test_a_vanishing_learning_rate_changes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_schedules(tmp_path: Path, schedule: str, expected: list[float]) -> None:
-    fit(Line(), tmp_path, iterations=10, optim=optimiser(lr=1.0, schedule=schedule, clip_norm=1e-3))
+    fit(Line(), tmp_path, lr=1.0, iterations=10, optim=optimiser(schedule=schedule, clip_norm=1e-3))
     assert pd.read_csv(tmp_path / "history.csv")["lr"].tolist() == pytest.approx(expected, rel=1e-3)
 
 
@@ -181,12 +182,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     """Plain descent with rate 1: the step is as long as the limit."""
     model = Line()
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-    fit(
-        model,
-        tmp_path,
-        iterations=1,
-        optim=optimiser(lr=1e-3, weight_decay=0.0, clip_norm=1e-4, backbone_lr_factor=1.0),
-    )
+    fit(model, tmp_path, lr=1e-3, iterations=1, optim=optimiser(clip_norm=1e-4))
     state = end(tmp_path)["optimizer"]["state"]
     momentum = torch.cat([entry["exp_avg"].flatten() for entry in state.values()]) / 0.1  # the gradient of step 1
     assert float(momentum.norm()) == pytest.approx(1e-4, rel=1e-3)

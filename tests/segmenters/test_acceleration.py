@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from sohes.engine.optimizer import freeze_blocks
-from sohes.engine.settings import RunSettings
-from sohes.segmenters.acceleration import prepare
+from sohes.segmenters.acceleration import accelerate
 from sohes.segmenters.mask2former import EntitySegmenter
 from tests.segmenters.tiny import tiny_segmenter
 
@@ -40,7 +39,7 @@ def assert_same_step(first: EntitySegmenter, second: EntitySegmenter) -> None:
 def test_checkpointed_activations(frozen: int) -> None:
     """Blocks and decoder layers run twice, once more in the backward pass; a frozen start hinders nobody."""
     plain, saving = tiny_segmenter(), tiny_segmenter()
-    prepare(nn.ModuleList([saving]), RunSettings(checkpoint_activations=True))
+    accelerate(nn.ModuleList([saving]), recompute=True, compiled=False)
     for segmenter in (plain, saving):
         freeze_blocks(segmenter.vit, frozen)
     calls: dict[int, int] = {}
@@ -63,7 +62,7 @@ def test_checkpointed_activations(frozen: int) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks() -> None:
     plain, compiled = tiny_segmenter(), tiny_segmenter()
-    prepare(nn.ModuleList([compiled]), RunSettings(compile=True))
+    accelerate(nn.ModuleList([compiled]), recompute=False, compiled=True)
     torch._dynamo.reset()
     assert_same_step(plain, compiled)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0

@@ -68,14 +68,14 @@ def test_entity_mask_and_dice_by_hand() -> None:
 
 
 @pytest.mark.usefixtures("full_grid")
-def test_excused_queries_are_not_taught_nothing() -> None:
+def test_excluded_queries_have_no_no_object_loss() -> None:
     output, targets = make_output(1, 4), make_targets([1])
     matching = pairs((0, 0, 0))
-    excused = torch.tensor([[True, False, True, False]])
-    found = segmentation_loss(output, targets, [matching], SETTINGS, excused=[excused])["entity"]
+    excluded = torch.tensor([[True, False, True, False]])
+    found = segmentation_loss(output, targets, [matching], SETTINGS, excluded=[excluded])["entity"]
     (gradient,) = torch.autograd.grad(found, output.entity_logits[0])
     taught = gradient[0].abs().sum(-1) > 0
-    assert taught.tolist() == [True, True, False, True]  # the matched one is taught, excused or not
+    assert taught.tolist() == [True, True, False, True]  # the matched one is taught, excluded or not
     logp = output.entity_logits[0][0].log_softmax(-1)
     expected = -2 * (logp[0, 0] + 0.1 * logp[1, 1] + 0.1 * logp[3, 1]) / 1.2
     assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
@@ -91,7 +91,7 @@ def test_no_targets_at_all() -> None:
     assert float(found["entity"].detach()) > 0
     assert [float(found[name].detach()) for name in ("mask", "dice", "ancestor")] == [0, 0, 0]
     everyone = [torch.ones(2, 4, dtype=torch.bool)] * 2
-    silent = segmentation_loss(output, targets, matchings, SETTINGS, excused=everyone)
+    silent = segmentation_loss(output, targets, matchings, SETTINGS, excluded=everyone)
     assert float(sum(silent.values()).detach()) == 0
     sum(silent.values()).backward()  # the graph of a distributed run must be whole
     assert output.ancestor_logits.grad is not None
@@ -229,7 +229,7 @@ def test_the_bound_of_unlike() -> None:
     assert unlike.tolist() == [[False, True]]
 
 
-def test_soft_no_object_excuses_the_unlike_and_whom_the_caller_excuses() -> None:
+def test_soft_no_object_excludes_the_unlike_beside_what_the_caller_excludes() -> None:
     targets = Targets.pad([stripes(slice(0, 8))], [torch.zeros(1, 1, dtype=torch.bool)])
     logits = torch.full((1, 4, SIZE, SIZE), -3.0)
     logits[0, [0, 1], :4] = 3.0  # a duplicate of the matched query
@@ -238,8 +238,8 @@ def test_soft_no_object_excuses_the_unlike_and_whom_the_caller_excuses() -> None
     output = output_of(make_output(1, 4).entity_logits, [logits], torch.zeros(1, 4, 4))
     matching, soft = pairs((0, 0, 0)), replace(SETTINGS, soft_no_object=True)
 
-    def taught(settings: LossSettings, excused: list[torch.Tensor] | None) -> list[bool]:
-        loss = segmentation_loss(output, targets, [matching], settings, excused=excused)["entity"]
+    def taught(settings: LossSettings, excluded: list[torch.Tensor] | None) -> list[bool]:
+        loss = segmentation_loss(output, targets, [matching], settings, excluded=excluded)["entity"]
         (gradient,) = torch.autograd.grad(loss, output.entity_logits[0])
         return (gradient[0].abs().sum(-1) > 0).tolist()
 

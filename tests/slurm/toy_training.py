@@ -105,7 +105,7 @@ def learn(config: LearnConfig, inputs: dict[str, Path], out: Path) -> StageResul
         out=out,
         description="line",
         iterations=config.steps,
-        optim=OptimSettings(lr=1e-2, clip_norm=1.0, batch_size=2),
+        optim=OptimSettings(clip_norm=1.0, batch_size=2, schedule="step"),
         settings=RunSettings(checkpoint_every=10000, workers=config.workers),
         seed=config.seed,
         collate=lambda rows: {"x": torch.stack(rows)},
