@@ -23,8 +23,9 @@ from pycocotools.cocoeval import COCOeval
 from sohes.data.coco import Annotation, ImageItem, ImageSet
 from sohes.evaluation.mask_recall import LIMITS, evaluate_masks
 from sohes.files import write_json
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest
 from sohes.records import commit, hardware, versions
+from sohes.rle import encode_masks
 
 SIZE_HW = (480, 640)
 PREDICTIONS = 1000

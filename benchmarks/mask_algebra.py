@@ -16,16 +16,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sohes.files import write_json
-from sohes.masks import (
-    coverage_ancestors,
-    encode_masks,
-    encode_window,
-    non_maximum_suppression,
-    pairwise_coverage,
-    pairwise_intersections,
-    pairwise_iou,
-)
+from sohes.masks import coverage_ancestors, non_maximum_suppression, pairwise_coverage, pairwise_iou
 from sohes.records import hardware
+from sohes.rle import encode_masks, encode_window, pairwise_intersections
 
 SIZES_HW = ((321, 481), (1024, 1024), (1500, 2250))
 

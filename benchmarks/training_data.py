@@ -27,8 +27,9 @@ from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.files import write_json
 from sohes.instruct.dataset import ForestSamples, Window, collate
 from sohes.instruct.settings import SampleSettings
-from sohes.masks import IntArray, MaskForest, decode_masks
+from sohes.masks import MaskForest
 from sohes.records import hardware
+from sohes.rle import IntArray, decode_masks
 
 # image size, masks per image, canvas: as in SA-1B, and as in BSDS500 at demo scale
 CASES = (((1500, 2250), 150, 1024), ((321, 481), 40, 224))

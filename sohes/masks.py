@@ -8,75 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from sohes.rle import BoolArray, IntArray, read_runs
+from sohes.rle import (
+    BoolArray,
+    IntArray,
+    Rle,
+    decode_masks,
+    encode_masks,
+    pairwise_intersections,
+    rle_areas,
+    rle_boxes_xywh,
+    rle_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from sohes.data.images import ImageLike
+    from sohes.data import show
 
 FloatArray = NDArray[np.float32]
 
 AREA_CLASSES = {"s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}  # px², COCO's
-
-
-def encode_masks(masks: BoolArray) -> list[dict[str, Any]]:
-    """COCO RLE of each mask. `masks` (M, H, W) bool; `counts` of the result is a str, ready for JSON."""
-    return [encode_window(mask, (0, 0), (masks.shape[1], masks.shape[2])) for mask in masks]
-
-
-def encode_window(mask: BoolArray, corner: tuple[int, int], size_hw: tuple[int, int]) -> dict[str, Any]:
-    """COCO RLE of one mask that is seen through a window of the image; the cost is that of the window.
-
-    Args:
-        mask: (h, w) bool; outside the window nothing is set.
-        corner: (top, left) of the window in the image.
-        size_hw: image size in px.
-    """
-    height, width = size_hw
-    flat = np.zeros(mask.shape[1] * height + 2, dtype=bool)  # a zero, the window's columns at full height, a zero
-    columns = flat[1:-1].reshape(mask.shape[1], height)
-    columns[:, corner[0] : corner[0] + mask.shape[0]] = cv2.transpose(mask.view(np.uint8)).view(bool)
-    bounds = np.flatnonzero(flat[1:] != flat[:-1]) + corner[1] * height  # where runs start and end, in turn
-    counts = np.diff(bounds, prepend=0, append=height * width)
-    counts = counts if counts[-1] else counts[:-1]
-    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
-
-
-def decode_masks(rles: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> BoolArray:
-    """Masks (M, H, W) bool of COCO RLEs, all of the same size."""
-    if len(rles) == 0:
-        return np.zeros((0, *size_hw), dtype=bool)
-    return np.moveaxis(coco_mask.decode(list(rles)), -1, 0).view(bool)
-
-
-def rle_areas(rles: Sequence[Mapping[str, Any]]) -> IntArray:
-    """Pixels of each mask, (M,)."""
-    # one at a time: given a list, pycocotools 2.0.11 overflows beyond 255 masks under NumPy 2
-    return np.asarray([coco_mask.area(rle) for rle in rles], dtype=np.int64)
-
-
-def pairwise_intersections(rles: Sequence[Mapping[str, Any]]) -> IntArray:
-    """Pixels that every pair of masks of one image have in common, (M, M); the diagonal holds the areas.
-
-    One sweep along the runs of all masks: the work is the number of overlapping pairs of runs, not of masks.
-    """
-    assert len({tuple(rle["size"]) for rle in rles}) <= 1, "masks of several images"
-    starts, ends, owners = read_runs(rles)
-    order = np.argsort(starts, kind="stable")
-    later = _sweep(starts[order], ends[order], owners[order], len(rles)).astype(np.int64)
-    common = later + later.T
-    np.fill_diagonal(common, later.diagonal())
-    return common
 
 
 def pairwise_iou(
@@ -98,32 +55,6 @@ def pairwise_coverage(rles: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
     """covered[i, j] in [0, 1]: the share of mask j that lies inside mask i, (M, M); 0 for an empty mask j."""
     common = pairwise_intersections(rles)
     return common / np.maximum(common.diagonal(), 1)
-
-
-@numba.njit(cache=True, nogil=True)
-def _sweep(
-    starts: NDArray[np.int32], ends: NDArray[np.int32], owners: NDArray[np.int32], masks: int
-) -> NDArray[np.int32]:
-    """common[i, j]: pixels of i and j in runs of i that start while one of j is open, so common + its transpose is all.
-
-    The runs come in order of their starts. The diagonal holds the areas.
-    """
-    common = np.zeros((masks, masks), np.int32)
-    open_ends, open_owners = np.empty(masks, np.int32), np.empty(masks, np.int32)
-    opened = 0
-    for run in range(len(starts)):
-        start, end = starts[run], ends[run]
-        row = common[owners[run]]
-        row[owners[run]] += end - start
-        kept = 0
-        for other in range(opened):
-            if open_ends[other] > start:
-                open_ends[kept], open_owners[kept] = open_ends[other], open_owners[other]
-                row[open_owners[other]] += min(open_ends[other], end) - start
-                kept += 1
-        open_ends[kept], open_owners[kept] = end, owners[run]
-        opened = kept + 1
-    return common
 
 
 def non_maximum_suppression(iou: NDArray[np.floating], order: Sequence[int] | IntArray, threshold: float) -> IntArray:
@@ -162,6 +93,17 @@ def nearest_parents(ancestor: BoolArray, areas: NDArray[Any]) -> IntArray:
     return np.where(ancestor.any(axis=0), parent, -1)
 
 
+def ancestors_of(parent: Sequence[int] | IntArray) -> BoolArray:
+    """Ancestor matrix (M, M) bool of a tree given by its parents (M,), -1 for a root."""
+    ancestor = np.zeros((len(parent), len(parent)), dtype=bool)
+    for index in range(len(parent)):
+        above = parent[index]
+        while above >= 0:
+            ancestor[above, index] = True
+            above = parent[above]
+    return ancestor
+
+
 def depths(parent: IntArray) -> IntArray:
     """Depth of each mask (M,): 0 for a root, one more than its parent otherwise."""
     depth = np.zeros(len(parent), dtype=np.int64)
@@ -188,7 +130,7 @@ class Entity:
     """
 
     index: int
-    rle: dict[str, Any]
+    rle: Rle
     score: float
     area: int
     box_xywh: tuple[float, float, float, float]
@@ -218,7 +160,7 @@ class MaskForest:
     """
 
     size_hw: tuple[int, int]
-    rles: list[dict[str, Any]]
+    rles: list[Rle]
     scores: FloatArray
     ancestor: BoolArray
     parent: IntArray
@@ -234,7 +176,7 @@ class MaskForest:
     @classmethod
     def from_rles(
         cls,
-        rles: Sequence[dict[str, Any]],
+        rles: Sequence[Rle],
         size_hw: tuple[int, int],
         *,
         scores: NDArray[Any] | None = None,
@@ -274,7 +216,7 @@ class MaskForest:
             return NotImplemented
         return (
             tuple(self.size_hw) == tuple(other.size_hw)
-            and [_text(rle) for rle in self.rles] == [_text(rle) for rle in other.rles]
+            and [rle_text(rle) for rle in self.rles] == [rle_text(rle) for rle in other.rles]
             and self.attributes.keys() == other.attributes.keys()
             and all(
                 _equal(own, its)
@@ -292,11 +234,9 @@ class MaskForest:
         return f"MaskForest(size_hw={self.size_hw}, masks={len(self)}, roots={roots}, max_depth={deepest})"
 
     def _repr_html_(self) -> str:
-        from sohes.data.show import html
+        return _show().html(self)
 
-        return html(self)
-
-    def plot(self, image: ImageLike | None = None, *, ax: Axes | None = None) -> Axes:
+    def plot(self, image: show.ImageLike | None = None, *, ax: Axes | None = None) -> Axes:
         """Draw the forest with matplotlib.
 
         Args:
@@ -310,9 +250,7 @@ class MaskForest:
         Raises:
             DataError: the image cannot be used, or is not of the forest's size.
         """
-        from sohes.data.show import plot
-
-        return plot(self, image, ax)
+        return _show().plot(self, image, ax)
 
     def to_coco(self, *, image_id: int = 1, first_id: int = 1) -> list[dict[str, Any]]:
         """COCO annotations, ready for JSON, with `score` and `parent_id` (None for a root).
@@ -330,7 +268,7 @@ class MaskForest:
                 "id": first_id + entity.index,
                 "image_id": image_id,
                 "category_id": categories[entity.index],
-                "segmentation": {"size": list(self.size_hw), "counts": _text(entity.rle)},
+                "segmentation": {"size": list(self.size_hw), "counts": rle_text(entity.rle)},
                 "area": entity.area,
                 "bbox": list(entity.box_xywh),
                 "iscrowd": crowds[entity.index],
@@ -353,7 +291,7 @@ class MaskForest:
     @property
     def boxes_xywh(self) -> NDArray[np.float64]:
         """Tight boxes in px, (M, 4)."""
-        return np.asarray(coco_mask.toBbox(self.rles) if self.rles else np.zeros((0, 4)), dtype=np.float64)
+        return rle_boxes_xywh(self.rles)
 
     @property
     def depth(self) -> IntArray:
@@ -378,11 +316,12 @@ class MaskForest:
         )
 
 
-def _text(rle: Mapping[str, Any]) -> str:
-    """Run lengths of a COCO RLE as text; pycocotools itself writes bytes."""
-    counts: str | bytes = rle["counts"]
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
-
-
 def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
     return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == other.dtype.kind == "f"))
+
+
+def _show() -> ModuleType:
+    """What draws a forest. The only import from the right: a picture needs colours and images, the masks do not."""
+    from sohes.data import show
+
+    return show

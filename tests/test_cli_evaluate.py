@@ -18,8 +18,9 @@ from sohes.cli import main
 from sohes.data import images
 from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.evaluation import predictions
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest
 from sohes.records import read_record
+from sohes.rle import encode_masks
 
 SIZE = (48, 64)
 IMAGES = (4, 2, 8)

@@ -12,21 +12,16 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from sohes.masks import (
-    BoolArray,
     Entity,
     MaskForest,
     coverage_ancestors,
-    decode_masks,
     depths,
-    encode_masks,
-    encode_window,
     nearest_parents,
     non_maximum_suppression,
     pairwise_coverage,
-    pairwise_intersections,
     pairwise_iou,
-    rle_areas,
 )
+from sohes.rle import BoolArray, encode_masks
 
 SIZE = (30, 40)
 
@@ -53,39 +48,6 @@ def chain(count: int) -> BoolArray:
     return np.triu(np.ones((count, count), dtype=bool), 1)
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
-def test_rle_there_and_back_through_json(count: int) -> None:
-    masks = np.random.default_rng(count).random((count, *SIZE)) < 0.5
-    rles = json.loads(json.dumps(encode_masks(masks)))
-    assert np.array_equal(decode_masks(rles, SIZE), masks)
-    assert decode_masks(rles, SIZE).dtype == bool
-    assert rle_areas(rles).tolist() == masks.sum((1, 2)).tolist()
-
-
-def test_empty_and_full_masks() -> None:
-    masks = np.stack([np.zeros(SIZE, dtype=bool), np.ones(SIZE, dtype=bool)])
-    rles = encode_masks(masks)
-    assert np.array_equal(decode_masks(rles, SIZE), masks)
-    assert rle_areas(rles).tolist() == [0, 1200]
-
-
-@settings(max_examples=200, deadline=None)
-@given(seed=st.integers(0, 10**6), density=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
-def test_a_mask_encoded_from_its_window_is_that_of_pycocotools(seed: int, density: float) -> None:
-    rng = np.random.default_rng(seed)
-    size = rng.integers(1, 10, 2)
-    height, width = rng.integers(1, size + 1)
-    top, left = rng.integers(0, size - (height, width) + 1)
-    window = rng.random((height, width)) < density
-    mask = np.zeros(size, np.uint8)
-    mask[top : top + height, left : left + width] = window
-    expected = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
-    rle = encode_window(window, (int(top), int(left)), (int(size[0]), int(size[1])))
-    assert rle == {"size": size.tolist(), "counts": expected}
-    decoded = decode_masks([rle], tuple(size.tolist()))
-    assert encode_masks(decoded) == [rle]  # whatever the order in memory
-
-
 def overlaps(masks: BoolArray, others: BoolArray) -> np.ndarray:
     return np.array([[np.count_nonzero(a & b) for b in others] for a in masks], dtype=float)
 
@@ -103,33 +65,6 @@ def test_iou_and_coverage_by_counting_pixels(count: int) -> None:
     np.testing.assert_allclose(pairwise_coverage(rles), common / areas[None, :], atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.integers(0, 12))
-def test_intersections_by_counting_pixels(seed: int, count: int) -> None:
-    rng = np.random.default_rng(seed)
-    size = tuple(rng.integers(1, 12, 2).tolist())
-    masks = rng.random((count, *size)) < rng.choice([0, 0.1, 0.5, 0.95, 1], (count, 1, 1))
-    masks[1::4] = masks[::4][: len(masks[1::4])]  # twins
-    for mask in masks[2::4]:
-        mask[...] = False
-        mask[rng.integers(size[0]), rng.integers(size[1])] = True  # one pixel
-    rles = encode_masks(masks)
-    common = pairwise_intersections(rles)
-    assert common.dtype == np.int64
-    assert np.array_equal(common, overlaps(masks, masks).reshape(count, count))
-    assert np.array_equal(common, pairwise_intersections([{**rle, "counts": rle["counts"].encode()} for rle in rles]))
-
-
-def test_intersections_in_a_large_image() -> None:
-    masks = np.zeros((5, 700, 900), dtype=bool)  # counts of several groups, and differences of both signs
-    masks[0] = True
-    masks[1, 100:600, 200:800] = True
-    masks[2, 300:700, :500] = True
-    masks[3, ::2, ::3] = True
-    masks[4, -1, -1] = True
-    assert np.array_equal(pairwise_intersections(encode_masks(masks)), overlaps(masks, masks))
-
-
 def test_iou_is_that_of_pycocotools_to_the_last_bit() -> None:
     rles, others = encode_masks(random_masks(5, 60)), encode_masks(random_masks(6, 20))
     assert np.array_equal(pairwise_iou(rles, others), coco_mask.iou(rles, others, [0] * len(others)))
@@ -140,13 +75,6 @@ def test_empty_masks_have_nothing_in_common() -> None:
     rles = encode_masks(np.stack([np.zeros(SIZE, dtype=bool), np.zeros(SIZE, dtype=bool), np.ones(SIZE, dtype=bool)]))
     assert pairwise_iou(rles).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
     assert pairwise_coverage(rles).tolist() == [[0, 0, 0], [0, 0, 0], [0, 0, 1]]
-
-
-def test_masks_of_two_images_are_refused() -> None:
-    with pytest.raises(AssertionError, match="several images"):
-        pairwise_intersections(
-            encode_masks(np.ones((1, 3, 4), dtype=bool)) + encode_masks(np.ones((1, 4, 3), dtype=bool))
-        )
 
 
 def test_iou_with_other_masks() -> None:

@@ -29,8 +29,9 @@ from sohes.evaluation.stage import EvaluateConfig, _as_labels, evaluate
 from sohes.explore.stage import ExploreConfig, explore
 from sohes.files import file_digest, read_json, write_json
 from sohes.instruct.stage import InstructConfig, instruct
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest
 from sohes.records import StageResult
+from sohes.rle import encode_masks
 from sohes.segmenters.entity import export_backbone, save_segmenter
 from sohes.segmenters.segmenter import load_segmenter
 from sohes.segmenters.stage import ExportConfig, export

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sohes.data.coco import Annotation, ImageItem, ImageSet, write_coco
+from sohes.data.coco import Annotation, ImageItem, ImageSet
+from sohes.data.coco_writer import write_coco
 from sohes.data.labelled import Category, few, read_labelled
 from sohes.errors import DataError
 from sohes.files import atomic_path, read_json, write_json

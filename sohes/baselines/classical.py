@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from skimage.color import rgb2lab
 from skimage.graph import merge_hierarchical, rag_mean_color
 from skimage.segmentation import felzenszwalb, slic
 
-from sohes.baselines.regions import enlarged, label_rles, ranked_forest, shrunk
+from sohes.baselines.regions import enlarged, ranked_forest, shrunk
 from sohes.baselines.settings import FelzenszwalbSettings, SlicMergeSettings
 from sohes.data.images import ImageLike, as_image
-from sohes.masks import MaskForest, pairwise_iou, rle_areas
+from sohes.masks import MaskForest, pairwise_iou
+from sohes.rle import Rle, encode_label_map, rle_areas, union
 from sohes.segmenters.segmenter import Segmenter
 
 _BACKBONE, _INIT, _SUPERVISION = "none", "none (colours)", "none"
@@ -40,7 +40,7 @@ class Felzenszwalb(Segmenter):
         by_scale = []
         for scale in settings.scales:
             labels = felzenszwalb(small, scale=scale, sigma=settings.sigma, min_size=settings.min_size)
-            by_scale.append(label_rles(enlarged(labels, size_hw)))
+            by_scale.append(encode_label_map(enlarged(labels, size_hw)))
         rles = [rle for found in by_scale for rle in found]
         iou = pairwise_iou(rles)
         again = iou >= _FOUND_AGAIN_IOU
@@ -74,7 +74,7 @@ class SlicMerge(Segmenter):
         graph = rag_mean_color(rgb2lab(small), labels)
         for node, neighbour in graph.edges:
             graph[node][neighbour].update(_cost(graph, -1, node, neighbour))
-        tree = _MergeTree(label_rles(enlarged(labels, size_hw)))
+        tree = _MergeTree(encode_label_map(enlarged(labels, size_hw)))
         merge_hierarchical(
             labels, graph, thresh=np.inf, rag_copy=False, in_place_merge=True, merge_func=tree.merge, weight_func=_cost
         )
@@ -86,7 +86,7 @@ class SlicMerge(Segmenter):
 class _MergeTree:
     """Regions in order of creation, with the costs at which each came into being and was merged away."""
 
-    def __init__(self, leaves: list[dict[str, Any]]) -> None:
+    def __init__(self, leaves: list[Rle]) -> None:
         self.rles = list(leaves)
         self.born = [0.0] * len(leaves)
         self.died = [np.inf] * len(leaves)
@@ -99,8 +99,7 @@ class _MergeTree:
         for part in parts:
             self.died[part] = cost
         self._region[target] = len(self.rles)
-        joined = coco_mask.merge([self.rles[part] for part in parts])
-        self.rles.append({"size": joined["size"], "counts": joined["counts"].decode("ascii")})
+        self.rles.append(union([self.rles[part] for part in parts]))
         self.born.append(cost)
         self.died.append(np.inf)
         grown, gone = graph.nodes[target], graph.nodes[source]

@@ -11,11 +11,12 @@ from transformers import SamImageProcessor, SamModel
 from transformers.pipelines.mask_generation import MaskGenerationPipeline
 
 from sohes.backbones.precision import default_device
-from sohes.baselines.regions import MAX_MASKS, compressed
+from sohes.baselines.regions import MAX_MASKS
 from sohes.baselines.settings import SamSettings
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import WeightsError
 from sohes.masks import MaskForest
+from sohes.rle import compressed
 from sohes.segmenters.segmenter import Segmenter
 
 _BACKBONES = {768: "SAM ViT-B", 1024: "SAM ViT-L", 1280: "SAM ViT-H"}  # by width
@@ -51,8 +52,9 @@ class Sam(Segmenter):
             output_rle_mask=True,
         )
         scores = found["scores"].float().cpu().numpy()[:MAX_MASKS]  # descending, as box NMS leaves them
-        rles = compressed(found["rle_mask"][:MAX_MASKS])
-        return MaskForest.from_rles(rles, (array.shape[0], array.shape[1]), scores=scores.astype(np.float32))
+        size_hw = (array.shape[0], array.shape[1])
+        rles = [compressed(rle, size_hw) for rle in found["rle_mask"][:MAX_MASKS]]
+        return MaskForest.from_rles(rles, size_hw, scores=scores.astype(np.float32))
 
 
 def load_sam(weights: str) -> tuple[SamModel, SamImageProcessor]:

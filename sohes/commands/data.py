@@ -48,10 +48,10 @@ def run_prepare(options: argparse.Namespace) -> int:
     from sohes.data.prepare import prepared_file
     from sohes.data.prepare.build import prepare
 
-    report = prepare(options.name, options.root, options.out or prepared_file(options.name), limit=options.limit)
-    for warning in report.warnings:
+    prepared = prepare(options.name, options.root, options.out or prepared_file(options.name), limit=options.limit)
+    for warning in prepared.warnings:
         print(f"sohes: {options.name}: {warning}", file=sys.stderr)
-    print(report.summary())
+    print(prepared.summary())
     return 0
 
 

@@ -53,7 +53,8 @@ def add_parser(commands: Any) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the COCO file."""
-    from sohes.data.label_store import LabelStore, export_coco
+    from sohes.data.coco_writer import export_coco
+    from sohes.data.label_store import LabelStore
 
     store = LabelStore(options.labels)
     export_coco(store, options.out)

@@ -6,11 +6,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sohes.errors import DataError
 from sohes.files import atomic_path, printable, shortened, write_json
 from sohes.help import help_page
+
+if TYPE_CHECKING:
+    from sohes.masks import MaskForest
 
 
 def add_parser(commands: Any) -> None:
@@ -85,26 +88,22 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def forest_json(forest: object, path: Path) -> dict:
+def forest_json(forest: MaskForest, path: Path) -> dict[str, Any]:
     """A forest as plain JSON: file, size, and per mask id, RLE, box, area, score, parent (null for a root), depth."""
-    from sohes.masks import MaskForest
-
-    assert isinstance(forest, MaskForest)
-    boxes, areas, depth = forest.boxes_xywh, forest.areas, forest.depth
     return {
         "file": str(path),
         "height": forest.size_hw[0],
         "width": forest.size_hw[1],
         "masks": [
             {
-                "id": index,
-                "segmentation": forest.rles[index],
-                "bbox": boxes[index].tolist(),
-                "area": int(areas[index]),
-                "score": round(float(forest.scores[index]), 4),
-                "parent": int(forest.parent[index]) if forest.parent[index] >= 0 else None,
-                "depth": int(depth[index]),
+                "id": entity.index,
+                "segmentation": entity.rle,
+                "bbox": list(entity.box_xywh),
+                "area": entity.area,
+                "score": round(entity.score, 4),
+                "parent": entity.parent,
+                "depth": entity.depth,
             }
-            for index in range(len(forest))
+            for entity in forest
         ],
     }

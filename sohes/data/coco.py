@@ -1,6 +1,5 @@
-"""COCO files as this project reads and writes them: masks as RLE or polygons, optionally with `parent_id`.
+"""COCO files as this project reads them: masks as RLE or polygons, optionally with `parent_id` (README §2).
 
-A root's `parent_id` is null or absent. Files of others that mark roots by 0 are read as well, see `zero_is_root`.
 Entries that cannot be used are left out, counted and named with their position; the rest is used.
 """
 
@@ -8,20 +7,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from sohes.data.images import MAX_PIXELS
+from sohes.data.parents import first_few, resolve_parents
 from sohes.data.problems import Problems
 from sohes.errors import DataError
-from sohes.files import read_json, write_json
-from sohes.masks import MaskForest
+from sohes.files import read_json
+from sohes.masks import MaskForest, ancestors_of
+from sohes.rle import Rle, check_rle, compressed
 
 Entry = dict[str, Any]
 T = TypeVar("T")
@@ -29,7 +28,6 @@ T = TypeVar("T")
 _MISSING = object()
 _FARTHEST_PX = 100_000
 LARGEST_ID = 2**63 - 1  # what a label store holds
-_NAMED_AT_MOST = 5
 
 
 @dataclass(frozen=True)
@@ -62,15 +60,9 @@ class Annotation:
     iscrowd: int = 0
     score: float | None = None
 
-    def rle(self, size_hw: tuple[int, int]) -> dict[str, Any]:
-        """Compressed RLE with `counts` as str."""
-        shape: Any = self.segmentation
-        if isinstance(shape, list):
-            shape = coco_mask.merge(coco_mask.frPyObjects(shape, *size_hw))
-        elif isinstance(shape["counts"], list):
-            shape = coco_mask.frPyObjects(shape, *size_hw)
-        counts = shape["counts"]
-        return {"size": list(size_hw), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    def rle(self, size_hw: tuple[int, int]) -> Rle:
+        """The mask as RLE with text as `counts`."""
+        return compressed(self.segmentation, size_hw)
 
 
 @dataclass(frozen=True)
@@ -138,22 +130,11 @@ class ImageSet:
         )
 
 
-def ancestors_of(parent: Sequence[int] | np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Ancestor matrix (M, M) bool of a tree given by its parents (M,), -1 for a root."""
-    ancestor = np.zeros((len(parent), len(parent)), dtype=bool)
-    for index in range(len(parent)):
-        above = parent[index]
-        while above >= 0:
-            ancestor[above, index] = True
-            above = parent[above]
-    return ancestor
-
-
 def read_coco(path: Path, problems: Problems | None = None) -> ImageSet:
     """Read a COCO file. The images are not opened.
 
-    A `file_name` is taken relative to `info.image_root` where the file has one (see `labels.export_coco`), else to the
-    file's own folder. Ids are any integers of 64 bits, 0 among them.
+    A `file_name` is taken relative to `info.image_root` where the file has one (see `coco_writer.export_coco`), else to
+    the file's own folder. Ids are any integers of 64 bits, 0 among them.
 
     Args:
         path: of the file.
@@ -195,49 +176,16 @@ def read_coco(path: Path, problems: Problems | None = None) -> ImageSet:
     rows = usable("annotations", lambda entry, index: _annotation(path, entry, index, sizes))
     _refuse_twice(path, "annotations", {index: row.id for index, row in rows.items()})
     categories = usable("categories", lambda entry, index: _category(path, entry, index))
+    entries = _entries(path, value, "annotations", needed=False)
+    given = {e["id"]: e.get("parent_id") for e in entries if isinstance(e, dict) and isinstance(e.get("id"), int)}
+    given |= {row.id: row.parent_id for row in rows.values()}
+    image_of = {row.id: row.image_id for row in rows.values()}
+    parents = resolve_parents(path, given, {row.id: index for index, row in rows.items()}, image_of)
     annotations: dict[int, list[Annotation]] = {}
-    for row in _with_parents(path, rows, _entries(path, value, "annotations", needed=False)):
-        annotations.setdefault(row.image_id, []).append(row)
+    for row in rows.values():
+        same = row.parent_id == parents[row.id]
+        annotations.setdefault(row.image_id, []).append(row if same else replace(row, parent_id=parents[row.id]))
     return ImageSet(path, list(items.values()), annotations, list(categories.values()), image_root, problems)
-
-
-def write_coco(
-    path: Path,
-    items: Iterable[ImageItem],
-    annotations: Mapping[int, Sequence[Annotation]],
-    categories: Sequence[Mapping[str, Any]],
-    *,
-    info: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a COCO file, masks as RLE. A `file_name` is relative for images inside the file's folder, else absolute."""
-    folder = Path(path).resolve().parent
-    items = list(items)
-    images = [image_entry(item, folder) for item in items]
-    rows = [annotation_entry(row, item) for item in items for row in annotations.get(item.id, ())]
-    value = {"info": dict(info or {}), "images": images, "annotations": rows, "categories": list(categories)}
-    write_json(path, value, indent=None)
-
-
-def image_entry(item: ImageItem, folder: Path) -> dict[str, Any]:
-    """An entry of 'images' for a file in `folder`, which must be resolved."""
-    full = item.path.resolve()
-    name = full.relative_to(folder) if full.is_relative_to(folder) else full
-    return {"id": item.id, "file_name": name.as_posix(), "width": item.width, "height": item.height}
-
-
-def annotation_entry(row: Annotation, item: ImageItem) -> dict[str, Any]:
-    """An entry of 'annotations'; area and box are the mask's own, in px."""
-    rle = row.rle(item.size_hw)
-    return {
-        "id": row.id,
-        "image_id": item.id,
-        "category_id": 1 if row.category_id is None else row.category_id,
-        "segmentation": rle,
-        "area": int(coco_mask.area(rle)),
-        "bbox": [float(side) for side in coco_mask.toBbox(rle)],
-        "iscrowd": row.iscrowd,
-        "parent_id": row.parent_id,
-    }
 
 
 def _entries(path: Path, value: Entry, name: str, *, needed: bool) -> list[Any]:
@@ -270,7 +218,9 @@ def _get(path: Path, name: str, entry: Entry, index: int, key: str, kind: type, 
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise DataError(f"{path}: {name}[{index}] field '{key}' is {value!r}; it must be of type {kind.__name__}")
     if isinstance(value, int) and not -LARGEST_ID <= value <= LARGEST_ID:
-        raise DataError(f"{path}: {name}[{index}] field '{key}' is {value}; integers must fit 64 bits, so number anew")
+        raise DataError(
+            f"{path}: {name}[{index}] field '{key}' is {value}; integers must fit 64 bits, so renumber them"
+        )
     return value
 
 
@@ -348,53 +298,11 @@ def check_segmentation(where: str, shape: Any, size_hw: tuple[int, int]) -> None
     counts = shape.get("counts") if isinstance(shape, dict) else None
     if not isinstance(shape, dict) or not isinstance(counts, str | list):
         raise DataError(f"{where}: must be a list of polygons or an RLE object with 'size' and 'counts'")
-    if shape.get("size") != list(size_hw):
-        raise DataError(
-            f"{where}: RLE size {shape.get('size')} differs from the image's [height, width] {list(size_hw)}"
-        )
-    total = _pixels(counts)
-    if total < 0:
-        raise DataError(f"{where}: RLE counts cannot be decoded; they are cut off or damaged")
-    if total != size_hw[0] * size_hw[1]:
-        raise DataError(f"{where}: RLE counts sum to {total}, the image has {size_hw[0] * size_hw[1]} pixels")
+    check_rle(where, shape, size_hw)
 
 
 def _is_near(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) <= _FARTHEST_PX  # false for NaN
-
-
-def _pixels(counts: str | list[int]) -> int:
-    """Pixels that the runs of an RLE cover together; -1 if it is no RLE."""
-    if isinstance(counts, str):
-        return int(_compressed_pixels(np.frombuffer(counts.encode("utf-8"), np.uint8)))
-    if not all(type(run) is int and 0 <= run < 1 << 31 for run in counts):  # px; images are smaller
-        return -1
-    return sum(counts)
-
-
-@numba.njit(cache=True, nogil=True)
-def _compressed_pixels(letters):  # type: ignore[no-untyped-def]
-    """The format is LEB128 with 5 bits a letter, and from the fourth run on the difference to the last but one run."""
-    total = count = previous = before = run = shift = 0
-    for letter in letters:
-        digit = np.int64(letter) - 48
-        if not 0 <= digit < 64 or shift == 60:  # no run is that long
-            return -1
-        run |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:  # more letters follow
-            continue
-        if digit & 16:  # negative
-            run -= np.int64(1) << shift
-        if count > 2:
-            run += before
-        if not 0 <= run < 1 << 31:  # px; images are smaller
-            return -1
-        total += run
-        before, previous = previous, run
-        count += 1
-        run = shift = 0
-    return total if count and shift == 0 else -1
 
 
 def _refuse_twice(path: Path, name: str, ids: Mapping[int, int]) -> None:
@@ -402,79 +310,4 @@ def _refuse_twice(path: Path, name: str, ids: Mapping[int, int]) -> None:
     counts = Counter(ids.values())
     twice = [f"{name}[{index}] ({value})" for index, value in ids.items() if counts[value] > 1]
     if twice:
-        raise DataError(f"{path}: ids must be unique, these are not: {_some(twice)}; number them anew")
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else ""
-    return ", ".join(names[:_NAMED_AT_MOST]) + more
-
-
-def _with_parents(path: Path, rows: Mapping[int, Annotation], entries: Sequence[Any]) -> Iterator[Annotation]:
-    """The usable annotations, by position, with their parents; one that was left out hands its parts on to its own.
-
-    Raises:
-        DataError: parents that are no annotation of the image, or that go round in a circle; all are named.
-    """
-    above = {e["id"]: e.get("parent_id") for e in entries if isinstance(e, dict) and isinstance(e.get("id"), int)}
-    above |= {row.id: row.parent_id for row in rows.values()}
-    if zero_is_root(path, above):
-        above = {child: parent or None for child, parent in above.items()}
-    image_of = {row.id: row.image_id for row in rows.values()}
-    wrong = []
-    parents: dict[int, int | None] = {}
-    for index, row in rows.items():
-        seen = {row.id}
-        parent = above[row.id]
-        while parent is not None and parent not in image_of and parent in above and parent not in seen:
-            seen.add(parent)
-            parent = above[parent]
-        parents[row.id] = parent
-        if parent is not None and (parent in seen or image_of.get(parent) != row.image_id):
-            wrong.append(f"annotations[{index}] (parent_id {row.parent_id})")
-    if wrong:
-        raise DataError(
-            f"{path}: a parent_id must be the id of another annotation of the same image, or null for a root; these "
-            f"are not: {_some(wrong)}"
-        )
-    if circle := _circle(parents):
-        places = [f"annotations[{index}]" for index, row in rows.items() if row.id in circle]
-        raise DataError(f"{path}: by their parent_id these are their own ancestors: {_some(places)}")
-    return (replace(row, parent_id=parents[row.id]) for row in rows.values())
-
-
-def zero_is_root(path: Path, parents: Mapping[int, int | None]) -> bool:
-    """Whether parent_id 0 means "none" in this file.
-
-    Args:
-        path: of the file.
-        parents: annotation id to parent_id.
-
-    Raises:
-        DataError: 0 is an annotation and marks roots as well, so nobody can tell its parts from roots.
-    """
-    if 0 not in parents:
-        return True
-    if parents[0] != 0:
-        return False
-    if set(parents.values()) <= {0, None}:  # no mask is part of another
-        return True
-    raise DataError(
-        f"{path}: an annotation has the id 0, and parent_id 0 marks roots as well; write null for a root, or number "
-        "the annotations from 1"
-    )
-
-
-def _circle(parents: Mapping[int, int | None]) -> set[int]:
-    """The members of a cycle, or those that lead into it; empty without one."""
-    safe: set[int | None] = {None}
-    for start in parents:
-        chain: dict[int | None, None] = {}
-        current: int | None = start
-        while current not in safe and current not in chain:
-            chain[current] = None
-            current = parents[current] if current is not None else None
-        if current in chain:
-            return {member for member in chain if member is not None}
-        safe.update(chain)
-    return set()
+        raise DataError(f"{path}: ids must be unique, these are not: {first_few(twice)}; renumber them")

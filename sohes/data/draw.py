@@ -13,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from sohes.data.coco import ImageSet
 from sohes.data.images import ImageArray, load_image
 from sohes.files import atomic_path, shortened
-from sohes.masks import BoolArray, MaskForest
+from sohes.masks import MaskForest
 from sohes.plotting import distinct_hues, oklch
-from sohes.rle import MaskRuns
+from sohes.rle import BoolArray, MaskRuns
 
 LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
 PANEL_PX = 1024  # longer side of a panel; larger pictures are scaled down

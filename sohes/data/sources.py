@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco, write_coco
+from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
+from sohes.data.coco_writer import write_coco
 from sohes.data.identity import match_names
 from sohes.data.listing import Listing
 from sohes.errors import DataError

@@ -136,7 +136,7 @@ class LabelledConfig:
 
 def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Labelled images for the transfer heads: `train.json` and `val.json` (COCO form), `source.json`."""
-    from sohes.data.coco import write_coco
+    from sohes.data.coco_writer import write_coco
     from sohes.data.labelled import read_labelled
     from sohes.data.scenes.scene import write_scenes
 

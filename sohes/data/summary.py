@@ -45,7 +45,7 @@ class Summary:
     masks_by_source: dict[str, int]
 
     @property
-    def masks_an_image(self) -> float:
+    def masks_per_image(self) -> float:
         """Mean number of masks; 0 without images."""
         return self.masks / max(self.images, 1)
 
@@ -56,14 +56,14 @@ class Summary:
 
     def as_json(self) -> dict[str, object]:
         """Everything, with the mean, for a JSON file."""
-        return asdict(self) | {"masks_an_image": round(self.masks_an_image, 3)}
+        return asdict(self) | {"masks_per_image": round(self.masks_per_image, 3)}
 
     def lines(self) -> list[str]:
         """For the terminal."""
         counts = np.repeat(list(self.images_by_masks), list(self.images_by_masks.values()))
         spread = f", median {np.median(counts):.0f}, at most {counts.max()}" if self.images else ""
         lines = [f"{self.images:,} images, {self.skipped:,} skipped; {self.masks:,} masks"]
-        lines.append(f"masks per image: mean {self.masks_an_image:.1f}{spread}")
+        lines.append(f"masks per image: mean {self.masks_per_image:.1f}{spread}")
         if self.without_masks:
             lines.append(f"without any mask: {self.without_masks:,} images")
         depths: dict[str, int] = {}

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from sohes.errors import DataError
 from sohes.evaluation.protocols import CLUSTER_HUNGARIAN, CLUSTER_MAJORITY
-from sohes.masks import IntArray
+from sohes.rle import IntArray
 
 IGNORE = 255  # label of pixels that do not count
 

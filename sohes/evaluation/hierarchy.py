@@ -17,15 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from sohes.data.coco import ImageItem, ImageSet
 from sohes.evaluation.inputs import Truth, checked, read_truth
 from sohes.evaluation.protocols import HIERARCHY
-from sohes.masks import (
-    BoolArray,
-    IntArray,
-    MaskForest,
-    coverage_ancestors,
-    nearest_parents,
-    pairwise_coverage,
-    pairwise_iou,
-)
+from sohes.masks import MaskForest, coverage_ancestors, nearest_parents, pairwise_coverage, pairwise_iou
+from sohes.rle import BoolArray, IntArray
 
 MATCH_IOU = 0.5
 THETA_COVER = 0.9  # [code: HASSOD's published coverage rule]

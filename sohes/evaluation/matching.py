@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from sohes.masks import AREA_CLASSES, BoolArray, FloatArray, IntArray, MaskForest, rle_areas
+from sohes.masks import AREA_CLASSES, FloatArray, MaskForest
+from sohes.rle import BoolArray, IntArray, rle_areas
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = np.array([(0.0, 1e10), *AREA_CLASSES.values()])  # px²: all, s, m, l; both ends belong to a range

@@ -20,8 +20,8 @@ from sohes.evaluation.mask_recall import LIMITS, SIZES, MaskRecall
 from sohes.evaluation.matching import IOU_THRESHOLDS
 from sohes.evaluation.predictions import Predictions
 from sohes.files import atomic_path
-from sohes.masks import IntArray
 from sohes.plotting import INK, MAIN, MAIN_PALE, MUTED, save, style
+from sohes.rle import IntArray
 
 _SIZE_NAMES = ("all", "small\n< 32²", "medium\n32² to 96²", "large\n> 96²")
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from sohes.backbones.weights import cache_folder
 from sohes.errors import ConfigError, WeightsError
 from sohes.explore.regions import Rectangle
-from sohes.masks import BoolArray, FloatArray
+from sohes.masks import FloatArray
+from sohes.rle import BoolArray
 
 WEIGHTS_URL = "https://github.com/hkchengrex/CascadePSP/releases/download/v1.0/model"
 WEIGHTS_MD5 = "7478d4a9c42ab52beb6d7e9683402fe0"

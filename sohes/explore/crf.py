@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sohes.explore.regions import Rectangle
-from sohes.masks import BoolArray, FloatArray
+from sohes.masks import FloatArray
+from sohes.rle import BoolArray
 
 PATCH_PX = 8  # side of a patch on the canvas, at most
 REACH = 7  # px of the canvas

@@ -26,7 +26,8 @@ from sohes.explore.region_tree import grow_tree
 from sohes.explore.regions import Rectangle, Regions, Upsampler, find_regions
 from sohes.explore.settings import ExploreSettings
 from sohes.explore.superpixels import superpixels
-from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, encode_window, non_maximum_suppression, pairwise_iou
+from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, non_maximum_suppression, pairwise_iou
+from sohes.rle import encode_window
 
 View = NDArray[np.uint8]  # a part of the image at the size the ViT sees it, (h, w, 3) RGB
 

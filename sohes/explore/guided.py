@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sohes.explore.regions import Rectangle
-from sohes.masks import BoolArray, FloatArray
+from sohes.masks import FloatArray
+from sohes.rle import BoolArray
 
 Places = NDArray[np.uint32]  # unsigned: spares numba a test of each index's sign
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sohes.explore.regions import Rectangle, Regions
 from sohes.explore.settings import ExploreSettings
-from sohes.masks import BoolArray
+from sohes.rle import BoolArray
 
 
 @dataclass

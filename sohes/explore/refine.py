@@ -18,7 +18,8 @@ from sohes.explore.cascadepsp import CascadePSP
 from sohes.explore.crf import LocalCRF
 from sohes.explore.guided import GuidedFilter
 from sohes.explore.regions import Rectangle
-from sohes.masks import BoolArray, FloatArray
+from sohes.masks import FloatArray
+from sohes.rle import BoolArray
 
 
 class Refiner(Protocol):

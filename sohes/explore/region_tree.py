@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sohes.masks import BoolArray, FloatArray, MaskForest, encode_window
+from sohes.masks import FloatArray, MaskForest
+from sohes.rle import BoolArray, encode_window
 
 _STRIP_PX, _REACH_PX = 512, 16  # rows at a time; further away nothing changes an edge's strength
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sohes.explore.agglomerate import merge_patches
-from sohes.masks import BoolArray, FloatArray
+from sohes.masks import FloatArray
+from sohes.rle import BoolArray
 
 
 class Rectangle(NamedTuple):

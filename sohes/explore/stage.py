@@ -52,7 +52,7 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
         if split == "train":
             require_masks(summary, config, store.folder)
         bare = f", {summary.without_masks} of them without any" if summary.without_masks else ""
-        notes.append(f"phase 1: {summary.masks_an_image:.1f} masks per image on {len(store)} {split} images{bare}")
+        notes.append(f"phase 1: {summary.masks_per_image:.1f} masks per image on {len(store)} {split} images{bare}")
         notes += [f"skipped {file}: {reason}" for file, reason in store.skipped.items()]
     labelled = replace(source, items=[item for item in source.items if item.id in store])
     drawn = write_overlays(labelled, {"labels": store.forest}, out / "overlays", config.overlays)

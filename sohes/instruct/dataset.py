@@ -22,8 +22,8 @@ from sohes.data.label_store import LabelStore
 from sohes.errors import DataError
 from sohes.instruct.photometric import add_noise
 from sohes.instruct.settings import SampleSettings
-from sohes.masks import BoolArray, IntArray, MaskForest
-from sohes.rle import MaskRuns
+from sohes.masks import MaskForest
+from sohes.rle import BoolArray, IntArray, MaskRuns
 from sohes.segmenters.matching import Targets
 
 _ATTEMPTS = 400  # crops tried, two an image, when one leaves no target; many, for most images may have no mask

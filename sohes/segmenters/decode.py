@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sohes.masks import BoolArray, IntArray, MaskForest, non_maximum_suppression, pairwise_iou
+from sohes.masks import MaskForest, non_maximum_suppression, pairwise_iou
+from sohes.rle import BoolArray, IntArray
 
 
 def relations(probability: NDArray[np.floating], areas: NDArray[np.integer], threshold: float = 0.5) -> BoolArray:

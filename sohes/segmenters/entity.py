@@ -22,7 +22,8 @@ from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import SohesError, WeightsError
 from sohes.files import atomic_path, write_json
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest
+from sohes.rle import encode_masks
 from sohes.segmenters.decode import decode_parents, relations
 from sohes.segmenters.mask2former import ENTITY, EntitySegmenter, EntitySegmenterConfig
 from sohes.segmenters.segmenter import TrainedSegmenter, segmenter_kind

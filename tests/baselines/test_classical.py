@@ -9,7 +9,8 @@ from sohes.baselines.registry import make_baseline
 from sohes.baselines.settings import FelzenszwalbSettings, SlicMergeSettings
 from sohes.data.images import ImageArray
 from sohes.errors import ConfigError
-from sohes.masks import BoolArray, encode_masks, pairwise_iou
+from sohes.masks import pairwise_iou
+from sohes.rle import BoolArray, encode_masks
 
 CLASSICAL = {
     "felzenszwalb": FelzenszwalbSettings(scales=(50.0, 200.0), sigma=0.4),

@@ -1,19 +1,13 @@
-"""Label maps to masks, and masks to a ranked forest."""
+"""Sizes that are segmented, and masks to a ranked forest."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from sohes.baselines.regions import MAX_MASKS, enlarged, label_rles, ranked_forest, shrunk
-from sohes.masks import decode_masks, encode_masks, pairwise_iou
-
-
-@pytest.mark.parametrize("size_hw", [(1, 1), (1, 7), (9, 1), (23, 31)])
-def test_every_region_of_a_label_map(size_hw: tuple[int, int]) -> None:
-    labels = np.random.default_rng(0).integers(-2, 4, size_hw)  # scattered pixels, labels with gaps
-    expected = [labels == label for label in np.unique(labels)]
-    assert np.array_equal(decode_masks(label_rles(labels), size_hw), np.stack(expected))
+from sohes.baselines.regions import MAX_MASKS, enlarged, ranked_forest, shrunk
+from sohes.masks import pairwise_iou
+from sohes.rle import encode_label_map, encode_masks
 
 
 def test_forest_is_ranked_distinct_and_without_the_whole_image() -> None:
@@ -33,7 +27,7 @@ def test_forest_is_ranked_distinct_and_without_the_whole_image() -> None:
 def test_at_most_as_many_as_the_protocol_counts() -> None:
     labels = np.arange(40 * 30).reshape(40, 30)
     scores = np.linspace(0, 1, labels.size)
-    forest = ranked_forest(label_rles(labels), np.eye(labels.size), scores, (40, 30))
+    forest = ranked_forest(encode_label_map(labels), np.eye(labels.size), scores, (40, 30))
     assert len(forest) == MAX_MASKS
     assert forest.scores[-1] == pytest.approx(scores[-MAX_MASKS])
 

@@ -19,6 +19,7 @@ from sohes.correct.pseudo_labels import (
     iou,
     read_predictions,
 )
+from sohes.rle import encode_masks
 from sohes.segmenters.entity import prediction_scores
 from sohes.segmenters.matching import Targets
 
@@ -60,7 +61,7 @@ def random_boxes(seed: int, count: int, size: int) -> np.ndarray:
 def test_relations_and_iou_are_those_of_the_mask_algebra(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pseudo_labels, "_PIXELS", 37)  # several pieces, the last one smaller
     masks = random_boxes(seed, 25, 12)
-    rles = mask_algebra.encode_masks(masks)
+    rles = encode_masks(masks)
     found = torch.from_numpy(masks)
     expected = mask_algebra.coverage_ancestors(mask_algebra.pairwise_coverage(rles), 0.75)
     assert np.array_equal(coverage_ancestors(found, 0.75).numpy(), expected)

@@ -14,7 +14,8 @@ from sohes.data import draw
 from sohes.data.coco import read_coco
 from sohes.data.draw import forest_colours, grid, overlay
 from sohes.data.images import load_image
-from sohes.masks import MaskForest, encode_window
+from sohes.masks import MaskForest
+from sohes.rle import encode_window
 
 WIDTH, GAP, LINE = 240, 6, 22  # of a panel, between panels, of the captions
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from sohes.data.label_store import LabelStore, LabelWriter, even_shard_size, export_coco
+from sohes.data.coco_writer import export_coco
+from sohes.data.label_store import LabelStore, LabelWriter, even_shard_size
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 
@@ -195,7 +196,7 @@ def test_an_unfinished_store_is_refused_unless_asked_for(tmp_path: Path) -> None
 
 def test_another_shard_size_or_fewer_images_are_refused(tmp_path: Path) -> None:
     write(tmp_path, list(range(10)))
-    with pytest.raises(DataError, match="another number of images than the 2 of a shard"):
+    with pytest.raises(DataError, match="another number of images per shard than the 2 of now"):
         LabelWriter(tmp_path, header=HEADER, shard_size=2)
     with pytest.raises(DataError, match="more than these 9 images"):
         LabelWriter(tmp_path, header=HEADER, shard_size=4).left(9)

@@ -16,7 +16,7 @@ from sohes.masks import MaskForest
 
 
 def test_a_skipped_file_is_tried_again(tmp_path: Path) -> None:
-    """Its shard alone is made anew, once the file can be read; the others keep their bytes."""
+    """Its shard alone is rewritten, once the file can be read; the others keep their bytes."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for name in range(6):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.coco import ImageItem, write_coco
+from sohes.data.coco import ImageItem
+from sohes.data.coco_writer import write_coco
 from sohes.data.images import load_image
 from sohes.data.listing import Listing, list_images
 from sohes.errors import DataError

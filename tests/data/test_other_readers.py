@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.label_store import LabelStore, LabelWriter, export_coco
-from sohes.masks import BoolArray, MaskForest
+from sohes.data.coco_writer import export_coco
+from sohes.data.label_store import LabelStore, LabelWriter
+from sohes.masks import MaskForest
+from sohes.rle import BoolArray
 
 SIZE = (40, 60)
 NAMES = ("a.png", "b.png")

@@ -18,7 +18,8 @@ from PIL import Image
 from sohes.data.draw import forest_colours, overlay
 from sohes.data.show import colour_map
 from sohes.errors import DataError
-from sohes.masks import MaskForest, encode_window
+from sohes.masks import MaskForest
+from sohes.rle import encode_window
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ import pytest
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.hierarchy import evaluate_hierarchy
 from sohes.evaluation.protocols import PROTOCOLS, get_protocol
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest
+from sohes.rle import encode_masks
 from tests.evaluation.truth import image_set
 
 SIZE = (40, 60)

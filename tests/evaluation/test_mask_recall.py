@@ -16,7 +16,8 @@ from sohes.errors import DataError
 from sohes.evaluation.evaluate import evaluate_predictions
 from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.evaluation.predictions import Predictions
-from sohes.masks import MaskForest, encode_masks, rle_areas
+from sohes.masks import MaskForest
+from sohes.rle import encode_masks, rle_areas
 from tests.evaluation.truth import image_set
 
 SIZE = (120, 150)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from sohes.data.coco import ImageSet, read_coco
-from sohes.data.label_store import LabelStore, LabelWriter, export_coco
+from sohes.data.coco_writer import export_coco
+from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.data.problems import Problems
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation import predictions as module
 from sohes.evaluation.predictions import from_store, open_predictions, read_results
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest
+from sohes.rle import encode_masks
 
 SIZE = (20, 30)
 

@@ -21,7 +21,8 @@ from sohes.errors import ConfigError, DataError
 from sohes.explore.explorer import Explorer, Found
 from sohes.explore.regions import Rectangle, find_regions
 from sohes.explore.settings import PAPER, ExploreSettings
-from sohes.masks import BoolArray, MaskForest, encode_masks
+from sohes.masks import MaskForest
+from sohes.rle import BoolArray, encode_masks
 from tests.backbones.conftest import VARIANTS, tiny
 from tests.explore.colours import Colours
 

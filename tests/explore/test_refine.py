@@ -9,7 +9,7 @@ from sohes.errors import ConfigError
 from sohes.explore.guided import GuidedFilter
 from sohes.explore.refine import _REFINERS, clean_mask, make_refiner
 from sohes.explore.settings import REFINERS
-from sohes.masks import BoolArray
+from sohes.rle import BoolArray
 from tests.explore.reference import guided_filter_by_loops
 
 

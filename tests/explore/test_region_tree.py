@@ -10,7 +10,8 @@ from skimage.color import rgb2lab
 
 from sohes.explore.region_tree import RegionTree, edge_strength, grow_tree
 from sohes.explore.superpixels import superpixels
-from sohes.masks import BoolArray, FloatArray
+from sohes.masks import FloatArray
+from sohes.rle import BoolArray
 from tests.explore.test_superpixels import Image, Labels, few_colours
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sohes.explore.agglomerate import merge_patches
 from sohes.explore.regions import Rectangle, Upsampler, find_regions
-from sohes.masks import BoolArray, FloatArray
+from sohes.masks import FloatArray
+from sohes.rle import BoolArray
 
 
 def feature_map(seed: int, height: int, width: int) -> FloatArray:

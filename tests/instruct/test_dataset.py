@@ -17,8 +17,8 @@ from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.errors import DataError
 from sohes.instruct.dataset import ForestSamples, Window, collate, surviving_targets
 from sohes.instruct.settings import SampleSettings
-from sohes.masks import BoolArray, IntArray, MaskForest, encode_masks
-from sohes.rle import MaskRuns
+from sohes.masks import MaskForest
+from sohes.rle import BoolArray, IntArray, MaskRuns, encode_masks
 
 SETTINGS = SampleSettings(crop_px=48, scale_min=0.5, scale_max=2.0, min_area_px=4)
 NORMAL = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes.masks import MaskForest, encode_masks
+from sohes.masks import MaskForest
+from sohes.rle import encode_masks
 from sohes.segmenters.decode import decode_parents, relations, select_forest
 
 

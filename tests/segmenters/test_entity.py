@@ -20,7 +20,8 @@ from transformers.models.mask2former.modeling_mask2former import Mask2FormerAtte
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.errors import DataError, WeightsError
 from sohes.files import read_json, write_json
-from sohes.masks import encode_masks, pairwise_coverage
+from sohes.masks import pairwise_coverage
+from sohes.rle import encode_masks
 from sohes.segmenters import entity as module
 from sohes.segmenters.entity import EntityPredictor, load_model, prediction_scores, save_segmenter
 from sohes.segmenters.mask2former import (

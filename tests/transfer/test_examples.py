@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sohes.data.coco import read_coco, write_coco
+from sohes.data.coco import read_coco
+from sohes.data.coco_writer import write_coco
 
 pytestmark = [pytest.mark.transfer, pytest.mark.usefixtures("mm_stack")]
 

@@ -1,4 +1,4 @@
-"""ADE20K instances of the Places Challenge 2017: a PNG an image, red = class (1..100), green = instance (0: none)."""
+"""ADE20K instances of the Places Challenge 2017: a PNG per image, red = class (1..100), green = instance (0: none)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import numpy as np
 from PIL import Image
 
 from sohes.data.coco import Annotation, ImageItem
-from sohes.data.prepare.scene import Scene, Source, Tally
+from sohes.data.prepare.source import AnnotatedImage, Source
+from sohes.data.problems import Problems
 from sohes.errors import DataError
-from sohes.masks import encode_masks
+from sohes.rle import encode_masks
 
 # An image's id is the number in its name; the annotations are those of green, whatever the class, as in the
 # challenge's own conversion (CSAILVision/placeschallenge, instancesegmentation/README.md).
 
 
-def open_ade20k(root: Path, files: Sequence[Path], tally: Tally) -> Source:
+def open_ade20k(root: Path, files: Sequence[Path], problems: Problems) -> Source:
     """Converter; `files` are the folders of the instance PNGs and of the photographs."""
     labels, photos = files
-    return Source(sorted(labels.glob("ADE_*.png")), lambda path: _scene(path, photos))
+    return Source(sorted(labels.glob("ADE_*.png")), lambda path: _annotated(path, photos))
 
 
-def _scene(path: Path, photos: Path) -> Scene:
+def _annotated(path: Path, photos: Path) -> AnnotatedImage:
     number = re.fullmatch(r"ADE_\w+_(\d+)", path.stem)
     if number is None:
         raise DataError(f"{path}: not named like ADE_val_00000001.png")
@@ -42,4 +43,4 @@ def _scene(path: Path, photos: Path) -> Scene:
         mask = green == instance
         rows.append(Annotation(int(instance), item.id, 1, encode_masks(mask[None])[0]))
         classes.append(int(red[mask][0]))
-    return Scene(item, rows, {"source_category_id": classes})
+    return AnnotatedImage(item, rows, {"source_category_id": classes})

@@ -12,17 +12,11 @@ import numpy as np
 from scipy.io import loadmat
 
 from sohes.data.coco import Annotation, ImageItem
-from sohes.data.prepare.scene import Scene, Source, Tally
+from sohes.data.prepare.source import AnnotatedImage, Source
+from sohes.data.problems import Problems
 from sohes.errors import DataError
-from sohes.masks import (
-    IntArray,
-    encode_masks,
-    nearest_parents,
-    non_maximum_suppression,
-    pairwise_coverage,
-    pairwise_iou,
-    rle_areas,
-)
+from sohes.masks import nearest_parents, non_maximum_suppression, pairwise_coverage, pairwise_iou
+from sohes.rle import IntArray, encode_masks, rle_areas
 
 MIN_AREA_PX = 100
 DUPLICATE_IOU = 0.9  # above it two segments are the same one, and the larger stays
@@ -31,14 +25,14 @@ PARENT_COVERS = 0.9
 PARENT_LARGER = 1.25
 
 
-def open_bsds500(root: Path, files: Sequence[Path], tally: Tally) -> Source:
+def open_bsds500(root: Path, files: Sequence[Path], problems: Problems) -> Source:
     """Converter; `files` are the folders of the .mat files and of the photographs, whose names are the ids."""
     truths, photos = files
     paths = sorted(truths.glob("*.mat"), key=lambda path: (len(path.name), path.name))
-    return Source(paths, lambda path: _scene(path, photos))
+    return Source(paths, lambda path: _annotated(path, photos))
 
 
-def _scene(path: Path, photos: Path) -> Scene:
+def _annotated(path: Path, photos: Path) -> AnnotatedImage:
     if not path.stem.isdigit():
         raise DataError(f"{path}: not named by a number, like 3096.mat")
     segmentations = _read(path)
@@ -49,7 +43,7 @@ def _scene(path: Path, photos: Path) -> Scene:
         Annotation(index + 1, item.id, 1, rle, parent_id=int(above) + 1 if above >= 0 else None)
         for index, (rle, above) in enumerate(zip(forest, parent, strict=True))
     ]
-    return Scene(item, rows, {"n_agree": agree.tolist()})
+    return AnnotatedImage(item, rows, {"n_agree": agree.tolist()})
 
 
 def _read(path: Path) -> list[IntArray]:

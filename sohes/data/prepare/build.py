@@ -14,8 +14,8 @@ import numpy as np
 from sohes.data.coco import ImageItem
 from sohes.data.images import image_size
 from sohes.data.prepare.catalogue import DATASETS, Dataset
-from sohes.data.prepare.scene import Tally
 from sohes.data.prepare.writer import CocoWriter
+from sohes.data.problems import Problems
 from sohes.errors import DataError, unknown_name
 from sohes.files import atomic_path
 from sohes.masks import AREA_CLASSES
@@ -25,8 +25,8 @@ SEED = 0  # of the draw of a subset
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was written.
+class Prepared:
+    """The file that was written, and what it holds.
 
     Attributes:
         path: the COCO file.
@@ -45,12 +45,12 @@ class Report:
         shares = ", ".join(f"{name} {self.counts[name] / max(masks, 1):.1%}" for name in names)
         crowds = f", of them {self.counts['crowds']} crowds" if self.counts["crowds"] else ""
         return (
-            f"{images} images, {masks} masks{crowds}, {masks / max(images, 1):.1f} an image\n"
+            f"{images} images, {masks} masks{crowds}, {masks / max(images, 1):.1f} per image\n"
             f"{shares}\nwritten to {self.path}"
         )
 
 
-def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Report:
+def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Prepared:
     """Write the class-agnostic COCO file of a data set.
 
     Masks are numbered from 1 in the order of the download, images keep their ids. What is broken is left out, counted
@@ -68,25 +68,25 @@ def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Re
     if name not in DATASETS:
         raise DataError(unknown_name("data set", name, DATASETS))
     dataset = DATASETS[name]
-    tally = Tally()
+    problems = Problems()
     files = find_files(name, dataset, root)
     warnings = wrong_digests(dataset, root)
-    source = dataset.convert(root, files, tally)
+    source = dataset.convert(root, files, problems)
     limit = limit or dataset.sample
     entries = draw(source.entries, limit)
     with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-        writer = CocoWriter(file, out.resolve().parent, tally)
+        writer = CocoWriter(file, out.resolve().parent, problems)
         for entry in track(entries, f"prepare {name}"):
             try:
-                scene = source.read(entry)
-                check_image(scene.item)
+                image = source.read(entry)
+                check_image(image.item)
             except DataError as error:
-                tally.add("images that cannot be used", str(error))
+                problems.add("image that cannot be used", str(error))
             else:
-                writer.add(scene)
+                writer.add(image)
         for what in ("images", "masks"):
             if writer.counts[what] == 0:
-                raise DataError("; ".join([f"{root}: no {what} of {name} can be used", *tally.lines()]))
+                raise DataError("; ".join([f"{root}: no {what} of {name} can be used", *problems.lines()]))
         writer.finish(
             {
                 "description": f"{dataset.title}; one category",
@@ -95,8 +95,8 @@ def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Re
                 "drawn": {"images": len(entries), "of": len(source.entries), "seed": SEED} if limit else None,
             }
         )
-    warnings += [f"left out: {line}" for line in tally.lines()]
-    return Report(out, writer.counts, warnings + other_counts(dataset, len(source.entries), writer.counts))
+    warnings += problems.lines()
+    return Prepared(out, writer.counts, warnings + other_counts(dataset, len(source.entries), writer.counts))
 
 
 def find_files(name: str, dataset: Dataset, root: Path) -> list[Path]:

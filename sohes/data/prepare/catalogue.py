@@ -21,7 +21,7 @@ from sohes.data.prepare.coco_style import (
     paco_object,
 )
 from sohes.data.prepare.sa1b import open_sa1b
-from sohes.data.prepare.scene import Converter
+from sohes.data.prepare.source import Converter
 
 
 @dataclass(frozen=True)

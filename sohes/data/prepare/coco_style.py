@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sohes.data.coco import LARGEST_ID, Annotation, ImageItem, zero_is_root
-from sohes.data.prepare.scene import Scene, Source, Tally
+from sohes.data.coco import LARGEST_ID, Annotation, ImageItem
+from sohes.data.parents import zero_is_root
+from sohes.data.prepare.source import AnnotatedImage, Source
+from sohes.data.problems import Problems
 from sohes.errors import DataError
 from sohes.files import read_json
 
@@ -29,7 +31,7 @@ class CocoStyle:
     keep: Callable[[Entry], bool] = lambda entry: True
     parent: Callable[[Entry], Any] = lambda entry: None
 
-    def __call__(self, root: Path, files: Sequence[Path], tally: Tally) -> Source:
+    def __call__(self, root: Path, files: Sequence[Path], problems: Problems) -> Source:
         """Read the JSON and sort its annotations by image."""
         value = read_json(files[0])
         lists = [value.get(name) if isinstance(value, dict) else None for name in ("images", "annotations")]
@@ -39,7 +41,7 @@ class CocoStyle:
         for index, entry in enumerate(value["images"]):
             item = self._item(root, entry)
             if item is None or item.id in items:
-                tally.add("images without id, size or file name, or with an id given before", f"images[{index}]")
+                problems.add("image without id, size or file name, or with an id given before", f"images[{index}]")
             else:
                 items[item.id] = item
         groups: dict[int, list[Entry]] = {image_id: [] for image_id in items}
@@ -48,15 +50,15 @@ class CocoStyle:
             image_id = _id(entry.get("image_id")) if isinstance(entry, dict) else None
             own_id = _id(entry.get("id")) if isinstance(entry, dict) else None
             if image_id not in groups:
-                tally.add("masks of an unknown image", f"annotations[{index}]")
+                problems.add("mask of an unknown image", f"annotations[{index}]")
             elif own_id is None:
-                tally.add("masks without an id", f"annotations[{index}]")
+                problems.add("mask without an id", f"annotations[{index}]")
             elif self.keep(entry):
                 groups[image_id].append(entry)
                 parents[own_id] = _id(self.parent(entry))
         if zero_is_root(files[0], parents):
             parents = {own_id: parent or None for own_id, parent in parents.items()}
-        return Source(list(items.values()), lambda item: self._scene(item, groups[item.id], parents))
+        return Source(list(items.values()), lambda item: self._annotated(item, groups[item.id], parents))
 
     def _item(self, root: Path, entry: Entry) -> ImageItem | None:
         try:
@@ -69,7 +71,9 @@ class CocoStyle:
             return None
         return ImageItem(image_id, path, height, width)
 
-    def _scene(self, item: ImageItem, entries: Sequence[Entry], parents: Mapping[int, int | None]) -> Scene:
+    def _annotated(
+        self, item: ImageItem, entries: Sequence[Entry], parents: Mapping[int, int | None]
+    ) -> AnnotatedImage:
         ids = [own_id for entry in entries if (own_id := _id(entry["id"])) is not None]
         rows = [
             Annotation(
@@ -82,7 +86,7 @@ class CocoStyle:
             )
             for own_id, entry in zip(ids, entries, strict=True)
         ]
-        return Scene(item, rows, {"source_category_id": [entry.get("category_id") for entry in entries]})
+        return AnnotatedImage(item, rows, {"source_category_id": [entry.get("category_id") for entry in entries]})
 
 
 def _id(value: Any) -> int | None:

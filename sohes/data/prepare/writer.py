@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from sohes.data.coco import Annotation, ImageItem, annotation_entry, check_segmentation, image_entry
-from sohes.data.prepare.scene import Scene, Tally
+from sohes.data.coco import Annotation, ImageItem, check_segmentation
+from sohes.data.coco_writer import annotation_entry, image_entry
+from sohes.data.prepare.source import AnnotatedImage
+from sohes.data.problems import Problems
 from sohes.errors import DataError
 from sohes.masks import AREA_CLASSES
 
@@ -17,31 +19,31 @@ CATEGORIES = [{"id": 1, "name": "entity"}]
 
 
 class CocoWriter:
-    """Writes scenes as they come; call `finish` after the last.
+    """Writes annotated images as they come; call `finish` after the last.
 
     Attributes:
         counts: "images"; "masks", and of them "crowds", "with a parent", "size S", "size M" and "size L"; and masks
-            "left out", which the tally explains.
+            "left out", which `problems` explains.
     """
 
-    def __init__(self, file: TextIO, folder: Path, tally: Tally) -> None:
+    def __init__(self, file: TextIO, folder: Path, problems: Problems) -> None:
         self.counts: Counter[str] = Counter()
-        self._file, self._folder, self._tally = file, folder, tally
+        self._file, self._folder, self._problems = file, folder, problems
         self._images: list[dict[str, Any]] = []
         self._file.write('{"annotations": [')
 
-    def add(self, scene: Scene) -> None:
-        """Write one image's masks, numbered on; those that cannot be used are left out."""
-        self._images.append(image_entry(scene.item, self._folder))
+    def add(self, image: AnnotatedImage) -> None:
+        """Write one image's masks, numbered on from those before; those that cannot be used are left out."""
+        self._images.append(image_entry(image.item, self._folder))
         self.counts["images"] += 1
-        kept = [(i, entry) for i, row in enumerate(scene.rows) if (entry := self._entry(row, scene.item)) is not None]
+        kept = [(i, entry) for i, row in enumerate(image.rows) if (entry := self._entry(row, image.item)) is not None]
         first = self.counts["masks"] + 1
-        new_ids = {scene.rows[index].id: first + place for place, (index, _) in enumerate(kept)}
-        by_id = {row.id: row for row in scene.rows}
+        new_ids = {image.rows[index].id: first + place for place, (index, _) in enumerate(kept)}
+        by_id = {row.id: row for row in image.rows}
         for place, (index, entry) in enumerate(kept):
             entry["id"] = first + place
-            entry["parent_id"] = self._parent(scene.rows[index], by_id, new_ids)
-            entry |= {name: column[index] for name, column in scene.columns.items()}
+            entry["parent_id"] = self._parent(image.rows[index], by_id, new_ids)
+            entry |= {name: column[index] for name, column in image.columns.items()}
             self._file.write(("," if entry["id"] > 1 else "") + "\n" + json.dumps(entry, allow_nan=False))
             self._count(entry)
 
@@ -58,16 +60,16 @@ class CocoWriter:
             entry = annotation_entry(row, item)
             if entry["area"] > 0:
                 return entry
-            self._tally.add("masks without a pixel", where)
+            self._problems.add("mask without a pixel", where)
         except DataError as error:
-            self._tally.add("masks that cannot be used", str(error))
+            self._problems.add("mask that cannot be used", str(error))
         self.counts["left out"] += 1
         return None
 
     def _parent(self, row: Annotation, by_id: Mapping[int, Annotation], new_ids: Mapping[int, int]) -> int | None:
         """New id of the closest ancestor that was kept; None for a root."""
         if row.parent_id is not None and row.parent_id not in by_id:
-            self._tally.add("parents that do not exist, their parts now roots", f"{row.parent_id} of mask {row.id}")
+            self._problems.add("parent that does not exist, its parts now roots", f"{row.parent_id} of mask {row.id}")
         above, seen = row.parent_id, {row.id}
         while above is not None and above in by_id and above not in seen:
             if above in new_ids:

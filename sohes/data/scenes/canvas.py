@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sohes.data.scenes.figures import Figure, Points, Shape
 from sohes.data.scenes.textures import SURFACES, FloatImage, Grain, Rng, noise
-from sohes.masks import IntArray
+from sohes.rle import IntArray
 
 
 @dataclass(frozen=True)

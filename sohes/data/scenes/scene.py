@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sohes.data.coco import Annotation, ImageItem, ancestors_of, write_coco
+from sohes.data.coco import Annotation, ImageItem
+from sohes.data.coco_writer import write_coco
 from sohes.data.scenes.canvas import Band, Canvas
 from sohes.data.scenes.figures import FIGURES, PARTS, Figure, Points
 from sohes.data.scenes.textures import Rng
 from sohes.errors import DataError
 from sohes.files import atomic_path, read_json
-from sohes.masks import BoolArray, MaskForest, encode_masks
+from sohes.masks import MaskForest, ancestors_of
 from sohes.progress import track
+from sohes.rle import BoolArray, encode_masks
 
 STUFF = ("sky", "hill", "grass", "sand", "water", "road", "brick", "wood")
 VERSION = 2  # of what is written; raise it when the same seed gives something else

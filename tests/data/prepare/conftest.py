@@ -13,9 +13,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sohes.data.coco import ImageSet, read_coco
-from sohes.data.prepare.build import Report, prepare
+from sohes.data.prepare.build import Prepared, prepare
 
-Prepare = Callable[..., tuple[Report, ImageSet]]
+Prepare = Callable[..., tuple[Prepared, ImageSet]]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def root(tmp_path: Path) -> Path:
 def prepared(root: Path, tmp_path: Path) -> Prepare:
     """Prepares a data set out of `root`, and reads what was written."""
 
-    def run(name: str, **options: Any) -> tuple[Report, ImageSet]:
+    def run(name: str, **options: Any) -> tuple[Prepared, ImageSet]:
         report = prepare(name, root, tmp_path / "out" / f"{name}.json", **options)
         return report, read_coco(report.path)
 

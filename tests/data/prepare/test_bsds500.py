@@ -11,7 +11,8 @@ import pytest
 from scipy.io import savemat
 
 from sohes.data.prepare.bsds500 import PARENT_COVERS, PARENT_LARGER, merge_annotators
-from sohes.masks import nearest_parents, pairwise_coverage, rle_areas
+from sohes.masks import nearest_parents, pairwise_coverage
+from sohes.rle import rle_areas
 
 from .conftest import Prepare, photo
 
@@ -80,7 +81,7 @@ def test_broken_files(bsds: Path, prepared: Prepare) -> None:
     savemat(truths / "name.mat", {"groundTruth": 1})
     report, images = prepared("bsds500")
     assert [item.id for item in images.items] == [3096]
-    assert report.warnings[0].startswith("left out: 3 images that cannot be used")
+    assert report.warnings[0].startswith("skipped 3 x image that cannot be used")
     assert "1.mat: not a BSDS500 ground truth" in report.warnings[0]
 
 

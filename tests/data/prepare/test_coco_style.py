@@ -60,7 +60,7 @@ def test_coco(root: Path, coco: dict[str, Any], prepared: Prepare) -> None:
     value = json.loads(report.path.read_text())
     assert [row["source_category_id"] for row in value["annotations"]] == [17, 1]
     assert [(row["area"], row["bbox"]) for row in value["annotations"]] == [(12, [0, 0, 8, 6]), (12, [0, 0, 2, 6])]
-    assert "2 images, 2 masks, of them 1 crowds, 1.0 an image" in report.summary()
+    assert "2 images, 2 masks, of them 1 crowds, 1.0 per image" in report.summary()
     assert report.warnings == [
         "the download has 2 images, the official one 5000; is it complete?",
         "the download has 2 masks, the official one 36781; is it complete?",
@@ -86,11 +86,12 @@ def test_broken_annotations_are_left_out_and_counted(root: Path, coco: dict[str,
     assert len(images) == 2
     left_out = report.warnings[:4]
     assert left_out[0] == (
-        "left out: 3 images without id, size or file name, or with an id given before: images[2]; images[3]; images[4]"
+        "skipped 3 x image without id, size or file name, or with an id given before, e.g. images[2]; images[3]; "
+        "images[4]"
     )
-    assert left_out[1] == "left out: 2 masks of an unknown image: annotations[4]; annotations[6]"
-    assert left_out[2].startswith("left out: 3 masks that cannot be used: mask 2 of 000000000139.jpg: RLE counts")
-    assert left_out[3] == "left out: 1 masks without a pixel: mask 4 of 000000000139.jpg"
+    assert left_out[1] == "skipped 2 x mask of an unknown image, e.g. annotations[4]; annotations[6]"
+    assert left_out[2].startswith("skipped 3 x mask that cannot be used, e.g. mask 2 of 000000000139.jpg: RLE counts")
+    assert left_out[3] == "skipped 1 x mask without a pixel, e.g. mask 4 of 000000000139.jpg"
     assert "the download has 6 masks" in report.warnings[-1]  # what is left out was there
 
 
@@ -162,7 +163,7 @@ def test_paco_hierarchy_has_the_wholes(paco: Path, prepared: Prepare) -> None:
     assert forest.areas.tolist() == [4, 16, 1, 9, 1]
     assert forest.parent.tolist() == [1, -1, 1, -1, -1]
     assert "with a parent 40.0%" in report.summary()
-    assert report.warnings[0] == "left out: 1 parents that do not exist, their parts now roots: 30 of mask 31"
+    assert report.warnings[0] == "skipped 1 x parent that does not exist, its parts now roots, e.g. 30 of mask 31"
 
 
 @pytest.mark.parametrize("folder", ["val/n02009229", "images/val", "val"])

@@ -54,6 +54,6 @@ def test_broken_files(pack: Path, prepared: Prepare) -> None:
     report, images = prepared("sa1b")
     assert [item.id for item in images.items] == list(range(5, COUNT + 1))
     (warning,) = report.warnings
-    assert warning.startswith("left out: 4 images that cannot be used: ")
+    assert warning.startswith("skipped 4 x image that cannot be used, e.g. ")
     for text in ("sa_1.json: not valid JSON", "sa_2.json: not an SA-1B annotation", "sa_3.jpg: cannot be read"):
         assert text in warning
