@@ -24,8 +24,9 @@ from torch import Tensor
 from benchmarks.mask_algebra import nested_masks
 from sohes.data.coco import ImageItem, ImageSet
 from sohes.data.label_store import LabelStore, LabelWriter
+from sohes.data.views import View
 from sohes.files import write_json
-from sohes.instruct.dataset import ForestSamples, Window, collate
+from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.settings import SampleSettings
 from sohes.masks import MaskForest
 from sohes.records import hardware
@@ -37,20 +38,19 @@ IMAGES_A_SECOND = 16.0  # that a step of 16 images may want
 
 
 class DecodedSamples(ForestSamples):
-    """The plain way: every mask in full, then the window of it, then products of all pairs of masks."""
+    """The plain way: every mask in full, then the view of it, then products of all pairs of masks."""
 
-    def _targets(self, forest: MaskForest, window: Window, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _targets(self, forest: MaskForest, view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         count, size, settings = len(forest), self.settings.crop_px, self.settings
         chosen: IntArray = np.arange(count)
         if count > settings.max_targets:
             chosen = np.sort(rng.choice(count, settings.max_targets, replace=False))
         full = decode_masks([forest.rles[i] for i in chosen], forest.size_hw)
-        rows, columns = window.grid(forest.size_hw)
+        rows, columns = view.grid(forest.size_hw)
         masks = full[:, rows][:, :, columns]
-        zoom = window.size_hw[0] * window.size_hw[1] / (window.height * window.width)
         flat = masks.reshape(count, -1).astype(np.float32)
         areas, shared = flat.sum(1), flat @ flat.T
-        stays = (areas >= settings.min_area_px) & (areas >= settings.min_area_left * full.sum((1, 2)) * zoom)
+        stays = (areas >= settings.min_area_px) & (areas >= settings.min_area_left * full.sum((1, 2)) * view.area_scale)
         same = shared > settings.same_iou * (areas[:, None] + areas[None, :] - shared)
         ancestor = forest.ancestor[np.ix_(chosen, chosen)]
         stays &= ~(same & ancestor & stays[None, :]).any(axis=1)

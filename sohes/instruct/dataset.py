@@ -1,17 +1,14 @@
-"""Training samples of phase 2 and 3: an image, the masks of its forest that survive the crop, their relation (§3.5).
+"""Training samples of phases 2 and 3: a view of an image, the masks of its forest that survive it, their relation.
 
 Sample `position` depends on (seed, position) alone, so order and augmentation survive an interruption.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +16,7 @@ from sohes.data.coco import ImageSet
 from sohes.data.identity import match_store
 from sohes.data.images import load_image
 from sohes.data.label_store import LabelStore
+from sohes.data.views import View, epoch_order, sample_rng
 from sohes.errors import DataError
 from sohes.instruct.photometric import add_noise
 from sohes.instruct.settings import SampleSettings
@@ -26,43 +24,7 @@ from sohes.masks import MaskForest
 from sohes.rle import BoolArray, IntArray, MaskRuns
 from sohes.segmenters.matching import Targets
 
-_ATTEMPTS = 400  # crops tried, two an image, when one leaves no target; many, for most images may have no mask
-
-
-@dataclass(frozen=True)
-class Window:
-    """A crop: rectangle of the image in px, its size on the canvas, mirrored or not."""
-
-    left: float
-    top: float
-    width: float
-    height: float
-    size_hw: tuple[int, int]
-    flipped: bool
-
-    @classmethod
-    def draw(cls, size_hw: tuple[int, int], settings: SampleSettings, rng: np.random.Generator) -> Window:
-        """Scale the long side to a random multiple of the canvas, then cut out at most a canvas."""
-        height, width = size_hw
-        scale = rng.uniform(settings.scale_min, settings.scale_max) * settings.crop_px / max(size_hw)
-        cut_h, cut_w = min(height, settings.crop_px / scale), min(width, settings.crop_px / scale)
-        top, left = rng.uniform(0, height - cut_h), rng.uniform(0, width - cut_w)
-        out = tuple(min(settings.crop_px, max(1, round(side * scale))) for side in (cut_h, cut_w))
-        return cls(left, top, cut_w, cut_h, (out[0], out[1]), bool(rng.random() < settings.flip))
-
-    def of_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The window of an image (H, W, 3), resized."""
-        box = (self.left, self.top, self.left + self.width, self.top + self.height)
-        height, width = self.size_hw
-        cut = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box=box))
-        return np.asarray(cv2.flip(cut, 1), np.uint8) if self.flipped else cut
-
-    def grid(self, size_hw: tuple[int, int]) -> tuple[IntArray, IntArray]:
-        """Rows (h,) and columns (w,) of an image of size `size_hw` whose pixels are nearest to the canvas'."""
-        height, width = self.size_hw
-        rows = (self.top + (np.arange(height) + 0.5) * self.height / height).astype(int).clip(0, size_hw[0] - 1)
-        columns = (self.left + (np.arange(width) + 0.5) * self.width / width).astype(int).clip(0, size_hw[1] - 1)
-        return rows, columns[::-1] if self.flipped else columns
+_ATTEMPTS = 400  # views tried, two per image, when one leaves no target; many, for most images may have no mask
 
 
 def surviving_targets(
@@ -122,44 +84,43 @@ class ForestSamples(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
         epoch, place = divmod(position, len(self.items))
-        order = np.random.default_rng([self.seed, 1, epoch]).permutation(len(self.items))
-        rng = np.random.default_rng([self.seed, 2, position])
+        order, rng = epoch_order(self.seed, epoch, len(self.items)), sample_rng(self.seed, position)
+        settings, scale = self.settings, (self.settings.scale_min, self.settings.scale_max)
         key = torch.tensor(int(rng.integers(2**40)))
         for attempt in range(_ATTEMPTS):
             item = self.items[order[(place + attempt // 2) % len(self.items)]]
             forest = self.store.forest(self._stored[item.id])
             if len(forest):
-                window = Window.draw(forest.size_hw, self.settings, rng)
-                masks, ancestor = self._targets(forest, window, rng)
+                view = View.jittered(forest.size_hw, rng, canvas_px=settings.crop_px, scale=scale, flip=settings.flip)
+                masks, ancestor = self._targets(forest, view, rng)
                 if len(masks):
-                    image = window.of_image(load_image(item.path))
-                    return {"key": key, "masks": masks, "ancestor": ancestor} | self._views(image, rng)
+                    image = view.pixels(load_image(item.path))
+                    return {"key": key, "masks": masks, "ancestor": ancestor} | self._inputs(image, rng)
         raise DataError(
-            f"{self.store.folder}: {_ATTEMPTS} crops in a row hold no mask of at least {self.settings.min_area_px} px; "
-            "look at explore/overlays: the labels are too few, too small, or the thresholds do not suit the backbone"
+            f"{self.store.folder}: {_ATTEMPTS} crops in a row hold no mask of at least {settings.min_area_px} px; "
+            "see explore/overlays: the labels are too few, too small, or the thresholds do not suit the backbone"
         )
 
-    def _targets(self, forest: MaskForest, window: Window, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _targets(self, forest: MaskForest, view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Masks (M, S, S) and relation (M, M) of the targets, both bool."""
         count, size = len(forest), self.settings.crop_px
         chosen: IntArray = np.arange(count)
         if count > self.settings.max_targets:
             chosen = np.sort(rng.choice(count, self.settings.max_targets, replace=False))
         full = MaskRuns.of_rles([forest.rles[i] for i in chosen], forest.size_hw)
-        cut = full.window(*window.grid(forest.size_hw))
-        zoom = window.size_hw[0] * window.size_hw[1] / (window.height * window.width)
+        cut = full.window(*view.grid(forest.size_hw))
         ancestor = forest.ancestor[np.ix_(chosen, chosen)]
-        kept = surviving_targets(cut, full.areas * zoom, ancestor, self.settings)
+        kept = surviving_targets(cut, full.areas * view.area_scale, ancestor, self.settings)
         canvas = np.zeros((len(kept), size, size), dtype=bool)
         cut.paint(kept, canvas)
         return torch.from_numpy(canvas), torch.from_numpy(ancestor[np.ix_(kept, kept)])
 
-    def _views(self, image: NDArray[np.uint8], rng: np.random.Generator) -> dict[str, Tensor]:
-        """The image as the networks see it, clean and, in phase 3, noisy."""
-        views = {"pixel_values": self._pixels(image), "content_hw": torch.tensor(image.shape[:2])}
+    def _inputs(self, image: NDArray[np.uint8], rng: np.random.Generator) -> dict[str, Tensor]:
+        """The view as the networks see it, clean and, in phase 3, noisy."""
+        inputs = {"pixel_values": self._pixels(image), "content_hw": torch.tensor(image.shape[:2])}
         if self.noisy_view:
-            views["noisy_values"] = self._pixels(add_noise(image, rng))
-        return views
+            inputs["noisy_values"] = self._pixels(add_noise(image, rng))
+        return inputs
 
     def _pixels(self, image: NDArray[np.uint8]) -> Tensor:
         """Normalised (3, S, S) float32, padded at the bottom and right with the mean colour."""

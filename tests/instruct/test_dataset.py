@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from sohes.data.coco import ImageItem, ImageSet
 from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.errors import DataError
-from sohes.instruct.dataset import ForestSamples, Window, collate, surviving_targets
+from sohes.instruct.dataset import ForestSamples, collate, surviving_targets
 from sohes.instruct.settings import SampleSettings
 from sohes.masks import MaskForest
 from sohes.rle import BoolArray, IntArray, MaskRuns, encode_masks
@@ -24,74 +24,9 @@ SETTINGS = SampleSettings(crop_px=48, scale_min=0.5, scale_max=2.0, min_area_px=
 NORMAL = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-def coordinates(height: int, width: int) -> np.ndarray:
-    """Red grows to the right, green downwards, in steps of 4."""
-    image = np.zeros((height, width, 3), np.uint8)
-    image[..., 0] = 4 * np.arange(width)
-    image[..., 1] = 4 * np.arange(height)[:, None]
-    return image
-
-
-def cut(window: Window, masks: BoolArray) -> BoolArray:
-    rows, columns = window.grid((masks.shape[1], masks.shape[2]))
-    return masks[:, rows][:, :, columns]
-
-
 def surviving(masks: BoolArray, before: np.ndarray, ancestor: BoolArray, settings: SampleSettings) -> IntArray:
     runs = MaskRuns.of_rles(encode_masks(masks), (masks.shape[1], masks.shape[2]))
     return surviving_targets(runs, before, ancestor, settings)
-
-
-@pytest.mark.parametrize("seed", range(60))
-def test_image_and_masks_stay_aligned(seed: int) -> None:
-    """The masks are the coordinates in bits; what they spell is what the pixel's colour says, to a pixel."""
-    rng = np.random.default_rng(seed)
-    height, width = rng.integers(8, 60, 2)
-    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
-    bits = np.stack([(columns >> bit) & 1 for bit in range(6)] + [(rows >> bit) & 1 for bit in range(6)]).astype(bool)
-    window = Window.draw((height, width), replace(SETTINGS, scale_min=0.8), rng)
-    image, masks = window.of_image(coordinates(height, width)), cut(window, bits)
-    assert image.shape[:2] == masks.shape[1:] == window.size_hw
-    column = sum(masks[bit].astype(int) << bit for bit in range(6))
-    row = sum(masks[6 + bit].astype(int) << bit for bit in range(6))
-    # away from the border, where the bicubic kernel is cut; a shrunk pixel covers several
-    inner = np.s_[3:-3, 3:-3]
-    shrunk = max(1.0, window.width / window.size_hw[1])
-    assert np.abs(image[..., 0][inner] / 4.0 - column[inner]).max(initial=0) <= shrunk
-    assert np.abs(image[..., 1][inner] / 4.0 - row[inner]).max(initial=0) <= shrunk
-
-
-def test_flip_mirrors_both() -> None:
-    window = Window(4.0, 2.0, 20.0, 10.0, (10, 20), False)
-    mirrored = replace(window, flipped=True)
-    image, masks = coordinates(30, 40), np.random.default_rng(0).random((2, 30, 40)) > 0.5
-    assert np.array_equal(window.of_image(image), image[2:12, 4:24])
-    assert np.array_equal(cut(window, masks), masks[:, 2:12, 4:24])
-    assert np.array_equal(mirrored.of_image(image), image[2:12, 4:24][:, ::-1])
-    assert np.array_equal(cut(mirrored, masks), masks[:, 2:12, 4:24][:, :, ::-1])
-
-
-@pytest.mark.parametrize("size_hw", [(40, 60), (1, 300), (300, 1), (1, 1), (2000, 30)])
-def test_window_stays_inside_image_and_canvas(size_hw: tuple[int, int]) -> None:
-    rng = np.random.default_rng(0)
-    scales = []
-    for _ in range(200):
-        window = Window.draw(size_hw, SETTINGS, rng)
-        assert 0 <= window.top <= window.top + window.height <= size_hw[0]
-        assert 0 <= window.left <= window.left + window.width <= size_hw[1]
-        assert all(1 <= side <= 48 for side in window.size_hw)
-        scales.append(max(window.size_hw) / 48)
-        assert window.of_image(np.zeros((*size_hw, 3), np.uint8)).shape[:2] == window.size_hw
-        assert cut(window, np.zeros((1, *size_hw), bool)).shape[1:] == window.size_hw
-    assert min(scales) < 0.6  # shrunk images leave padding
-    assert max(scales) == 1  # enlarged ones are cut to the canvas
-
-
-def test_flips_as_often_as_told() -> None:
-    rng = np.random.default_rng(0)
-    never = replace(SETTINGS, flip=0.0)
-    assert not any(Window.draw((20, 20), never, rng).flipped for _ in range(50))
-    assert 60 < sum(Window.draw((20, 20), SETTINGS, rng).flipped for _ in range(200)) < 140
 
 
 def boxes(*corners: tuple[int, int, int, int], size: int = 20) -> np.ndarray:

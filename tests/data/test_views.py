@@ -1,0 +1,132 @@
+"""Views: pixels, masks and the affine map tell the same story; only seed and position decide."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sohes.data.views import View, epoch_order, sample_rng
+from sohes.rle import BoolArray
+
+CANVAS_PX = 48
+
+
+def jittered(
+    size_hw: tuple[int, int], rng: np.random.Generator, scale: tuple[float, float] = (0.5, 2.0), flip: float = 0.5
+) -> View:
+    return View.jittered(size_hw, rng, canvas_px=CANVAS_PX, scale=scale, flip=flip)
+
+
+def coordinates(height: int, width: int) -> np.ndarray:
+    """Red grows to the right, green downwards, in steps of 4."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = 4 * np.arange(width)
+    image[..., 1] = 4 * np.arange(height)[:, None]
+    return image
+
+
+def cut(view: View, masks: BoolArray) -> BoolArray:
+    rows, columns = view.grid((masks.shape[1], masks.shape[2]))
+    return masks[:, rows][:, :, columns]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_image_and_masks_stay_aligned(seed: int) -> None:
+    """The masks are the coordinates in bits; what they spell is what the pixel's colour says, to a pixel."""
+    rng = np.random.default_rng(seed)
+    height, width = rng.integers(8, 60, 2)
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))
+    bits = np.stack([(columns >> bit) & 1 for bit in range(6)] + [(rows >> bit) & 1 for bit in range(6)]).astype(bool)
+    view = jittered((height, width), rng, scale=(0.8, 2.0))
+    image, masks = view.pixels(coordinates(height, width)), cut(view, bits)
+    assert image.shape[:2] == masks.shape[1:] == view.size_hw
+    column = sum(masks[bit].astype(int) << bit for bit in range(6))
+    row = sum(masks[6 + bit].astype(int) << bit for bit in range(6))
+    # away from the border, where the bicubic kernel is cut; a shrunk pixel covers several
+    inner = np.s_[3:-3, 3:-3]
+    shrunk = max(1.0, view.width / view.size_hw[1])
+    assert np.abs(image[..., 0][inner] / 4.0 - column[inner]).max(initial=0) <= shrunk
+    assert np.abs(image[..., 1][inner] / 4.0 - row[inner]).max(initial=0) <= shrunk
+
+
+def test_flip_mirrors_both() -> None:
+    view = View(4.0, 2.0, 20.0, 10.0, (10, 20), False)
+    mirrored = replace(view, flipped=True)
+    image, masks = coordinates(30, 40), np.random.default_rng(0).random((2, 30, 40)) > 0.5
+    assert np.array_equal(view.pixels(image), image[2:12, 4:24])
+    assert np.array_equal(cut(view, masks), masks[:, 2:12, 4:24])
+    assert np.array_equal(mirrored.pixels(image), image[2:12, 4:24][:, ::-1])
+    assert np.array_equal(cut(mirrored, masks), masks[:, 2:12, 4:24][:, :, ::-1])
+
+
+@pytest.mark.parametrize("size_hw", [(40, 60), (1, 300), (300, 1), (1, 1), (2000, 30)])
+def test_view_stays_inside_image_and_canvas(size_hw: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    scales = []
+    for _ in range(200):
+        view = jittered(size_hw, rng)
+        assert 0 <= view.top <= view.top + view.height <= size_hw[0]
+        assert 0 <= view.left <= view.left + view.width <= size_hw[1]
+        assert all(1 <= side <= 48 for side in view.size_hw)
+        scales.append(max(view.size_hw) / 48)
+        assert view.pixels(np.zeros((*size_hw, 3), np.uint8)).shape[:2] == view.size_hw
+        assert cut(view, np.zeros((1, *size_hw), bool)).shape[1:] == view.size_hw
+    assert min(scales) < 0.6  # shrunk images leave padding
+    assert max(scales) == 1  # enlarged ones are cut to the canvas
+
+
+def test_flips_as_often_as_told() -> None:
+    rng = np.random.default_rng(0)
+    assert not any(jittered((20, 20), rng, flip=0.0).flipped for _ in range(50))
+    assert 60 < sum(jittered((20, 20), rng).flipped for _ in range(200)) < 140
+
+
+def mapped(view: View, points: np.ndarray) -> np.ndarray:
+    """Points (N, 2) of the image in the view."""
+    return points @ view.affine[:, :2].T + view.affine[:, 2]
+
+
+def unmapped(view: View, points: np.ndarray) -> np.ndarray:
+    """Points (N, 2) of the view in the image."""
+    square = np.vstack([view.affine, [0, 0, 1]])
+    return np.linalg.solve(square, np.column_stack([points, np.ones(len(points))]).T)[:2].T
+
+
+def test_corners_become_corners() -> None:
+    view = View(4.0, 2.0, 20.0, 10.0, (30, 40), False)
+    corners = np.array([[4, 2], [24, 2], [24, 12], [4, 12]], float)
+    np.testing.assert_allclose(mapped(view, corners), [[0, 0], [40, 0], [40, 30], [0, 30]], atol=1e-12)
+    flipped = replace(view, flipped=True)
+    np.testing.assert_allclose(mapped(flipped, corners), [[40, 0], [0, 0], [0, 30], [40, 30]], atol=1e-12)
+    assert view.area_scale == pytest.approx(abs(np.linalg.det(view.affine[:, :2])))
+    np.testing.assert_allclose(mapped(view, np.array([[9.0, 7.0]])), [[10, 15]])  # a quarter across, half-way down
+    np.testing.assert_allclose(mapped(flipped, np.array([[9.0, 7.0]])), [[30, 15]])
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_affine_map_agrees_with_grid_and_pixels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(8, 60, 2))
+    view = jittered((height, width), rng, scale=(0.9, 3.0))
+    centres = np.stack(np.meshgrid(np.arange(view.size_hw[1]), np.arange(view.size_hw[0])), -1).reshape(-1, 2) + 0.5
+    found = unmapped(view, centres)
+    rows, columns = view.grid((height, width))
+    expected = np.stack(np.meshgrid(columns, rows), -1).reshape(-1, 2)
+    assert (found - expected > -1e-9).all()  # each centre lies in its pixel
+    assert (found - expected < 1 + 1e-9).all()
+    points = rng.uniform(0, (width, height), (20, 2))
+    np.testing.assert_allclose(unmapped(view, mapped(view, points)), points, atol=1e-9)
+    # the colour of an image of coordinates is that of the place; at the border the bicubic kernel is cut
+    colours = view.pixels(coordinates(height, width))[3:-3, 3:-3, :2].astype(float)
+    places = found.reshape(*view.size_hw, 2)[3:-3, 3:-3]
+    assert np.abs(colours / 4 + 0.5 - places).max(initial=0) < 0.2
+
+
+def test_seed_and_position_decide() -> None:
+    draws = [sample_rng(seed, position).random() for seed in (0, 1) for position in (0, 1)]
+    assert len(set(draws)) == 4
+    assert sample_rng(1, 1).random() == draws[3]
+    assert sorted(epoch_order(0, 0, 9)) == list(range(9))
+    assert epoch_order(0, 1, 9).tolist() == epoch_order(0, 1, 9).tolist() != epoch_order(0, 0, 9).tolist()
