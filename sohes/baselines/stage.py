@@ -1,6 +1,6 @@
 """Stages of a benchmark suite: one model on one data set, segmented, kept, scored by the published protocol.
 
-A stage resumes where it was interrupted: its predictions lie in a label store in its folder.
+An interrupted stage resumes: its predictions lie in a label store in its folder.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def predictions(config: PredictionsConfig, inputs: dict[str, Path], out: Path) -
 
 
 def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
-    """Segment with a baseline, and score. The data are looked at first: weights may take long to load or to miss."""
+    """Segment with a baseline, and score. The data come first: weights may take long to load, or be missing."""
     from sohes.baselines.clustering import Sohes
     from sohes.data.coco import read_coco
     from sohes.data.image_root import with_image_root

@@ -1,4 +1,4 @@
-"""`sohes labels`: look into a label store, or take its masks elsewhere."""
+"""`sohes labels`: inspect a label store, or export its masks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
         **help_page("sohes labels export labels/ --out labels.json"),
     )
     export.add_argument("labels", type=Path, metavar="LABELS", help="folder of the label store")
-    export.add_argument("--out", required=True, type=Path, metavar="FILE", help="COCO JSON; `parent_id` 0 is a root")
+    export.add_argument("--out", required=True, type=Path, metavar="FILE", help="COCO JSON; `parent_id` null is a root")
     export.set_defaults(run=run_export)
     show = actions.add_parser(
         "show",

@@ -1,1 +1,1 @@
-"""Images in, labels out: reading photographs, splits, the label store, generated scenes, overlays."""
+"""Images in, labels out: reading photographs, COCO files, splits, views, the label store, overlays."""

@@ -32,7 +32,7 @@ LARGEST_ID = 2**63 - 1  # what a label store holds
 
 @dataclass(frozen=True)
 class ImageItem:
-    """One image of a set; height and width in px, as looked at (EXIF applied)."""
+    """One image of a set; height and width in px, with EXIF rotation applied."""
 
     id: int
     path: Path

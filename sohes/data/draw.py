@@ -104,7 +104,7 @@ def _drawn(forest: MaskForest, size_hw: tuple[int, int]) -> tuple[NDArray[np.int
     """What covers each pixel (H, W): -1 nothing, i mask i, M + i its outline; and all outlines, 1 px wide, 0 or 1."""
     ink, outlines = np.full(size_hw, -1, np.int32), np.zeros(size_hw, np.uint8)
     thickness = max(1, round(max(size_hw) / 320))
-    for index, mask, (top, left) in _sampled(forest, size_hw):
+    for index, mask, (top, left) in sampled(forest, size_hw):
         np.copyto(ink[top : top + mask.shape[0], left : left + mask.shape[1]], index, where=mask)
         shape = mask.view(np.uint8)
         contours, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(left, top))
@@ -126,7 +126,7 @@ def _coloured(
     return np.clip(np.rint(panel), 0, 255).astype(np.uint8)
 
 
-def _sampled(forest: MaskForest, size_hw: tuple[int, int]) -> Iterator[tuple[int, BoolArray, tuple[int, int]]]:
+def sampled(forest: MaskForest, size_hw: tuple[int, int]) -> Iterator[tuple[int, BoolArray, tuple[int, int]]]:
     """Masks as seen at another size, largest first: index, mask (h, w) bool within its box, and the box's corner."""
     rows, columns = (
         ((np.arange(side) + 0.5) * full / side).astype(np.int64)
@@ -153,7 +153,7 @@ def grid(images: Sequence[ImageArray], captions: Sequence[str], columns: int) ->
     Args:
         images: each (H, W, 3) uint8 RGB.
         captions: one for each picture, shortened to fit; "" for none.
-        columns: pictures a row, at least 1.
+        columns: pictures per row, at least 1.
     """
     if not images or len(images) != len(captions) or columns < 1:
         raise ValueError(f"{len(images)} pictures, {len(captions)} captions, {columns} columns")

@@ -41,7 +41,7 @@ def with_image_root(images: ImageSet) -> ImageSet:
             f'into field \'info\': {{"image_root": "{best[0]}"}}'
         )
     if not best:
-        return images  # whoever opens them says which are missing
+        return images  # opening them says which are missing
     logging.getLogger(__name__).warning(
         "%s: %d of its %d images are taken from %s", images.source, found[best[0]], len(names), best[0]
     )

@@ -33,7 +33,7 @@ ImageLike: TypeAlias = "NDArray[Any] | str | os.PathLike[str] | Image.Image | Te
 
 MAX_PIXELS = 178_956_970  # 512 MB of RGB; a larger header is far more likely a decompression bomb than a photograph
 # Pillow's names of what holds one still picture of pixels. Others run programs (EPS) or have no pixels (PDF, WMF).
-_SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "MPO", "HEIF")  # told by their first bytes
+_SIGNED = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "MPO", "HEIF")  # known by their first bytes
 _FORMATS = (*_SIGNED, "PPM", "DIB", "QOI", "PSD", "DDS", "SUN", "SGI", "PCX", "TGA")
 # kinds of images that are looked for although Pillow, or this build of it, may be unable to read them
 _HEIF = (".heic", ".heif", ".hif")
@@ -82,7 +82,7 @@ def _readable(formats: tuple[str, ...]) -> list[str]:
 
 
 def load_image(path: str | os.PathLike[str], content: bytes | None = None) -> ImageArray:
-    """The image at `path` as it should be looked at: (H, W, 3) uint8 RGB.
+    """The image at `path`, upright: (H, W, 3) uint8 RGB.
 
     EXIF rotation is applied; transparent pixels are laid on white; 16-bit grey is scaled from 0..65535 to 0..255; of an
     animation the first frame is taken.

@@ -1,4 +1,4 @@
-"""Any way to segment images, run over a listing into a label store, so that an interrupted run goes on."""
+"""Any way to segment images, applied to a listing, its forests kept in a label store; what was interrupted resumes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def label_images(
         folder: of the label store.
         header: what the forests depend on; see `LabelWriter`.
         description: shown beside the progress.
-        shard_size: images a shard, what an interrupted run loses at most.
+        shard_size: images per shard, what an interruption loses at most.
 
     Returns:
         The reason for each file that was skipped, because it or its forest cannot be used.
@@ -69,7 +69,7 @@ def label_listing(
 ) -> None:
     """Segment every image of a listing, or every one of a job's part, that the store does not hold yet.
 
-    Files that an earlier run skipped are tried again.
+    Files that were skipped before are tried again.
 
     Args:
         segment: gives the results for many images in the order in which it takes them.
@@ -77,7 +77,7 @@ def label_listing(
         folder: of the label store.
         header: what the forests depend on; see `LabelWriter`.
         description: shown beside the progress.
-        shard_size: images a shard, what an interrupted run loses at most.
+        shard_size: images per shard, what an interruption loses at most.
         job: (i, n) for the i-th of n jobs that write the store together, i counted from 0.
 
     Raises:

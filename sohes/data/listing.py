@@ -1,8 +1,8 @@
-"""The images that somebody means, as one numbered list: folders, files, lists of paths, a COCO file, tar archives.
+"""The images that a source names, as one numbered list: folders, files, lists of paths, a COCO file, tar archives.
 
 Every command and stage finds its images here. Nothing is decoded to make the list, so a million images are listed in
 seconds to minutes; of each only the name stays in memory, and of a member of an archive its place there. What looks
-like an image is listed even if it cannot be read: whoever opens it says so by name, and mending it renumbers no other.
+like an image is listed even if it cannot be read: opening it says so by name, and repairing it renumbers no other.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Listing:
             try:
                 image = self.load(place)
             except DataError:
-                continue  # whoever goes through all images reports it
+                continue  # reported by whatever goes through all images
             left -= 1
             yield image
 
@@ -137,7 +137,7 @@ class _Found:
         self._repeated = 0
 
     def add_source(self, path: Path) -> None:
-        """Take what somebody named."""
+        """Take one source."""
         name = str(path.absolute())
         if path.is_dir():
             self._add_folder(name)

@@ -25,7 +25,7 @@ def resolve_parents(
 
     Raises:
         DataError: parents that are no annotation of the image, or that go round in a circle; all are named. Or an
-            annotation 0 that cannot be told from the mark of a root.
+            annotation 0 that cannot be distinguished from the mark of a root.
     """
     above = {child: parent or None for child, parent in given.items()} if zero_is_root(path, given) else given
     wrong = []
@@ -54,7 +54,7 @@ def zero_is_root(path: Path, parents: Parents) -> bool:
     """Whether parent_id 0 means "none" in this file.
 
     Raises:
-        DataError: 0 is an annotation and marks roots as well, so nobody can tell its parts from roots.
+        DataError: 0 is an annotation and marks roots as well, so its parts cannot be told from roots.
     """
     if 0 not in parents:
         return True

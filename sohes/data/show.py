@@ -1,4 +1,4 @@
-"""A forest in a notebook: a small inline picture, or matplotlib axes."""
+"""A forest in a notebook: a small inline picture, or matplotlib axes. `MaskForest` imports it to draw itself."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from sohes.data.draw import LEVELS, forest_colours, overlay
+from sohes.data.draw import LEVELS, forest_colours, overlay, sampled
 from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import DataError
 from sohes.masks import MaskForest
-from sohes.rle import IntArray, MaskRuns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,20 +32,12 @@ def colour_map(forest: MaskForest, longest_px: int) -> ImageArray:
         longest_px: the longer side of the map at most.
     """
     scale = min(1.0, longest_px / max(forest.size_hw))
-    rows, columns = (_samples(side, max(1, round(side * scale))) for side in forest.size_hw)
-    runs = MaskRuns.of_rles(forest.rles, forest.size_hw).window(rows, columns)
-    picture = np.full((len(rows), len(columns), 3), 255, np.uint8)
+    height, width = (max(1, round(side * scale)) for side in forest.size_hw)
+    picture = np.full((height, width, 3), 255, np.uint8)
     colours = forest_colours(forest).round().astype(np.uint8)
-    for index in np.argsort(-forest.areas, kind="stable"):
-        mask = np.zeros((1, len(rows), len(columns)), dtype=bool)
-        runs.paint(np.array([index]), mask)
-        picture[mask[0]] = colours[index]
+    for index, mask, (top, left) in sampled(forest, (height, width)):
+        picture[top : top + mask.shape[0], left : left + mask.shape[1]][mask] = colours[index]
     return picture
-
-
-def _samples(side: int, count: int) -> IntArray:
-    """The middle pixel of each of `count` even parts of a side."""
-    return ((np.arange(count) + 0.5) * side / count).astype(np.int64)
 
 
 def html(forest: MaskForest) -> str:

@@ -1,4 +1,4 @@
-"""What a run learns from: images that can be read, and their split into train and held-out ones."""
+"""What is trained on: images that can be read, and their split into train and held-out ones."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def split_images(
 ) -> Split:
     """Hold images out: those the ground truth names, without one a share of them.
 
-    Which image a ground-truth entry means is told by `identity.match_names`. Limits draw at random by `seed`, the order
+    Which image a ground-truth entry means `identity.match_names` decides. Limits draw at random by `seed`, the order
     of `items` is kept.
 
     Args:
@@ -158,7 +158,7 @@ def _check_sizes(items: Sequence[ImageItem], truth: Mapping[int, int], ground_tr
             raise DataError(
                 f"{ground_truth.source}: image {entry.id} is {entry.height} x {entry.width} px (height x width) there, "
                 f"but {item.path} is {item.height} x {item.width} px with its EXIF rotation applied; draw its masks "
-                "anew or remove it from the ground truth"
+                "again or remove it from the ground truth"
             )
 
 

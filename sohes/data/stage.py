@@ -1,4 +1,4 @@
-"""The stages that bring images to learn from, and labelled ones for transfer heads."""
+"""Stages that provide images to train on, and labelled ones for the transfer heads."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class ImagesConfig:
     ground_truth: str | None = None
     """COCO JSON of some of the images; those are held out."""
     max_train: Count | None = None
-    """Images to learn from, at most; null: all."""
+    """Images to train on, at most; null: all."""
     max_val: Count | None = None
     """Images held out, at most; null: all."""
     val_fraction: Share | None = None
     """Share held out where no ground truth decides; null: 0.1, and with a ground truth the images that it names."""
     scenes_train: Natural = 0
-    """Generated scenes to learn from."""
+    """Generated scenes to train on."""
     scenes_val: Natural = 0
     """Generated scenes held out."""
     scenes_px: ScenePx = 224
     """Side of a generated scene, px."""
     seed: Natural = 0
-    """Of the scenes, or of the draw of held-out images."""
+    """Seed of the scenes, or of the draw of held-out images."""
 
     @model_validator(mode="after")
     def _scenes_to_hold_out(self) -> Self:
@@ -66,13 +66,11 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
 
     if config.folder is None:
         if not config.scenes_train:
-            raise ConfigError("images.folder is not set: pass --images DIR with the photographs to learn from")
+            raise ConfigError("images.folder is not set: pass --images DIR with the photographs to train on")
         write_scenes(out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed)
         write_json(out / "skipped.json", [])
         write_json(out / "source.json", {"name": _SCENES})
-        return StageResult(
-            notes=[f"images: {config.scenes_train} {_SCENES} to learn from, {config.scenes_val} held out"]
-        )
+        return StageResult(notes=[f"images: {config.scenes_train} {_SCENES} to train on, {config.scenes_val} held out"])
     folder = Path(config.folder).expanduser()
     listing = list_images(folder)
     items, skipped = check_images(listing)
@@ -91,7 +89,7 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
     )
     write_split(out, split, ground_truth=truth, skipped=skipped)
     write_json(out / "source.json", {"name": folder.resolve().name})
-    notes = [f"images: {len(split.train)} of {folder} to learn from, {len(split.val)} held out", *listing.notes]
+    notes = [f"images: {len(split.train)} of {folder} to train on, {len(split.val)} held out", *listing.notes]
     if not split.train:
         notes.append(NONE_TO_TRAIN_ON)
     if split.unmatched:
@@ -111,17 +109,17 @@ class LabelledConfig:
     """Labelled data of the transfer heads: COCO files with categories, or generated scenes."""
 
     train: str | None = None
-    """COCO file with categories that the heads learn from; null: scenes are generated."""
+    """COCO file with categories that the heads are trained on; null: scenes are generated."""
     val: str | None = None
     """COCO file with the same categories that the heads are scored on."""
     scenes_train: Count = 48
-    """Generated scenes that the heads learn from."""
+    """Generated scenes that the heads are trained on."""
     scenes_val: Count = 24
     """Generated scenes that the heads are scored on."""
     scenes_px: ScenePx = 224
     """Side of a generated scene, px."""
     seed: Natural = 0
-    """Of the scenes."""
+    """Seed of the scenes."""
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -141,7 +139,7 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.data.scenes.scene import write_scenes
 
     if config.train is None or config.val is None:
-        # other scenes than those that were learnt from
+        # other scenes than those of pretraining
         write_scenes(
             out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed + 1000
         )
@@ -155,7 +153,7 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
     files = {split: {os.path.realpath(item.path) for item in images.items} for split, images in sets.items()}
     if both := files["train"] & files["val"]:
         notes.append(
-            f"{len(both)} images are in train and in val, e.g. {min(both)}: their score is of the training data"
+            f"{len(both)} images are in train and in val, e.g. {min(both)}: on them the score is one of training data"
         )
     write_json(out / "source.json", {"name": Path(config.train).stem})
     return StageResult(notes=notes)

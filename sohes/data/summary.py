@@ -1,4 +1,4 @@
-"""What a label store holds, in numbers and as a picture: masks per image, depths, sizes, where they came from."""
+"""What a label store holds, in numbers and as a picture: masks per image, depths, sizes, where they come from."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Label maps may have more clusters than there are classes (over-clustering). Intersections and unions are summed over all
 images and divided once; the confusion matrix is all that is kept. Clusters are named after classes in two ways:
 
-- Hungarian: one cluster a class, so that the most pixels agree; pixels of a cluster without a class belong to none.
+- Hungarian: one cluster per class, so that the most pixels agree; pixels of a cluster without a class belong to none.
 - Majority: each cluster goes to the class it overlaps most, several to one class; with equal overlap to the first.
 """
 

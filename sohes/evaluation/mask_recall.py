@@ -1,8 +1,8 @@
-"""Class-agnostic mask recall and precision, COCO's rule with one category and up to 1,000 masks per image.
+"""Class-agnostic mask recall and precision, COCO's rule with one category and up to 1,000 masks per image (README §2).
 
-Protocols "mask_ar1000_v1" and, for the intervals, "mask_ar1000_bootstrap_v1". Images are matched one at a time and
-leave only small tables (about 8 bytes a prediction), so memory does not grow with the masks. Sizes come from the masks,
-never from boxes or from an `area` field; as in COCO's code exactly 32² (96²) px counts as S and as M (as M and as L).
+Images are matched one at a time and leave only small tables (about 8 bytes per prediction), so memory does not grow
+with the masks. Sizes come from the masks, never from boxes or from an `area` field; as in COCO's code exactly 32²
+(96²) px counts as S and as M (as M and as L).
 """
 
 from __future__ import annotations

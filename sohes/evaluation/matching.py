@@ -3,7 +3,7 @@
 Predictions go by falling score. Each takes the free object of highest IoU that reaches the threshold; among equals the
 later object. Ignored objects (crowds, and those outside the size range) are taken only where no other qualifies, and
 make the prediction neutral. The rules and their order are pycocotools', so that every number is equal; the IoUs are its
-own. Its precision of one size class is not needed, so predictions outside a size range are not looked at.
+own. Its precision of one size class is not needed, so predictions outside a size range are ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sohes.rle import BoolArray, IntArray, rle_areas
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 AREA_RANGES = np.array([(0.0, 1e10), *AREA_CLASSES.values()])  # px²: all, s, m, l; both ends belong to a range
-MAX_PREDICTIONS = 1000  # of an image, the best by score
+MAX_PREDICTIONS = 1000  # per image, the best by score
 
 
 @dataclass(frozen=True)

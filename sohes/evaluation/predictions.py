@@ -214,7 +214,7 @@ def _is_results_file(path: Path) -> bool:
 def read_results(path: Path, truth: ImageSet, problems: Problems) -> Predictions:
     """The masks of a COCO results file; they carry no relations.
 
-    An entry needs no id of its own, and what it has as one is not looked at.
+    An entry needs no id of its own; one that it has is ignored.
 
     Raises:
         DataError: not a JSON list, no entry that can be used, or strict `problems`; the message names file, entry and
@@ -292,7 +292,7 @@ def _entries(path: Path) -> Iterator[tuple[int, Any]]:
             except RecursionError as error:
                 raise DataError(f"{path}: [{index}] is nested too deep to be a prediction") from error
             except json.JSONDecodeError as error:
-                more = file.read(_CHUNK)  # the entry may go on there
+                more = file.read(_CHUNK)  # the entry may continue there
                 if not more or len(text) - place > _LONGEST_ENTRY:
                     raise DataError(f"{path}: [{index}] is not valid JSON ({error.msg}); is it cut off?") from error
                 text, place = text[place:] + more, 0

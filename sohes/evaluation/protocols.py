@@ -15,7 +15,7 @@ class Protocol:
         id: versioned name, as in `Measurement.protocol`.
         data: which objects count.
         resize: what happens to images and masks before scoring.
-        limit: how many predictions of an image count.
+        limit: how many predictions per image count.
         averaging: over what a number is averaged.
         source: where the protocol comes from.
     """
@@ -32,7 +32,7 @@ MASK_AR1000 = Protocol(
     id="mask_ar1000_v1",
     data="every annotated object, all categories merged into one; crowds are ignored",
     resize="none: masks are scored at the image's native size; size classes by mask area, 32² and 96² px",
-    limit="the 1,000 best masks of an image by score (AR@1, @10, @100: that many)",
+    limit="the 1,000 best masks per image by score (AR@1, @10, @100: that many)",
     averaging="recall pooled over all images, then the mean over IoU 0.50, 0.55, ..., 0.95; AP over 101 recall points",
     source="COCO's evaluation code; as HASSOD (arXiv:2402.03311, section 4.2), whose setting SOHES follows",
 )
@@ -59,7 +59,7 @@ CLUSTER_HUNGARIAN = Protocol(
     id="cluster_hungarian_v1",
     data="every pixel that is not 255; classes that occur in the ground truth",
     resize="none: label maps are compared at the annotation's size",
-    limit="one cluster a class, matched over the data set for the most agreeing pixels; other clusters have no class",
+    limit="one cluster per class, matched over the data set for the most agreeing pixels; other clusters have no class",
     averaging="intersections and unions summed over all images, divided once for each class, then the mean of classes",
     source="PiCIE (arXiv:2103.17070)",
 )

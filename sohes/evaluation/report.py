@@ -76,7 +76,7 @@ class EvaluationReport:
         return left_out(self.truth, set(self.predictions), self.problems)
 
     def table(self) -> Table:
-        """One line a metric with its interval and protocol; below it what was left out."""
+        """One line per metric with its interval and protocol; below it what was left out."""
         masks, metrics = self.evaluation.masks, self.evaluation.metrics()
         counts = f"{masks.n_images:,} images, {masks.n_objects:,} objects, {masks.n_predictions:,} predictions"
         table = Table(

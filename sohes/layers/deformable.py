@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (Zhu et al., Deformable DETR, 2021), by the fastest correct path of each device.
 
-Processors run compiled loops, NVIDIA GPUs a Triton kernel; every other device runs `reference_deformable_attention`.
+CPUs run compiled loops, NVIDIA GPUs a Triton kernel; every other device runs `reference_deformable_attention` (README).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def deformable_attention(
     """Weighted sum of bilinear samples of feature maps, zero outside them; a pixel's centre is at (index + 0.5) / size.
 
     Differentiable once, in all three tensors. Sums are float32 whatever the value's format (float64 for float64). The
-    value's gradient is summed in a fixed order on processors, by atomic additions in any order on GPUs.
+    value's gradient is summed in a fixed order on CPUs, by atomic additions in any order on GPUs.
 
     Args:
         value: (B, S, heads, C) floating; the maps' pixels in row-major order, one map after the other.

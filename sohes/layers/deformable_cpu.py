@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention on processors: compiled loops, of the same result for any number of threads.
+"""Multi-scale deformable attention on CPUs: compiled loops, with the same result for any number of threads (README §2).
 
 The threads are Python's: numba's own parallel loops would set how many threads torch uses for everything else.
 """

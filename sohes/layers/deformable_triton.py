@@ -1,4 +1,4 @@
-"""Multi-scale deformable attention on GPUs: one Triton kernel for each direction.
+"""Multi-scale deformable attention on GPUs: one Triton kernel for each direction (README §3).
 
 A program takes a few (image, query, head) triples, all channels of a head at once; sums are kept in the precision of
 the locations. The gradient of the value is collected by atomic additions, whose order is not fixed.

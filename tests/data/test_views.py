@@ -77,7 +77,7 @@ def test_view_stays_inside_image_and_canvas(size_hw: tuple[int, int]) -> None:
     assert max(scales) == 1  # enlarged ones are cut to the canvas
 
 
-def test_flips_as_often_as_told() -> None:
+def test_flips_as_often_as_set() -> None:
     rng = np.random.default_rng(0)
     assert not any(jittered((20, 20), rng, flip=0.0).flipped for _ in range(50))
     assert 60 < sum(jittered((20, 20), rng).flipped for _ in range(200)) < 140

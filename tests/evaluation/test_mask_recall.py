@@ -278,7 +278,7 @@ def test_without_annotations_nothing_is_measured():
 
 
 def test_recall_at_every_count():
-    # one object an image, found by the third of image 1 and the first of image 2
+    # one object per image, found by the third of image 1 and the first of image 2
     ground_truth = coco({1: [box(0, 0, 40, 40)], 2: [box(0, 0, 40, 40)]})
     miss, hit = box(60, 60, 20, 20), box(0, 0, 40, 40)
     predictions = {1: forest([miss, miss, hit], [0.9, 0.8, 0.1]), 2: forest([miss, hit], [0.1, 0.9])}

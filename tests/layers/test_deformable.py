@@ -150,7 +150,7 @@ needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, re
 
 @needs_triton
 def test_the_gpu_kernels_under_the_interpreter() -> None:
-    """Same values and gradients as on the processor, for a head width that is no power of two."""
+    """Same values and gradients as on the CPU, for a head width that is no power of two."""
     code = """
         import torch
         from sohes.layers import deformable_cpu, deformable_triton

@@ -103,7 +103,7 @@ def find_files(name: str, dataset: Dataset, root: Path) -> list[Path]:
     """What the data set needs below the root.
 
     Raises:
-        DataError: something is missing; the message names every missing file, the places looked at, and its source.
+        DataError: something is missing; the message names every missing file, the places searched, and its source.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; --root is the folder that holds the download of {name}")
