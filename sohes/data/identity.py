@@ -1,4 +1,4 @@
-"""Which image is meant: one rule for labels, predictions, ground truths, splits and heads.
+"""Which image is meant: one rule for labels, predictions, ground truths, splits and heads (README §3).
 
 Two names mean the same image when they are the same file, or else when one is the end of the other, whole folder names
 compared: `b/1.png` is `/data/b/1.png`, is neither `/data/a/1.png` nor `/data/ab/1.png`, and `1.png` is any of them that

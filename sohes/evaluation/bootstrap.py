@@ -1,4 +1,4 @@
-"""How far a recall would move with other images of the same kind. Protocol "mask_ar1000_bootstrap_v1"."""
+"""How far a recall would move with other images of the same kind. Protocol "mask_ar1000_bootstrap_v1" (README §2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well clusters of pixels agree with annotated classes. Protocols "cluster_hungarian_v1", "cluster_majority_v1".
+"""How well clusters of pixels agree with annotated classes. Protocols "cluster_*_v1" (README §4).
 
 Label maps may have more clusters than there are classes (over-clustering). Intersections and unions are summed over all
 images and divided once; the confusion matrix is all that is kept. Clusters are named after classes in two ways:

@@ -1,4 +1,4 @@
-"""How well a predicted forest tells wholes from parts. Protocol "hierarchy_v1".
+"""How well a predicted forest tells wholes from parts. Protocol "hierarchy_v1" (README §3).
 
 Predictions and annotated objects of an image are matched one to one at IoU >= 0.5 (Hungarian, largest total IoU).
 Both forests are then cut down to the matched masks: a predicted mask that nobody annotated neither helps nor hurts, and

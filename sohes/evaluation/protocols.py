@@ -1,4 +1,4 @@
-"""Protocols: what a number means. A record names one by id; a change of meaning gets a new id."""
+"""Protocols: what a number means (README §1). A record names one by id; a change of meaning gets a new id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sohes data prepare`: check a download, convert it image by image, write one class-agnostic COCO file."""
+"""`sohes data prepare`: check a download, convert it image by image, write one class-agnostic COCO file (README §5)."""
 
 from __future__ import annotations
 

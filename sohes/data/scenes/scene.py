@@ -1,7 +1,7 @@
 """Generated scenes with an exact forest of ground truth: textured stuff, and objects made of parts made of subparts.
 
-Made for demonstrations and tests. The masks are those of the visible pixels, so a part lies within its whole to the
-pixel. The same seed and index give the same picture.
+Made for demonstrations and tests (README §6). The masks are those of the visible pixels, so a part lies within its
+whole to the pixel. The same seed and index give the same picture.
 """
 
 from __future__ import annotations
