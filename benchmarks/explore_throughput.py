@@ -28,7 +28,7 @@ from sohes.backbones.timm_vit import DenseViT
 from sohes.backbones.weights import resolve_weights
 from sohes.commands.explore import parse_settings
 from sohes.data.label_store import LabelStore
-from sohes.data.labelling import Job, Labelled, label_listing
+from sohes.data.labelling import Job, Outcome, label_listing
 from sohes.data.listing import Listing, list_images
 from sohes.data.scenes.scene import write_scenes
 from sohes.errors import DataError
@@ -126,7 +126,7 @@ def memory(explorer: Explorer, listing: Listing, repeat: int) -> dict[str, Any]:
     names = [listing.names[place % len(listing)] for place in range(repeat)]
     marks: list[float] = []
 
-    def segment(jobs: Iterator[Job]) -> Iterator[Labelled]:
+    def segment(jobs: Iterator[Job]) -> Iterator[Outcome]:
         for done, result in enumerate(explore_stream(explorer, jobs), start=1):
             yield result
             if done * 10 // repeat > len(marks):

@@ -16,7 +16,7 @@ from sohes.masks import MaskForest
 from sohes.progress import track
 
 Job = tuple[int, Callable[[], ImageArray]]  # place of an image, and what loads it
-Labelled = tuple[int, MaskForest | DataError]
+Outcome = tuple[int, MaskForest | DataError]  # place of an image, and its forest or why there is none
 
 
 def label_images(
@@ -45,7 +45,7 @@ def label_images(
         DataError: the store was made with another header, or cannot be read.
     """
 
-    def one_by_one(jobs: Iterable[Job]) -> Iterator[Labelled]:
+    def one_by_one(jobs: Iterable[Job]) -> Iterator[Outcome]:
         for place, load in jobs:
             try:
                 yield place, segment(load())
@@ -58,7 +58,7 @@ def label_images(
 
 
 def label_listing(
-    segment: Callable[[Iterable[Job]], Iterable[Labelled]],
+    segment: Callable[[Iterable[Job]], Iterable[Outcome]],
     listing: Listing,
     folder: Path,
     *,

@@ -11,24 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
+from sohes.data.coco import Annotation, ImageItem, ImageSet
 from sohes.data.coco_writer import write_coco
 from sohes.data.identity import match_names
 from sohes.data.listing import Listing
 from sohes.errors import DataError
 from sohes.files import printable, write_json
 from sohes.progress import Reporter
-
-__all__ = [
-    "ImageItem",
-    "ImageSet",
-    "Split",
-    "check_images",
-    "read_coco",
-    "split_images",
-    "write_split",
-]
-
 
 _VAL_FRACTION = 0.1
 
@@ -38,7 +27,7 @@ class Split:
     """Train and held-out images.
 
     Attributes:
-        train: images to learn from.
+        train: images to train on.
         val: images held out, disjoint from `train`.
         truth: id of a held-out image to its id in the ground truth; empty without one.
         unmatched: file names in the ground truth that no usable image answers to.

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sohes.data.label_store import LabelStore
-from sohes.data.labelling import Job, Labelled, label_listing
+from sohes.data.labelling import Job, Outcome, label_listing
 from sohes.data.listing import list_images
 from sohes.errors import DataError
 from sohes.masks import MaskForest
@@ -28,7 +28,7 @@ def test_a_skipped_file_is_tried_again(tmp_path: Path) -> None:
     def label() -> list[int]:
         seen.clear()
 
-        def segment(jobs: Iterable[Job]) -> Iterator[Labelled]:
+        def segment(jobs: Iterable[Job]) -> Iterator[Outcome]:
             for place, load in jobs:
                 try:
                     image = load()
