@@ -102,7 +102,7 @@ class CheckpointHook(Hook):
         with atomic_path(self.folder / f"checkpoint-{step:06d}.pth") as temporary:
             torch.save(state, temporary)
         for path in (*checkpoints(self.folder)[self.keep :], *self.folder.glob(".checkpoint-*")):
-            path.unlink(missing_ok=True)  # old ones, and what a killed run was writing
+            path.unlink(missing_ok=True)  # old ones, and what a killed training was writing
 
 
 def _load(path: Path) -> dict[str, Any]:

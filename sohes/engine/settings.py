@@ -18,7 +18,7 @@ class OptimSettings:
     batch_size: Count = 16
     """Images of a step, over all processes and micro-batches [ours]."""
     accumulate: Count = 1
-    """Micro-batches of a step, one after another; each is normalised by its own targets [ours]."""
+    """Micro-batches of a step, one after another; each is normalised by itself [ours]."""
     clip_norm: Positive | None = None
     """Norm of the gradient at most; null: not clipped [ours]."""
     warmup: Natural = 0

@@ -36,7 +36,7 @@ class TensorBoardHook(Hook):
         picture = picture_path(self.out, batch_idx + 1)
         if picture.exists():
             self._writer.add_image("watch", np.asarray(Image.open(picture)), batch_idx, dataformats="HWC")
-        self._writer.flush()  # a killed run keeps what it wrote
+        self._writer.flush()  # a killed training keeps what it wrote
 
     def after_train(self, runner: Runner) -> None:
         if self._writer is not None:

@@ -1,4 +1,4 @@
-"""Training samples of phases 2 and 3: a view of an image, the masks of its forest that survive it, their relation.
+"""Samples of phases 2 and 3: a view of an image, the masks of its forest that survive it, their relation (README §3).
 
 Sample `position` depends on (seed, position) alone, so order and augmentation survive an interruption.
 """

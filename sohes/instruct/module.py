@@ -1,4 +1,4 @@
-"""Phase 2, self-instruction: the segmenter learns from the pseudo-labels (SOHES §3.2)."""
+"""Phase 2, self-instruction: the segmenter learns from the pseudo-labels (README §1)."""
 
 from __future__ import annotations
 

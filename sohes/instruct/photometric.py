@@ -1,4 +1,4 @@
-"""Strong photometric noise for the student's view, geometry left alone (§4.2 of the method notes, values of HASSOD).
+"""Strong photometric noise for the student's view, geometry left alone (README §2 of `correct`, values of HASSOD).
 
 All on 8-bit pixels, as in Pillow's and torchvision's operations of the same names.
 """

@@ -50,7 +50,7 @@ class AdamWSettings(OptimSettings):
     batch_size: Count = 16
     """Images of a step, over all processes and micro-batches [UnSAM]."""
     lr: Positive = 5e-5
-    """Learning rate, for 16 images a step [UnSAM]."""
+    """Learning rate, for 16 images per step [UnSAM]."""
     backbone_lr_factor: NonNegative = 0.1
     """Learning rate of the ViT over that of the rest [UnSAM]."""
     layer_decay: PositiveShare = 1.0
@@ -81,7 +81,7 @@ class WatchSettings(RunSettings):
     checkpoint_activations: bool = False
     """Compute activations again instead of keeping them: less memory, more time [ours]."""
     compile: bool = False
-    """Compile the ViT's blocks; pays on GPUs and in long runs only [ours]."""
+    """Compile the ViT's blocks; pays on GPUs and in long trainings only [ours]."""
 
 
 @settings
@@ -93,7 +93,7 @@ class TrainingSettings(SampleSettings, LossSettings, AdamWSettings, WatchSetting
     iterations: Count = 40_000
     """Steps [ours]."""
     frozen_blocks: Natural = 0
-    """Blocks of the ViT that stay as they are, from its input on; saves time in short runs [ours]."""
+    """Blocks of the ViT that stay as they are, from its input on; saves time in short trainings [ours]."""
     bf16: bool = True
     """Heavy products in bfloat16, where the device has it; false: all in float32 [ours]."""
 

@@ -15,7 +15,7 @@ from sohes.records import StageResult
 
 @settings
 class InstructConfig(TrainingSettings):
-    """Phase 2 at paper scale; the values' origins are in the method notes, §3."""
+    """Phase 2 at paper scale (README)."""
 
     neck: Neck = "adapter"
     """What makes a feature pyramid around the ViT; pyramid is the light one [ours]."""

@@ -56,7 +56,7 @@ def train_on_labels(
         inputs: images, labels, and optionally `watch`, the label store of `images/val.json`.
         out: folder of the stage.
         trained: the segmenter inside `module` that gets gradients.
-        watched: the one that is looked at; see `WatchHook`.
+        watched: the one whose predictions are watched; see `WatchHook`.
         provenance: of their ViT.
         name: of the stage.
         seed: of order, augmentation and whatever else is random.
@@ -65,7 +65,7 @@ def train_on_labels(
         identity: what a checkpoint depends on beside the configuration.
     """
     join_processes()
-    check_crop(config.crop_px, trained)
+    check_canvas(config.crop_px, int(trained.vit.patch_embed.patch_size[0]))
     freeze_blocks(trained.vit, config.frozen_blocks)
     accelerate(module, recompute=config.checkpoint_activations, compiled=config.compile)
     normal = trained.vit.pretrained_cfg
@@ -83,11 +83,9 @@ def train_on_labels(
         images, store = read_coco(inputs["images"] / "val.json"), LabelStore(inputs["watch"])
         held_out = read_watched(images, store, config.watch_images)
         watch = WatchHook(watched, provenance, held_out, out=out, every=config.watch_every)
-    layers = layer_factors(trained.vit, config.layer_decay)
-    factors = {parameter: config.backbone_lr_factor * factor for parameter, factor in layers.items()}
     train(
         module,
-        parameter_groups(module, lr=config.lr, weight_decay=config.weight_decay, factors=factors),
+        _parameter_groups(module, trained, config),
         dataset,
         out=out,
         description=name,
@@ -105,14 +103,12 @@ def train_on_labels(
     ]
     if watch is None:
         return Trained(notes, [out / CURVES])
-    sheets = [picture_path(out, step) for step in sorted(watch.scores)]
-    return Trained(notes + watch.notes(), [out / CURVES, *sheets[-1:]])
+    pictures = [picture_path(out, step) for step in sorted(watch.scores)]
+    return Trained(notes + watch.notes(), [out / CURVES, *pictures[-1:]])
 
 
-def check_crop(crop_px: int, segmenter: EntitySegmenter) -> None:
-    """Refuse a canvas that the segmenter's ViT cannot cut into patches.
-
-    Raises:
-        ConfigError: `crop_px` is not a multiple of the patch, or a single patch.
-    """
-    check_canvas(crop_px, int(segmenter.vit.patch_embed.patch_size[0]))
+def _parameter_groups(module: BaseModel, trained: EntitySegmenter, config: TrainingSettings) -> list[dict[str, Any]]:
+    """The ViT slower than the rest, with `layer_decay` its blocks the slower the nearer they are to the input."""
+    layers = layer_factors(trained.vit, config.layer_decay)
+    factors = {parameter: config.backbone_lr_factor * factor for parameter, factor in layers.items()}
+    return parameter_groups(module, lr=config.lr, weight_decay=config.weight_decay, factors=factors)

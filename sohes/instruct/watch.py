@@ -1,4 +1,4 @@
-"""Looking at a training from time to time: a few held-out images, their labels of phase 1, and what the model sees.
+"""Watching a training: a few held-out images, their labels of phase 1, and the model's predictions (README §5).
 
 The number is the model's AR@1000 against those labels: agreement with the labels, which is not quality. A good model
 leaves the labels where they are wrong.
@@ -33,7 +33,7 @@ from sohes.segmenters.decode import select_forest
 from sohes.segmenters.entity import EntityPredictor, save_segmenter
 from sohes.segmenters.mask2former import EntitySegmenter
 
-FALL = 2.0  # points of agreement below the start that are worth a warning (§4.6 of the method notes)
+FALL = 2.0  # points of agreement below the start that are worth a warning (README §5)
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def read_watched(images: ImageSet, store: LabelStore, count: int) -> Watched:
 
 
 class WatchHook(Hook):
-    """Every so often draws what the model sees, measures its agreement with the labels, and keeps the best model.
+    """Every so often draws the model's predictions, measures its agreement with the labels, and keeps the best model.
 
-    Writes `watch/step-000500.png` (image, labels, prediction; one image a row) and the segmenter folder `best/`. The
-    outputs of a step get `label_agreement`, NaN where nothing was measured. Looks also before the first step.
+    Writes `watch/step-000500.png` (image, labels, prediction; one image per row) and the segmenter folder `best/`. The
+    outputs of a step get `label_agreement`, NaN where nothing was measured. Also measures before the first step.
 
     Args:
         model: the one to watch.
@@ -105,15 +105,15 @@ class WatchHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if batch_idx == 0:
-            self.look(0)
+            self.measure(0)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         done = batch_idx + 1
         due = done % self.every == 0 or done == runner.max_iters
-        outputs["label_agreement"] = self.look(done) if due else float("nan")
+        outputs["label_agreement"] = self.measure(done) if due else float("nan")
 
-    def look(self, done: int) -> float:
-        """Draw and measure after `done` steps; the new best model of the training is saved."""
+    def measure(self, done: int) -> float:
+        """Draw and score after `done` steps; the new best model of the training is saved."""
         trains = self.model.training
         segmenter = EntityPredictor(self.model, self.provenance)
         with torch.compiler.set_stance("force_eager"):  # the images have many sizes

@@ -5,47 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from sohes.engine import loop
 from sohes.engine.checkpoints import checkpoints
 from sohes.engine.history import HistoryHook, data_share, draw_history
-from sohes.engine.hooks import SeedHook
 from sohes.engine.loop import StepSampler, micro_batch_size
-from sohes.engine.optimizer import parameter_groups
-from sohes.engine.runner import train
-from sohes.engine.settings import OptimSettings, RunSettings
 from sohes.errors import ConfigError, SohesError
-from tests.engine.conftest import interrupt, stop_at
-from tests.segmenters.tiny import tiny_segmenter
-
-
-class Line(BaseModel):
-    """Learns y = 2 x; its first layer stands for a backbone."""
-
-    def __init__(self, bad_step: int = -1) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.backbone = nn.Linear(1, 4)
-        self.head = nn.Linear(4, 1)
-        self.bad_step, self.calls, self.draws = bad_step, 0, []
-
-    def forward(self, x: Tensor, mode: str = "loss") -> dict[str, Tensor]:
-        loss = (self.head(self.backbone(x)) - 2 * x).square().mean()
-        self.draws.append(float(torch.rand(())))
-        self.calls += 1
-        return {"loss_line": loss * (torch.nan if self.calls - 1 == self.bad_step else 1)}
-
-
-class Numbers(torch.utils.data.Dataset):
-    def __getitem__(self, position: int) -> Tensor:
-        return torch.tensor([float(position)]) / 10
+from tests.engine.toy import Line, Numbers, end, fit, optimiser
 
 
 class Slow(Numbers):
@@ -54,33 +25,10 @@ class Slow(Numbers):
         return super().__getitem__(position)
 
 
-def optimiser(**changes: Any) -> OptimSettings:
-    return OptimSettings(**{"clip_norm": 1.0, "batch_size": 2, "schedule": "step"} | changes)
-
-
-def fit(model: Line, out: Path, data: Numbers | None = None, *, lr: float = 1e-2, **changes: Any) -> None:
-    options: dict[str, Any] = {
-        "iterations": 4,
-        "seed": 0,
-        "settings": RunSettings(checkpoint_every=2, workers=0),
-        "optim": optimiser(),
-        "description": "line",
-        "identity": {},
-        "collate": lambda rows: {"x": torch.stack(rows)},
-    } | changes
-    groups = parameter_groups(model, lr=lr, weight_decay=0.05)
-    train(model, groups, data or Numbers(), out=out, **options)
-
-
-def end(out: Path) -> dict[str, Any]:
-    """The last checkpoint."""
-    return torch.load(checkpoints(out)[0], weights_only=True)
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_step_that_is_no_number(tmp_path: Path, accumulate: int) -> None:
     """It stops the run before any weight changes, and names step, loss, norm and remedy."""
-    model = Line(bad_step=3 * accumulate + accumulate - 1)
+    model = Line(bad_call=3 * accumulate + accumulate - 1)
     fit(model, tmp_path, optim=optimiser(accumulate=accumulate), iterations=3)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(SohesError, match=r"loss is nan and .* gradient nan at step 3; no weight .* Lower lr"):
@@ -94,7 +42,7 @@ def test_gradient_that_is_no_number(tmp_path: Path) -> None:
 
     class Root(Line):
         def forward(self, x: Tensor, mode: str = "loss") -> dict[str, Tensor]:
-            return {"loss_line": (self.head(self.backbone(x)) * 0).abs().sqrt().sum()}
+            return {"loss_line": (self.layers(x) * 0).abs().sqrt().sum()}
 
     model = Root()
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -120,19 +68,6 @@ def test_micro_batches_make_the_same_steps(tmp_path: Path) -> None:
         assert torch.allclose(found, weights[0], atol=1e-6)
 
 
-def test_resumed_micro_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resumed run with accumulation goes on with the right images."""
-    whole, halved = Line(), Line()
-    fit(whole, tmp_path / "whole", optim=optimiser(batch_size=4, accumulate=2))
-    with monkeypatch.context() as patch:
-        patch.setattr(SeedHook, "before_train_iter", stop_at(2, interrupt))
-        with pytest.raises(KeyboardInterrupt):
-            fit(halved, tmp_path / "halved", optim=optimiser(batch_size=4, accumulate=2))
-    fit(halved, tmp_path / "halved", optim=optimiser(batch_size=4, accumulate=2))
-    assert halved.calls == 8
-    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in halved.state_dict().items())
-
-
 def test_batch_must_be_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert micro_batch_size(12, 3) == 4
     monkeypatch.setattr(loop, "get_world_size", lambda: 2)
@@ -146,24 +81,18 @@ def test_random_numbers_depend_on_seed_and_step(tmp_path: Path) -> None:
     draws = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         model = Line()
-        fit(model, tmp_path / name, seed=seed)
+        fit(model, tmp_path / name, seed=seed, iterations=4)
         draws.append(model.draws)
     assert draws[0] == draws[1]
     assert len({*draws[0], *draws[2]}) == 8
 
 
 def test_a_vanishing_learning_rate_changes_nothing(tmp_path: Path) -> None:
-    """Nothing but the optimiser touches the weights: mmengine must not initialise them anew."""
-    segmenter = tiny_segmenter()
-    before = {name: value.clone() for name, value in segmenter.state_dict().items()}
-
-    class Whole(Line):
-        def __init__(self) -> None:
-            super().__init__()
-            self.segmenter = segmenter
-
-    fit(Whole(), tmp_path, lr=1e-30)
-    assert all(torch.equal(value, before[name]) for name, value in segmenter.state_dict().items())
+    """Nothing but the optimiser touches the weights: mmengine must not initialise them again."""
+    model = Line()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(model, tmp_path, lr=1e-30)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -187,6 +116,15 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     momentum = torch.cat([entry["exp_avg"].flatten() for entry in state.values()]) / 0.1  # the gradient of step 1
     assert float(momentum.norm()) == pytest.approx(1e-4, rel=1e-3)
     assert not torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()).detach(), before)
+
+
+def test_gradients_need_not_be_clipped(tmp_path: Path) -> None:
+    """The moving average of the first gradient is a tenth of it, whose norm is logged."""
+    fit(Line(), tmp_path, iterations=1, optim=optimiser(clip_norm=None))
+    state = end(tmp_path)["optimizer"]["state"]
+    norm = float(torch.cat([entry["exp_avg"].flatten() for entry in state.values()]).norm()) / 0.1
+    assert norm == pytest.approx(pd.read_csv(tmp_path / "history.csv")["grad_norm"].item(), rel=1e-3)
+    assert norm > 1e-2
 
 
 def positions(sampler: StepSampler, count: int) -> list[int]:

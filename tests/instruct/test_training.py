@@ -12,6 +12,7 @@ from sohes.data.coco import read_coco
 from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.data.scenes.scene import write_scenes
 from sohes.errors import ConfigError
+from sohes.instruct import training
 from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.module import InstructModule
 from sohes.instruct.settings import SampleSettings
@@ -81,3 +82,16 @@ def test_canvas_must_fit_the_patches(scenes: Path, tmp_path: Path) -> None:
     for crop, remedy in ((50, 48), (16, 32)):
         with pytest.raises(ConfigError, match=f"crop_px={crop} .* 16 px patches; try {remedy}"):
             instruct(InstructConfig(crop_px=crop, hidden_dim=32, queries=4), inputs, tmp_path / "out")
+
+
+def test_the_vit_learns_slower_and_its_first_blocks_slowest() -> None:
+    module = InstructModule(tiny_segmenter(), LOSSES)
+    config = InstructConfig(lr=1.0, backbone_lr_factor=0.5, layer_decay=0.5)
+    groups = training._parameter_groups(module, module.segmenter, config)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    vit = module.segmenter.vit
+    assert len(rates) == len(list(module.parameters()))
+    assert rates[id(vit.norm.weight)] == rates[id(vit.blocks[1].mlp.fc1.weight)] == 0.5
+    assert rates[id(vit.blocks[0].mlp.fc1.weight)] == 0.25
+    assert rates[id(vit.pos_embed)] == 0.125
+    assert rates[id(module.segmenter.class_predictor.weight)] == 1.0

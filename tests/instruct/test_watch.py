@@ -1,4 +1,4 @@
-"""Looking at a training, and what is said about it."""
+"""Held-out images watched during a training, and what is said about them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sohes.instruct.watch import Watched, WatchHook, read_watched
 from sohes.masks import MaskForest
 from sohes.segmenters.entity import EntityPredictor
 from sohes.segmenters.segmenter import load_segmenter
-from tests.engine.conftest import STEPS
+from tests.phases import STEPS
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 
@@ -59,7 +59,7 @@ def test_perfect_and_poor_model(watched: Watched, tmp_path: Path, monkeypatch: p
     hook.model.train()
     forests = {image.tobytes(): watched.labels[i] for i, image in watched.images.items()}
     monkeypatch.setattr(EntityPredictor, "predict", lambda self, image: forests[image.tobytes()])
-    assert hook.look(0) == 100.0
+    assert hook.measure(0) == 100.0
     assert not (tmp_path / "best").exists()
     outputs: dict[str, float] = {}
     for step in range(2):
@@ -69,7 +69,7 @@ def test_perfect_and_poor_model(watched: Watched, tmp_path: Path, monkeypatch: p
     with torch.no_grad():
         hook.model.class_predictor.weight.add_(1)
     monkeypatch.setattr(EntityPredictor, "predict", lambda self, image: forests[image.tobytes()].select([0]))
-    score = hook.look(4)
+    score = hook.measure(4)
     truth = {i: forest.select([0]) for i, forest in watched.labels.items()}
     assert 0 < score == 100 * evaluate_masks(watched.truth, truth).mask_ar_1000 < 100
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == best
@@ -88,10 +88,9 @@ def test_perfect_and_poor_model(watched: Watched, tmp_path: Path, monkeypatch: p
     assert different[2 * third :].any()
 
 
-@pytest.mark.parametrize("phase", ["instruct", "correct"])
-def test_watched_run(undisturbed: dict[str, Path], watched: Watched, phase: str) -> None:
-    """The number is that of the folder which the phase leaves (phase 3: the teacher)."""
-    out = undisturbed[phase]
+def test_watched_training(undisturbed: Path, watched: Watched) -> None:
+    """The number is that of the folder which the phase leaves."""
+    out = undisturbed
     segmenter = load_segmenter(out / "segmenter", device="cpu")
     found = {i: segmenter.predict(image) for i, image in watched.images.items()}
     last = pd.read_csv(out / "history.csv")["label_agreement"].iloc[-1]

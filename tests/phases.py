@@ -1,14 +1,10 @@
-"""What phases 2 and 3 start from, tiny, made once; and a way to stop them at a step."""
+"""Phases 2 and 3, tiny: what they start from, how they are run, and what their ends have in common."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,9 +14,9 @@ from sohes.correct.stage import CorrectConfig, correct
 from sohes.data.coco import read_coco
 from sohes.data.label_store import LabelWriter
 from sohes.data.scenes.scene import write_scenes
-from sohes.engine.hooks import SeedHook
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.segmenters.entity import save_segmenter
+from tests.engine.toy import assert_equal, curves, end
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 STEPS = 6
@@ -67,35 +63,14 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
-def run(phase: str, start: Path, out: Path, **changes: Any) -> None:
-    """Phase 2 ("instruct") or 3 ("correct") from what `prepare` made."""
+def run(phase: str, start: Path, out: Path, **changes: Any) -> Path:
+    """Phase 2 ("instruct") or 3 ("correct") from what `prepare` made; returns `out`."""
     inputs = {name: start / name for name in ("images", "labels", "watch", "backbone", "segmenter")}
     if phase == "instruct":
         instruct(InstructConfig(**COMMON | INSTRUCT | changes), inputs, out)
     else:
         correct(CorrectConfig(**COMMON | CORRECT | changes), inputs, out)
-
-
-def stop_at(step: int, how: Callable[[], None]) -> Callable[..., None]:
-    """A replacement of the seed hook's `before_train_iter` that does `how` at the start of that step, once."""
-    real = SeedHook.before_train_iter
-    done = []
-
-    def before_train_iter(self: SeedHook, run: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
-        if batch_idx == step and not done:
-            done.append(step)
-            how()
-        real(self, run, batch_idx, *args, **kwargs)
-
-    return before_train_iter
-
-
-def interrupt() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+    return out
 
 
 def results(out: Path) -> dict[str, Tensor]:
@@ -108,16 +83,16 @@ def results(out: Path) -> dict[str, Tensor]:
     return found
 
 
-@pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What both phases start from."""
-    return prepare(tmp_path_factory.mktemp("start"))
+def assert_same_end(out: Path, expected: Path) -> None:
+    """Weights, checkpoint, history and pictures are equal to the bit."""
+    found, wanted = results(out), results(expected)
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    assert_equal(end(out), end(expected))
+    assert curves(out) == curves(expected)
+    assert _pictures(out) == _pictures(expected)
+    assert (out / "curves.png").stat().st_size > 1000
 
 
-@pytest.fixture(scope="session")
-def undisturbed(start: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folder of each phase after a run without interruption."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    for phase in ("instruct", "correct"):
-        run(phase, start, folder / phase)
-    return {phase: folder / phase for phase in ("instruct", "correct")}
+def _pictures(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "watch").iterdir()}

@@ -1,4 +1,4 @@
-"""Two processes on one machine train as one does with the same batch, under torchrun as a user would start it."""
+"""Two processes on one machine train phases 2 and 3 as one does with the same batch, under torchrun as a user would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sohes.engine.checkpoints import checkpoints
 from sohes.segmenters.entity import load_model
-from tests.engine.conftest import run
+from tests.phases import run
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "instruct": ("instruct", {}),
@@ -26,8 +26,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 SCRIPT = """
 import sys
 from pathlib import Path
-from tests.engine.conftest import run
-from tests.engine.test_distributed import CASES
+from tests.correct.test_distributed import CASES
+from tests.phases import run
 
 for name, (phase, changes) in CASES.items():
     run(phase, Path(sys.argv[1]), Path(sys.argv[2]) / name, **changes)
@@ -35,9 +35,7 @@ for name, (phase, changes) in CASES.items():
 
 
 @pytest.fixture(scope="module")
-def folders(
-    start: Path, undisturbed: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, Path]]:
+def folders(start: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Of each case: what one process left, and what two left."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "script.py").write_text(SCRIPT)
@@ -47,9 +45,10 @@ def folders(
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    phase, changes = CASES["accumulated"]
-    run(phase, start, folder / "accumulated", **changes)
-    one = undisturbed | {"accumulated": folder / "accumulated"}
+    one = {"correct": undisturbed}
+    for name in CASES.keys() - one.keys():
+        phase, changes = CASES[name]
+        one[name] = run(phase, start, folder / name, **changes)
     return {name: (one[name], folder / "two" / name) for name in CASES}
 
 
