@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sohes.masks import MaskForest as MaskForest
     from sohes.segmenters.entity import export_backbone as export_backbone
     from sohes.segmenters.segmenter import Segmenter as Segmenter
+    from sohes.segmenters.segmenter import TrainedSegmenter as TrainedSegmenter
     from sohes.segmenters.segmenter import load_segmenter as load_segmenter
 
 __version__ = "0.2.0"  # pyproject.toml reads it here
@@ -37,6 +38,7 @@ _PUBLIC = {
     "ExploreSettings": "sohes.explore.settings",
     "merge_patches": "sohes.explore.agglomerate",
     "Segmenter": "sohes.segmenters.segmenter",
+    "TrainedSegmenter": "sohes.segmenters.segmenter",
     "load_segmenter": "sohes.segmenters.segmenter",
     "evaluate_masks": "sohes.evaluation.mask_recall",
     "export_backbone": "sohes.segmenters.entity",

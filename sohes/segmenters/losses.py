@@ -6,6 +6,7 @@ All of it is batched over images and masks; the only loop is over decoder layers
 from __future__ import annotations
 
 import torch
+from mmengine.dist import all_reduce
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -101,7 +102,7 @@ def _mask_loss(
 ) -> tuple[Tensor, Tensor]:
     """Sums over the matched pairs of point-wise cross-entropy and of Dice, at the best of the points `random`."""
     if len(matching.query) == 0:
-        nothing = (embeddings.sum() + features.sum()) * 0.0  # keeps the graph of a distributed run whole
+        nothing = (embeddings.sum() + features.sum()) * 0.0  # keeps the graph whole where other processes have pairs
         return nothing, nothing
     # the matched queries alone, in the places of their targets
     places = embeddings.new_zeros(*targets.valid.shape, embeddings.shape[-1])
@@ -151,9 +152,6 @@ def ancestor_loss(logits: Tensor, targets: Targets, matching: Matching) -> Tenso
 
 
 def _world_mean(value: Tensor) -> Tensor:
-    """Mean over the processes of a distributed run."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        value = value.clone()
-        torch.distributed.all_reduce(value)
-        value /= torch.distributed.get_world_size()
+    """Mean over the processes, in place."""
+    all_reduce(value, "mean")
     return value

@@ -93,7 +93,7 @@ def test_no_targets_at_all() -> None:
     everyone = [torch.ones(2, 4, dtype=torch.bool)] * 2
     silent = segmentation_loss(output, targets, matchings, SETTINGS, excluded=everyone)
     assert float(sum(silent.values()).detach()) == 0
-    sum(silent.values()).backward()  # the graph of a distributed run must be whole
+    sum(silent.values()).backward()  # the graph must be whole: other processes may have pairs
     assert output.ancestor_logits.grad is not None
 
 
