@@ -1,5 +1,4 @@
-"""Weight files as their authors publish them: the ViT inside, under timm's names, and how its images were normalised
-(README §2).
+"""Weight files as their authors publish them: the ViT inside under timm's names, and its normalisation (README §2).
 
 What a file does not say is not guessed in silence: its keys tell DINO, iBOT, DINOv2, MAE and MoCo-v3, its name may (the
 note says so), and else the answer is asked for.

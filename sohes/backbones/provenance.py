@@ -1,5 +1,4 @@
-"""Where a backbone's weights come from: every training that they went through, the first one first
-(README §3)."""
+"""Where a backbone's weights come from: every training that they went through, first to last (README §3)."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ class DenseViT(nn.Module):
             del self._kept.keys
         patches = tokens[:, self.vit.num_prefix_tokens :].float()
         grid = patches.transpose(1, 2).unflatten(2, (height // self.patch_size, width // self.patch_size))
-        # in front of the other prefix tokens
-        return DenseFeatures(grid, None if self.vit.cls_token is None else tokens[:, 0].float())
+        has_class = getattr(self.vit, "cls_token", None) is not None  # in front of the other prefix tokens
+        return DenseFeatures(grid, tokens[:, 0].float() if has_class else None)
 
 
 def load_backbone(

@@ -47,7 +47,7 @@ def build(variant: str = "patch 16") -> TimmAdapter:
 
 
 def opened(model: TimmAdapter) -> TimmAdapter:
-    """The same as if it had been trained: its injectors inject, and what is asked decides where it is looked."""
+    """The same as if it had been trained: its injectors inject, and queries decide where attention falls."""
     model = copy.deepcopy(model)
     for injector in model.injectors:
         nn.init.normal_(injector.gamma)
@@ -148,7 +148,7 @@ def test_pixel_centres() -> None:
 
 @torch.no_grad()
 def test_attention_starts_on_a_ring_with_equal_weights() -> None:
-    """One map that holds its own column: a head that looks right sees 1 to 4 more, on average 2.5."""
+    """One map that holds its own column: a head that attends to the right sees 1 to 4 more, on average 2.5."""
     layer = DeformableAttention(8, heads=4, levels=1)
     assert layer.value_proj.out_features == 4
     for projection in (layer.value_proj, layer.output_proj):

@@ -1,4 +1,4 @@
-"""Where weights come from: the history grows by a step a training, and what was written before is still read."""
+"""Where weights come from: the history grows by a step per training, and what was written before is still read."""
 
 from __future__ import annotations
 
