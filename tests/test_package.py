@@ -63,15 +63,6 @@ def test_the_wheel_holds_the_library_alone(tmp_path: Path) -> None:
     assert names >= {*wanted, *(str(path.relative_to(ROOT)) for path in (ROOT / "sohes").rglob("*.py"))}
 
 
-def test_the_library_imports_nothing_of_the_suite() -> None:
-    """Nor does it name it in code that it starts."""
-    for path in sorted((ROOT / "sohes").rglob("*.py")):
-        found = re.findall(
-            r"(?:^\s*|; *|['\"])(?:from|import) (?:transfer|slurm|results|benchmarks)\b", path.read_text(), re.MULTILINE
-        )
-        assert not found, path
-
-
 def test_the_citation_is_of_this_version() -> None:
     """Field names as in version 1.2.0 of the Citation File Format, those that are used here."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())

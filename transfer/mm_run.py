@@ -11,17 +11,18 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import transfer.mm_data
 import transfer.mm_optim  # noqa: F401  like mm_data: registers its parts
 from sohes.backbones.timm_folder import BackboneFolder
 from sohes.engine.checkpoints import CheckpointHook
+from sohes.engine.hooks import ProgressHook
 from sohes.errors import ConfigError, unknown_name
 from sohes.files import atomic_path
 from sohes.mm.backbone import STRIDES
 from transfer.data import HeadData
-from transfer.mm_hooks import LossHook, ProgressHook
 from transfer.stages import CONFIGS, recipe_names
 
 LOG, HEAD = "runner.log", "head.pth"
@@ -42,6 +43,22 @@ class HeadRun:
     runner: Runner
     metrics: Mapping[str, float]
     losses: list[float]
+
+
+class LossHook(Hook):
+    """Keeps the total loss of every training step; its state is part of the checkpoints."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.losses.append(outputs["loss"].item())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.losses = state["losses"]
 
 
 def load_recipe(task: str, recipe: str) -> Config:
@@ -108,12 +125,12 @@ def train_and_evaluate(
     """
     out = Path(out)
     keeper = CheckpointHook(out, every=checkpoint_every, keep=2, identity=identity or {})
-    losses, progress = LossHook(), ProgressHook(config.method)
+    losses, progress = LossHook(), ProgressHook(f"training {config.method}", f"evaluating {config.method}")
     # the libraries narrate on stdout: each log line twice, and pycocotools' tables
     with (out / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), ExitStack() as stack:
         stack.callback(progress.close)
         runner = Runner.from_cfg(config)
-        for hook in (losses, keeper, progress):  # the bar begins where the checkpoint ends
+        for hook in (losses, keeper, progress):
             runner.register_hook(hook)
         with ExitStack() as training:
             training.push(keeper.signals)  # held from the first step on

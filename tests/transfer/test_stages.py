@@ -108,7 +108,7 @@ def test_an_interrupted_training_resumes_and_ends_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from transfer.mm_hooks import ProgressHook
+    from sohes.engine.hooks import ProgressHook
 
     stage, config = STAGES[task]
     inputs = {"backbone": backbone, "data": scenes}
@@ -141,7 +141,7 @@ def test_a_signal_ends_a_training_after_its_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """SLURM's warning before a time limit, and a preemption: what was trained is kept, however rarely it is saved."""
-    from transfer.mm_hooks import ProgressHook
+    from sohes.engine.hooks import ProgressHook
 
     stage, config = STAGES["semantic"]
     inputs = {"backbone": backbone, "data": scenes}
@@ -154,9 +154,9 @@ def test_a_signal_ends_a_training_after_its_step(
 
     with monkeypatch.context() as patched:
         patched.setattr(ProgressHook, "after_train_iter", strike)
-        with pytest.raises(Stopped, match="stopped after step 2"):
+        with pytest.raises(Stopped, match="stopped after step 1"):
             stage(replace(config, checkpoint_every=10_000), inputs, tmp_path)
-    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-000002.pth"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-000001.pth"]
     stage(config, inputs, tmp_path)
     assert losses(tmp_path) == losses(finished["semantic"][1])
 
