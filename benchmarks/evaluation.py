@@ -1,6 +1,6 @@
 """Mask recall against pycocotools: `python benchmarks/evaluation.py [--images N] [--objects N] [--json FILE]`.
 
-Same masks, one process, one thread; every number must be equal to 1e-9. Generated blobs, 1,000 predictions an image,
+Same masks, one process, one thread; every number must be equal to 1e-9. Generated blobs, 1,000 predictions per image,
 half of them shifted objects. Both take their masks as RLE from memory. Times are CPU seconds, those of pycocotools
 without its `loadRes`.
 """

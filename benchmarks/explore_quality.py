@@ -4,7 +4,7 @@
         --calibrate-on DIR --out benchmarks/records/explore_quality
 
 Thresholds that come from images are calibrated on `--calibrate-on`, never on the images that are scored. Features are
-kept in `--cache`, so an interrupted run goes on and variants share them; the seconds they took are kept with them.
+kept in `--cache`, so an interrupted one resumes and variants share them; the seconds they took are kept with them.
 Writes `explore_quality.csv` and `explore_quality.png`.
 """
 

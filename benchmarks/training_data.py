@@ -1,4 +1,4 @@
-"""What a data worker delivers a second: `python benchmarks/training_data.py [--json FILE]`.
+"""What a data worker delivers per second: `python benchmarks/training_data.py [--json FILE]`.
 
 Generated photographs and label stores, phase 3 (clean and noisy view). Before: masks decoded in full, then indexed, and
 compared pixel by pixel; after: `ForestSamples`. One process, one thread, the same samples to the last bit. Times are

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sohes.segmenters.segmenter import TrainedSegmenter as TrainedSegmenter
     from sohes.segmenters.segmenter import load_segmenter as load_segmenter
 
-__version__ = "0.2.0"  # pyproject.toml reads it here
+__version__ = "0.3.0"  # pyproject.toml reads it here
 
 # name -> module; loaded at first use, so that `import sohes` costs nothing. Type checkers read the imports above.
 _PUBLIC = {

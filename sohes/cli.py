@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sohes: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("sohes: interrupted; run the same command again to go on", file=sys.stderr)
+        print("sohes: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

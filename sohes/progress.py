@@ -71,7 +71,7 @@ class Reporter:
 
     @property
     def rate(self) -> float:
-        """Steps a second since the start."""
+        """Steps per second since the start."""
         return (self.done - self._first) / max(time.monotonic() - self._start, 1e-9)
 
     def advance(self, steps: int = 1, note: str = "") -> None:

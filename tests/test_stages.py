@@ -410,7 +410,7 @@ def test_image_that_breaks_later_is_skipped(backbone: Path, tmp_path: Path) -> N
 
 
 def test_two_backbones(tmp_path: Path, backbone: Path) -> None:
-    """Phase 1 may look through another ViT; a folder with other arguments than its name's keeps them."""
+    """Phase 1 may have another ViT; a folder with other arguments than its name's keeps them."""
     model = timm.create_model("test_vit", num_classes=0, depth=2, img_size=64)
     timm.models.save_for_hf(model, str(tmp_path / "own"), safe_serialization=True)
     config = WeightsConfig(source=str(tmp_path / "own"), clustering_source=str(backbone / "backbone"))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 class EvaluateConfig:
     """Evaluation on the held-out images."""
 
+    method: str = "SOHES"
+    """Method whose labels and phases these are, as tables call it."""
     pictures: Natural = 6
     """Pictures drawn: ground truth, labels, phase 2 and phase 3 of an image, one below the other."""
     min_score: Share = 0.5
@@ -43,11 +45,11 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     truth = read_coco(inputs["images"] / "val.json")
     dataset = read_json(inputs["images"] / "source.json")["name"]
     problems = Problems()
-    predictions = {"SOHES labels (phase 1)": from_store(LabelStore(inputs["labels"]), truth, problems)}
+    predictions = {f"{config.method} labels (phase 1)": from_store(LabelStore(inputs["labels"]), truth, problems)}
     notes = []
     for phase, folder in (("phase 2", inputs["instruct"]), ("phase 3", inputs["correct"])):
         store, failed = run_segmenter(folder, truth, out / phase.replace(" ", ""), f"predict {phase}")
-        predictions[f"SOHES {phase}"] = from_store(store, truth, problems)
+        predictions[f"{config.method} {phase}"] = from_store(store, truth, problems)
         notes += [f"skipped {file}: {reason}" for file, reason in failed.items()]
 
     def shown(forests: Predictions) -> Callable[[int], MaskForest]:

@@ -15,7 +15,7 @@ RUNNER: Any = SimpleNamespace()
 
 
 def guard() -> LabelGuard:
-    """Expects 8 + 8 + 4 labels an image, so 5 are enough."""
+    """Expects 8 + 8 + 4 labels per image, so 5 are enough."""
     thresholds: Any = SimpleNamespace(expected=torch.tensor([8.0, 8.0, 4.0]))
     return LabelGuard(thresholds)
 

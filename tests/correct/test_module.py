@@ -138,7 +138,7 @@ def say(module: CorrectModule, *images: list[tuple[float, tuple[int, int, int, i
     module.teacher.forward = lambda pixels: answer  # type: ignore[method-assign]
 
 
-def teach(
+def label(
     module: CorrectModule, *images: list[tuple[float, tuple[int, int, int, int]]], content: int = CANVAS
 ) -> Targets:
     say(module, *images)
@@ -150,9 +150,9 @@ def teach(
 BIG, TWIN, PART, ASIDE = (0, 0, 40, 40), (0, 0, 40, 36), (5, 5, 25, 25), (44, 44, 60, 60)
 
 
-def boxes_of(taught: Targets, image: int = 0) -> list[tuple[int, ...]]:
+def boxes_of(labels: Targets, image: int = 0) -> list[tuple[int, ...]]:
     found = []
-    for mask in taught.masks[image][taught.valid[image]]:
+    for mask in labels.masks[image][labels.valid[image]]:
         rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
         found.append((int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1))
         assert int(mask.sum()) == len(rows) * len(columns)
@@ -168,61 +168,61 @@ def frozen(**tau: float) -> CorrectModule:
 
 
 def test_labels_are_what_passes_best_first_with_relations_from_coverage() -> None:
-    taught = teach(frozen(), [(0.6, PART), (0.9, BIG), (0.4, ASIDE)])
-    assert boxes_of(taught) == [BIG, PART]
-    assert taught.ancestor[0].nonzero().tolist() == [[0, 1]]
+    labels = label(frozen(), [(0.6, PART), (0.9, BIG), (0.4, ASIDE)])
+    assert boxes_of(labels) == [BIG, PART]
+    assert labels.ancestor[0].nonzero().tolist() == [[0, 1]]
 
 
 def test_duplicates_go_before_anything_else() -> None:
     """The twin overlaps by 0.9, also as a suppressor: the better one wins."""
-    assert boxes_of(teach(frozen(), [(0.6, TWIN), (0.9, BIG)])) == [BIG]
-    assert boxes_of(teach(frozen(), [(0.95, TWIN), (0.9, BIG)])) == [TWIN]
+    assert boxes_of(label(frozen(), [(0.6, TWIN), (0.9, BIG)])) == [BIG]
+    assert boxes_of(label(frozen(), [(0.95, TWIN), (0.9, BIG)])) == [TWIN]
     three_quarters = (0, 0, 40, 30)
-    assert boxes_of(teach(frozen(), [(0.6, three_quarters), (0.9, BIG)])) == [BIG, three_quarters]
+    assert boxes_of(label(frozen(), [(0.6, three_quarters), (0.9, BIG)])) == [BIG, three_quarters]
 
 
 def test_each_size_has_its_own_threshold() -> None:
     """The part and what is aside are small (below 32²), the big one is medium."""
     rows = [(0.6, BIG), (0.6, PART), (0.3, ASIDE)]
-    assert boxes_of(teach(frozen(s=0.2, m=0.7), rows)) == [PART, ASIDE]
-    assert boxes_of(teach(frozen(s=0.7, m=0.2), rows)) == [BIG]
+    assert boxes_of(label(frozen(s=0.2, m=0.7), rows)) == [PART, ASIDE]
+    assert boxes_of(label(frozen(s=0.7, m=0.2), rows)) == [BIG]
     score = 0.6 * float(torch.tensor(30.0).sigmoid())
-    assert boxes_of(teach(frozen(m=score - 1e-5), [(0.6, BIG)])) == [BIG]
-    assert boxes_of(teach(frozen(m=score + 1e-5), [(0.6, BIG)])) == []
+    assert boxes_of(label(frozen(m=score - 1e-5), [(0.6, BIG)])) == [BIG]
+    assert boxes_of(label(frozen(m=score + 1e-5), [(0.6, BIG)])) == []
 
 
 def test_tiny_masks_are_no_labels() -> None:
-    assert boxes_of(teach(frozen(), [(0.9, (0, 0, 3, 3)), (0.9, (10, 10, 12, 15))])) == [(10, 10, 12, 15)]
+    assert boxes_of(label(frozen(), [(0.9, (0, 0, 3, 3)), (0.9, (10, 10, 12, 15))])) == [(10, 10, 12, 15)]
 
 
 def test_padding_belongs_to_nothing() -> None:
     """Of a mask across the border of the content only the inside stays; its size and its twin are judged there."""
-    taught = teach(frozen(), [(0.9, (20, 0, 64, 10)), (0.8, (20, 0, 50, 10)), (0.7, (50, 50, 60, 60))], content=48)
-    assert boxes_of(taught) == [(20, 0, 48, 10)]
+    labels = label(frozen(), [(0.9, (20, 0, 64, 10)), (0.8, (20, 0, 50, 10)), (0.7, (50, 50, 60, 60))], content=48)
+    assert boxes_of(labels) == [(20, 0, 48, 10)]
     # 40 x 40 with padding would be medium; 24 x 24 without it is small
-    assert boxes_of(teach(frozen(s=0.9, m=0.1), [(0.5, (24, 24, 64, 64))], content=48)) == []
+    assert boxes_of(label(frozen(s=0.9, m=0.1), [(0.5, (24, 24, 64, 64))], content=48)) == []
 
 
 def test_at_most_so_many_labels_by_score() -> None:
     module = frozen()
     module.settings = replace(module.settings, teacher_max_labels=2)
-    assert boxes_of(teach(module, [(0.6, PART), (0.9, BIG), (0.8, ASIDE)])) == [BIG, ASIDE]
+    assert boxes_of(label(module, [(0.6, PART), (0.9, BIG), (0.8, ASIDE)])) == [BIG, ASIDE]
 
 
 def test_relations_need_three_quarters_and_one_direction() -> None:
     assert TeacherSettings().teacher_theta_cover == 0.75
     beyond = (5, 30, 15, 43)  # 10 of its 13 columns inside: 0.77
     outside = (5, 30, 15, 44)  # 10 of 14: 0.71
-    assert teach(frozen(), [(0.9, BIG), (0.8, beyond)]).ancestor[0, 0, 1]
-    assert not teach(frozen(), [(0.9, BIG), (0.8, outside)]).ancestor.any()
+    assert label(frozen(), [(0.9, BIG), (0.8, beyond)]).ancestor[0, 0, 1]
+    assert not label(frozen(), [(0.9, BIG), (0.8, outside)]).ancestor.any()
     similar = (0, 0, 40, 31)  # covered wholly, but covers 0.775 of the big one itself
-    assert not teach(frozen(), [(0.9, BIG), (0.8, similar)]).ancestor.any()
+    assert not label(frozen(), [(0.9, BIG), (0.8, similar)]).ancestor.any()
 
 
 def test_thresholds_learn_from_what_is_seen() -> None:
     """One small label expected on each canvas, scores 0.6 and 0.4 of small masks: 0.6 leaves one of them."""
     module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=1))
-    teach(module, [(0.6, PART), (0.4, ASIDE)])
+    label(module, [(0.6, PART), (0.4, ASIDE)])
     module.after_step()
     assert float(module.thresholds.tau[0]) == pytest.approx(0.6, abs=1e-4)
     assert float(module.thresholds.tau[1]) == pytest.approx(0.2)  # a label of medium size, and no such prediction
@@ -243,7 +243,7 @@ def test_duplicates_teach_the_thresholds_nothing() -> None:
 
 def test_thresholds_move_every_so_many_steps() -> None:
     module = make(replace(SETTINGS, tau_momentum=0.0, tau_every=10))
-    teach(module, [(0.6, PART)])
+    label(module, [(0.6, PART)])
     for _ in range(9):
         module.after_step()
     assert module.thresholds.tau.tolist() == pytest.approx([0.7] * 3)

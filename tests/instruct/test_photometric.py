@@ -73,7 +73,7 @@ def test_erasures_change_one_rectangle(place: int, low: float, high: float) -> N
 
 
 def test_probabilities() -> None:
-    """The draws' limits are those of the method notes."""
+    """The draws' limits are those of README §2 of `correct`."""
     limits = (0.8, 0.2, 0.5, 0.7, 0.5, 0.3)
     for place, limit in enumerate(limits):
         for value, changes in ((limit - 1e-6, True), (limit, False)):
