@@ -227,8 +227,8 @@ def read_results(path: Path, truth: ImageSet, problems: Problems) -> Predictions
         try:
             image_id, mask = _mask(entry, where, items)
             if mask in masks.get(image_id, ()):
-                raise _Unreadable("duplicate", f"{where}: an earlier entry has the same image, mask, score and category")
-        except _Unreadable as broken:
+                raise _Unusable("duplicate", f"{where}: an earlier entry has the same image, mask, score and category")
+        except _Unusable as broken:
             problems.add(broken.kind, broken.message)
             continue
         masks.setdefault(image_id, {})[mask] = None
@@ -237,7 +237,7 @@ def read_results(path: Path, truth: ImageSet, problems: Problems) -> Predictions
     return Predictions(list(masks), lambda image_id: _flat_forest(masks[image_id], items[image_id]), related=False)
 
 
-class _Unreadable(Exception):
+class _Unusable(Exception):
     """One entry that cannot be used."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -247,21 +247,21 @@ class _Unreadable(Exception):
 def _mask(entry: Any, where: str, items: Mapping[int, ImageItem]) -> tuple[int, _Mask]:
     """Image id and mask of one entry of a results file."""
     if not isinstance(entry, dict):
-        raise _Unreadable("entry that is no object", f"{where} must be an object, not {type(entry).__name__}")
+        raise _Unusable("entry that is no object", f"{where} must be an object, not {type(entry).__name__}")
     image_id, score, shape = (entry.get(key) for key in ("image_id", "score", "segmentation"))
     if isinstance(image_id, bool) or not isinstance(image_id, int | float) or image_id not in items:
-        raise _Unreadable(_OUTSIDE, f"{where} field 'image_id': the ground truth has no image {image_id!r}")
+        raise _Unusable(_OUTSIDE, f"{where} field 'image_id': the ground truth has no image {image_id!r}")
     if not shape:
         what = "a box without a mask" if "bbox" in entry else "missing"
-        raise _Unreadable("entry without a mask", f"{where} field 'segmentation': {what}; masks are scored, not boxes")
+        raise _Unusable("entry without a mask", f"{where} field 'segmentation': {what}; masks are scored, not boxes")
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise _Unreadable(_BAD_SCORE, f"{where} field 'score' is {score!r}")
+        raise _Unusable(_BAD_SCORE, f"{where} field 'score' is {score!r}")
     item = items[int(image_id)]
     try:
         check_segmentation(f"{where} field 'segmentation'", shape, item.size_hw)
     except (DataError, TypeError, ValueError, OverflowError) as error:
         message = str(error) if isinstance(error, DataError) else f"{where} field 'segmentation': {error}"
-        raise _Unreadable("segmentation that is no mask of its image", message) from error
+        raise _Unusable("segmentation that is no mask of its image", message) from error
     rle = Annotation(id=0, image_id=item.id, category_id=1, segmentation=shape).rle(item.size_hw)
     return item.id, (rle["counts"], float(score), repr(entry.get("category_id")))
 
