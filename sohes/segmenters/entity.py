@@ -21,7 +21,7 @@ from sohes.backbones.provenance import PROVENANCE, SOHES, Provenance, Step, read
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import SohesError, WeightsError
-from sohes.files import atomic_path, write_json
+from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import MaskForest
 from sohes.rle import encode_masks
 from sohes.segmenters.decode import decode_parents, relations
@@ -168,7 +168,7 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
         if report[problem]:  # transformers would continue with random weights
             example = sorted(str(key) for key in report[problem])[0]
             raise WeightsError(f"{folder}: not a segmenter's weights: {problem.replace('_', ' ')}, e.g. {example}")
-    if provenance.steps[-1].method != SOHES:  # a folder from when provenance named the start weights alone
+    if "steps" not in read_json(folder / PROVENANCE):  # of before there were steps: it named the start weights alone
         provenance = provenance.then(Step(method=SOHES))
     return model, provenance
 
