@@ -1,4 +1,4 @@
-"""Checkpoints of the whole training state: written atomically, the last few kept, a damaged one passed over.
+"""Checkpoints of the whole training state: written atomically, the last few kept, damaged ones passed over (README §3).
 
 Everything random in a step is drawn from (seed, step): the sampler's order, the augmentation of a sample, the points of
 the losses. So a checkpoint needs no random state, and a resumed training ends as if it had never stopped.

@@ -1,4 +1,4 @@
-"""The training loop counted in steps of the optimiser, and the order of the samples it sees.
+"""The training loop counted in steps of the optimiser, and the order of the samples it takes (README §2).
 
 A step takes `batch_size` images, spread over the processes and, within each, over micro-batches. Which images a
 micro-batch of all processes together holds does not depend on the number of processes, and the losses are normalised

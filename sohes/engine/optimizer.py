@@ -1,4 +1,4 @@
-"""Which parameter learns how fast, and a guard before each step of the optimiser."""
+"""Which parameter learns how fast, and a guard before each step of the optimiser (README §5, §6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What moves with the step: learning rates as mmengine's schedulers, anything else as a function of the step."""
+"""What moves with the step: learning rates as mmengine's schedulers, anything else as a function (README §4)."""
 
 from __future__ import annotations
 
