@@ -1,4 +1,4 @@
-"""A timm ViT under an MMSegmentation or MMDetection head.
+"""A timm ViT under an MMSegmentation or MMDetection head (README §1).
 
 The plain ViT has one resolution; heads want maps at strides 4, 8, 16 and 32. As in ViTDet's simple feature pyramid
 (arXiv 2203.16527) they are made from the ViT's own map, here optionally from a different block for each level.
