@@ -22,7 +22,7 @@ FOUNDATION = (
 )
 ROOMS = (
     *("rle", "masks", "layers", "data", "backbones", "mm", "engine", "segmenters", "evaluation"),
-    *("explore", "instruct", "correct", "methods", "baselines", "doctor", "commands", "cli"),
+    *("probes", "explore", "instruct", "correct", "methods", "baselines", "doctor", "commands", "cli"),
 )
 ORDER = [*FOUNDATION, *ROOMS]
 SUITE = {  # package outside the library -> what it may import of the others

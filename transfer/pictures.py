@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from sohes.data.coco import read_coco
 from sohes.data.images import ImageArray, load_image
+from sohes.data.label_maps import IGNORE
 from sohes.files import write_text
 from sohes.plotting import MAIN, categorical, save, style
-from transfer.data import IGNORE
 from transfer.mm_run import HeadRun
 
 _SCORE = 0.3  # detections drawn; AP itself uses all of them

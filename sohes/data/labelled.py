@@ -1,4 +1,4 @@
-"""Labelled images of the transfer heads: two COCO files that mean the same by a category, and fit their images."""
+"""Labelled images of heads and probes: two COCO files that mean the same by a category, and fit their images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,12 @@ class Labelled:
 
 
 def read_labelled(train: Path, val: Path) -> Labelled:
-    """Read two COCO files; every image is opened once.
+    """Read two COCO files; see `check_labelled`."""
+    return check_labelled(*(with_image_root(read_coco(path)) for path in (train, val)))
+
+
+def check_labelled(train: ImageSet, val: ImageSet) -> Labelled:
+    """Two sets made to mean the same by a category; every image is opened once.
 
     The categories of val are matched to those of train by name, whatever their ids. Entries that cannot be used, and
     images that cannot be read, are left out.
@@ -41,7 +46,7 @@ def read_labelled(train: Path, val: Path) -> Labelled:
             listed; an annotated category of val that train does not list; two annotated ones that cannot be told apart
             by name; an image of another size than its annotations. All faults of a kind are in one message.
     """
-    sets = [with_image_root(read_coco(path)) for path in (train, val)]
+    sets = [train, val]
     notes = [f"{images.source}: {line}" for images in sets for line in images.problems.lines()]
     _of_both(_check_categories, sets)
     usable = _of_both(_usable, _numbered_alike(*sets))

@@ -1,0 +1,1 @@
+"""Frozen probes: what the features of a backbone know of labelled classes, in minutes."""

@@ -1,0 +1,184 @@
+"""Features of a frozen backbone, each image once, kept on disk (README §1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sohes.backbones.dense import DenseBackbone
+from sohes.backbones.precision import autocast_dtype
+from sohes.backbones.weights import cache_folder
+from sohes.data.images import load_image
+from sohes.errors import ConfigError, DataError
+from sohes.files import atomic_path
+from sohes.probes.data import ProbeItem
+from sohes.progress import Reporter
+from sohes.records import content_hash
+
+_BATCH_PX = 448 * 448 * 4  # pixels of a batch on a CPU; larger ones are no faster there
+_BATCHES_ON_GPU = 16  # times as many
+_LOADERS = 4  # threads that decode
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature maps (h, w, D) float32 of images, in their order, each read from its file when asked for.
+
+    Attributes:
+        files: one for each image.
+        size_px: side to which images were squashed.
+        patch_px: side of a patch.
+        dim: D, channels.
+    """
+
+    files: tuple[Path, ...]
+    size_px: int
+    patch_px: int
+    dim: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: int) -> NDArray[np.float32]:
+        """Feature map (h, w, D) float32 of an image, mapped into memory and not to be written to."""
+        return np.load(self.files[place], mmap_mode="r")
+
+    @property
+    def side(self) -> int:
+        """Patches along a side, h and w."""
+        return self.size_px // self.patch_px
+
+    @property
+    def tokens(self) -> int:
+        """Patches of all images."""
+        return len(self) * self.side**2
+
+    def stack(self) -> NDArray[np.float32]:
+        """All of them in memory: (N, h, w, D) float32."""
+        out = np.empty((len(self), self.side, self.side, self.dim), np.float32)
+        for place in range(len(self)):
+            out[place] = self[place]
+        return out
+
+
+def rounded_size(size_px: int, patch_px: int) -> int:
+    """The multiple of the patch nearest to a size, at least one patch; of two equally near ones the larger.
+
+    >>> rounded_size(448, 14), rounded_size(448, 16), rounded_size(100, 8)
+    (448, 448, 104)
+    """
+    return max(1, (2 * size_px + patch_px) // (2 * patch_px)) * patch_px
+
+
+def extract_features(
+    backbone: DenseBackbone,
+    items: Sequence[ProbeItem],
+    *,
+    size_px: int,
+    description: str = "features",
+    folder: Path | None = None,
+) -> Features:
+    """Features of images, squashed to a square of `size_px` (bicubic): of each once, whoever asks for them later.
+
+    What was made before an interruption is kept. Several processes may extract into one folder.
+
+    Args:
+        backbone: frozen; its own kind of feature ("token" for probes).
+        items: the images.
+        size_px: side of the square, a multiple of the patch; see `rounded_size`.
+        description: of the progress.
+        folder: where they are kept; $SOHES_CACHE/features if None, see `sohes.backbones.weights.cache_folder`.
+
+    Raises:
+        ConfigError: the size is not a multiple of the patch.
+        DataError: an image is smaller than a patch, or cannot be read.
+        SohesError: the disk is full.
+    """
+    patch_px = backbone.patch_size
+    if size_px % patch_px:
+        raise ConfigError(
+            f"size_px={size_px} is no multiple of the patch of {patch_px} px; the nearest is "
+            f"{rounded_size(size_px, patch_px)}"
+        )
+    if small := [item for item in items if min(item.size_hw) < patch_px]:
+        height, width = small[0].size_hw
+        raise DataError(
+            f"{small[0].image}: {height} x {width} px (height x width), smaller than a patch of {patch_px} px; leave "
+            f"out such images ({len(small)} of {len(items)})"
+        )
+    root = (folder or cache_folder() / "features") / _key(backbone, size_px)
+    files = tuple(root / f"{_identity(item.image)}.npy" for item in items)
+    missing = [place for place, file in enumerate(files) if not file.exists()]
+    if missing:
+        per_batch = max(1, _BATCH_PX // size_px**2)
+        per_batch *= _BATCHES_ON_GPU if backbone.device.type == "cuda" else 1
+        with Reporter(description, len(items), done=len(items) - len(missing)) as reporter:
+            images = _squashed([items[place] for place in missing], size_px, ahead=2 * per_batch)
+            for first in range(0, len(missing), per_batch):
+                places = missing[first : first + per_batch]
+                pixels = torch.from_numpy(np.stack(list(islice(images, len(places)))))
+                maps = _maps(backbone, pixels.to(backbone.device).permute(0, 3, 1, 2))
+                for place, feature in zip(places, maps, strict=True):
+                    with atomic_path(files[place]) as temporary:
+                        np.save(temporary, feature)
+                reporter.advance(len(places))
+    return Features(files=files, size_px=size_px, patch_px=patch_px, dim=backbone.embed_dim)
+
+
+@torch.no_grad()
+def _maps(backbone: DenseBackbone, pixels: Tensor) -> NDArray[np.float32]:
+    """Feature maps (B, h, w, D) of images (B, 3, H, W) uint8."""
+    maps = backbone(pixels.float() / 255).map
+    return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _squashed(items: Sequence[ProbeItem], size_px: int, *, ahead: int) -> Iterator[NDArray[np.uint8]]:
+    """Images (size_px, size_px, 3) uint8 in their order, up to `ahead` of them decoded before they are asked for."""
+    with ThreadPoolExecutor(_LOADERS) as pool:
+        load = partial(squash, size_px=size_px)
+        waiting = [pool.submit(load, item.image) for item in items[:ahead]]
+        for place in range(len(items)):
+            if place + ahead < len(items):
+                waiting.append(pool.submit(load, items[place + ahead].image))
+            yield waiting.pop(0).result()
+
+
+def squash(path: Path, *, size_px: int) -> NDArray[np.uint8]:
+    """An image as (size_px, size_px, 3) uint8 RGB, its aspect not kept; bicubic, antialiased.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    image = Image.fromarray(load_image(path)).resize((size_px, size_px), Image.Resampling.BICUBIC)
+    return np.asarray(image)
+
+
+def _key(backbone: DenseBackbone, size_px: int) -> str:
+    """Name of the folder of features that are equal for equal images."""
+    # beyond the weights: what is done to the input, the arithmetic, and arguments that leave no trace in the weights
+    input_and_arithmetic = [
+        *(getattr(backbone, name).flatten().tolist() for name in ("mean", "std") if hasattr(backbone, name)),
+        str(autocast_dtype(backbone.device)),
+        backbone.provenance.timm_name,
+    ]
+    digest = content_hash([backbone.weights_digest(), input_and_arithmetic])
+    return f"{digest}-{backbone.feature}-{size_px}px"
+
+
+def _identity(path: Path) -> str:
+    """Hash of an image's file: it changes with its place, its size and the time it was written."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: no such image") from error
+    return content_hash([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
