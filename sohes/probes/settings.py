@@ -1,0 +1,63 @@
+"""Settings of the probes, without torch, since the launcher reads them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from sohes.configuration import Count, Natural, NonEmpty, NonNegative, Positive, settings
+from sohes.errors import unknown_name
+from sohes.probes.registry import PROBES
+
+
+def _known_probe(name: str) -> str:
+    if name not in PROBES:
+        raise ValueError(unknown_name("probe", name, PROBES))
+    return name
+
+
+@settings
+class LinearSettings:
+    """Linear probe."""
+
+    l2: NonNegative = 1e-4
+    """Weight of the squared norm of the weights, halved, in the loss [ours]."""
+    max_steps: Count = 300
+    """Steps of L-BFGS, at most [ours]."""
+
+
+@settings
+class KnnSettings:
+    """Label transfer from nearest neighbours."""
+
+    neighbours: Count = 30
+    """Train patches whose labels a patch gets, k [Hummingbird]."""
+    temperature: Positive = 0.02
+    """Of the softmax over their cosines, which weighs them [Hummingbird]."""
+
+
+@settings
+class ProbeConfig(LinearSettings, KnnSettings):
+    """A probe of frozen features."""
+
+    probe: Annotated[str, AfterValidator(_known_probe)] = "linear"
+    """Name of the probe, see `sohes.probes.registry`."""
+    data: str | None = None
+    """Labelled data where no stage gives them: see `read_probe_data`."""
+    size_px: Count = 448
+    """Side to which images are squashed, px, rounded to the patch [Leopart]."""
+    score_px: Count | None = None
+    """Side of the square on which predictions are scored, px; null: the annotation's own size [ours]."""
+    seeds: Count = 3
+    """Repetitions of a probe that depends on a seed, from 0 [ours]."""
+    max_train: Count | None = None
+    """Train images, drawn; null: all."""
+    max_val: Count | None = None
+    """Val images, drawn; null: all."""
+    classes: NonEmpty[str] | None = None
+    """Classes over which a second mIoU is the mean; null: none."""
+    pictures: Natural = 6
+    """Val images that are drawn."""
+    arm: Literal["", "start", "trained"] = ""
+    """Which backbone it is in a run that compares both: start or trained."""
