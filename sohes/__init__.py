@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sohes.explore.settings import ExploreSettings as ExploreSettings
     from sohes.masks import Entity as Entity
     from sohes.masks import MaskForest as MaskForest
+    from sohes.probes.settings import ProbeConfig as ProbeConfig
+    from sohes.probes.stage import probe as probe
     from sohes.segmenters.entity import export_backbone as export_backbone
     from sohes.segmenters.segmenter import Segmenter as Segmenter
     from sohes.segmenters.segmenter import TrainedSegmenter as TrainedSegmenter
@@ -41,6 +43,8 @@ _PUBLIC = {
     "TrainedSegmenter": "sohes.segmenters.segmenter",
     "load_segmenter": "sohes.segmenters.segmenter",
     "evaluate_masks": "sohes.evaluation.mask_recall",
+    "ProbeConfig": "sohes.probes.settings",
+    "probe": "sohes.probes.stage",
     "export_backbone": "sohes.segmenters.entity",
 }
 

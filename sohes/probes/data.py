@@ -23,6 +23,7 @@ from sohes.data.sources import split_images
 from sohes.errors import DataError
 from sohes.files import read_json, read_text, walk_files
 from sohes.progress import track
+from sohes.records import content_hash
 
 SPLITS = ("train", "val")
 _HALF = 0.5  # of the images of a single COCO file are val
@@ -35,12 +36,14 @@ class ProbeItem:
     Attributes:
         name: for messages and pictures.
         image: its file, as `load_image` takes it.
+        labels: the file that its labels are in.
         size_hw: of image and label map, px.
         label_map: gives the label map (H, W) uint8: class from 0, or 255 where none is annotated.
     """
 
     name: str
     image: Path
+    labels: Path
     size_hw: tuple[int, int]
     label_map: Callable[[], LabelMap] = field(repr=False)
 
@@ -53,7 +56,7 @@ class ProbeData:
         name: as tables call it.
         classes: names, in label order; "class 3" where no name is known.
         train, val: images of each split.
-        of_train, of_val: how many there are, of which these were drawn.
+        of_train, of_val: how many there are in all.
         notes: what a reader of the scores should know.
     """
 
@@ -65,10 +68,13 @@ class ProbeData:
     of_val: int
     notes: tuple[str, ...]
 
+    def digest(self) -> str:
+        """Hash of classes and images: it changes with the place, the size and the time of writing of any file."""
+        files = [[stamp(item.image), stamp(item.labels)] for item in (*self.train, *self.val)]
+        return content_hash([self.classes, len(self.train), files])
 
-def read_probe_data(
-    source: str | Path, *, max_train: int | None = None, max_val: int | None = None, seed: int = 0
-) -> ProbeData:
+
+def read_probe_data(source: str | Path, *, max_train: int | None = None, max_val: int | None = None) -> ProbeData:
     """Read labelled data of a probe.
 
     Args:
@@ -79,8 +85,8 @@ def read_probe_data(
               `masks/val`, and perhaps `classes.txt`, a name on each line;
             - one COCO file with categories: half of its images, drawn with seed 0, are val;
             - the name of a prepared set (`sohes data prepare`).
-        max_train, max_val: images of a split, at most; None for all.
-        seed: of the draw of those.
+        max_train: train images at most, drawn with seed 0; None for all.
+        max_val: val images at most, the first ones; None for all.
 
     Raises:
         DataError: not there, or none of these; a label map of another size than its image, or with a label that is no
@@ -97,10 +103,7 @@ def read_probe_data(
         name, found = path.name, _of_folder(path)
     if (path / "source.json").is_file():
         name = str(read_json(path / "source.json").get("name", name))
-    drawn = {
-        split: _draw(items, most, seed)
-        for (split, items), most in zip(found.items.items(), (max_train, max_val), strict=True)
-    }
+    drawn = {"train": _draw(found.items["train"], max_train), "val": found.items["val"][:max_val]}
     both = {item.image.resolve() for item in drawn["train"]} & {item.image.resolve() for item in drawn["val"]}
     notes = list(found.notes)
     if both:
@@ -114,6 +117,19 @@ def read_probe_data(
         of_val=len(found.items["val"]),
         notes=tuple(notes),
     )
+
+
+def stamp(path: Path) -> list[str | int]:
+    """Place, size in bytes and time of writing of a file.
+
+    Raises:
+        DataError: it is not there.
+    """
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: no such file") from error
+    return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
 def patch_shares(label_map: LabelMap, *, size_px: int, patch_px: int, classes: int) -> NDArray[np.float32]:
@@ -183,6 +199,7 @@ def _of_coco(labelled: Labelled) -> _Found:
             ProbeItem(
                 name=images.names[item.id],
                 image=item.path,
+                labels=images.source,
                 size_hw=item.size_hw,
                 label_map=partial(found.paint, split, item),
             )
@@ -256,7 +273,9 @@ def _of_files(pairs: dict[str, list[tuple[Path, Path]]], names: tuple[str, ...] 
         if not present[split]:
             raise DataError(f"{folder}: all pixels of split '{split}' are 255; labels are needed in train and in val")
         items[split] = tuple(
-            ProbeItem(name=image.name, image=image, size_hw=size_hw, label_map=partial(read_label_map, mask))
+            ProbeItem(
+                name=image.name, image=image, labels=mask, size_hw=size_hw, label_map=partial(read_label_map, mask)
+            )
             for (image, mask), (size_hw, _, _) in zip(files, checked, strict=True)
         )
     seen = present["train"] | present["val"]
@@ -281,8 +300,8 @@ def _checked(pair: tuple[Path, Path]) -> tuple[tuple[int, int], set[int], str]:
     return size_hw, set(np.unique(label_map).tolist()) - {IGNORE}, fault
 
 
-def _draw(items: tuple[ProbeItem, ...], most: int | None, seed: int) -> tuple[ProbeItem, ...]:
+def _draw(items: tuple[ProbeItem, ...], most: int | None) -> tuple[ProbeItem, ...]:
     if most is None or len(items) <= most:
         return items
-    chosen = np.random.default_rng(seed).permutation(len(items))[:most]
+    chosen = np.random.default_rng(0).permutation(len(items))[:most]
     return tuple(items[place] for place in sorted(chosen.tolist()))

@@ -21,7 +21,7 @@ from sohes.backbones.weights import cache_folder
 from sohes.data.images import load_image
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path
-from sohes.probes.data import ProbeItem
+from sohes.probes.data import ProbeItem, stamp
 from sohes.progress import Reporter
 from sohes.records import content_hash
 
@@ -117,7 +117,7 @@ def extract_features(
             f"out such images ({len(small)} of {len(items)})"
         )
     root = (folder or cache_folder() / "features") / _key(backbone, size_px)
-    files = tuple(root / f"{_identity(item.image)}.npy" for item in items)
+    files = tuple(root / f"{content_hash(stamp(item.image))}.npy" for item in items)
     missing = [place for place, file in enumerate(files) if not file.exists()]
     if missing:
         per_batch = max(1, _BATCH_PX // size_px**2)
@@ -173,12 +173,3 @@ def _key(backbone: DenseBackbone, size_px: int) -> str:
     ]
     digest = content_hash([backbone.weights_digest(), input_and_arithmetic])
     return f"{digest}-{backbone.feature}-{size_px}px"
-
-
-def _identity(path: Path) -> str:
-    """Hash of an image's file: it changes with its place, its size and the time it was written."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: no such image") from error
-    return content_hash([str(path.resolve()), stat.st_size, stat.st_mtime_ns])

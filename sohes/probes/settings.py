@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
@@ -41,6 +42,8 @@ class KnnSettings:
 class ProbeConfig(LinearSettings, KnnSettings):
     """A probe of frozen features."""
 
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"arm"})
+
     probe: Annotated[str, AfterValidator(_known_probe)] = "linear"
     """Name of the probe, see `sohes.probes.registry`."""
     data: str | None = None
@@ -52,12 +55,17 @@ class ProbeConfig(LinearSettings, KnnSettings):
     seeds: Count = 3
     """Repetitions of a probe that depends on a seed, from 0 [ours]."""
     max_train: Count | None = None
-    """Train images, drawn; null: all."""
+    """Train images at most, drawn with seed 0; null: all."""
     max_val: Count | None = None
-    """Val images, drawn; null: all."""
+    """Val images at most, the first ones; null: all."""
     classes: NonEmpty[str] | None = None
     """Classes over which a second mIoU is the mean; null: none."""
     pictures: Natural = 6
     """Val images that are drawn."""
     arm: Literal["", "start", "trained"] = ""
-    """Which backbone it is in a run that compares both: start or trained."""
+    """Which backbone it is in a run that compares both; empty, and with a start backbone: both are told apart."""
+
+    def outside_inputs(self) -> list[Path]:
+        """Files whose change makes the stage run again."""
+        path = Path(self.data).expanduser() if self.data else None
+        return [path] if path and path.exists() else []

@@ -1,0 +1,136 @@
+"""The stage that probes a frozen backbone, beside the one that it started from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sohes.errors import ConfigError
+from sohes.probes.settings import ProbeConfig
+from sohes.records import START, TRAINED, Measurement, StageResult
+
+if TYPE_CHECKING:
+    from sohes.probes.data import ProbeData
+    from sohes.probes.outcome import Outcome
+
+# A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
+
+
+def probe(config: ProbeConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Probe a frozen backbone on labelled data.
+
+    `inputs`: "backbone", a timm folder or what else `load_backbone` takes; "data", see `read_probe_data`, unless
+    `config.data` names it; optionally "start", the backbone that it is compared with by a paired bootstrap over val
+    images. A probe that depends on a seed is repeated; its scores are the means.
+    Writes the confusions of each seed (kept when it is run again), `classes.csv`, and pictures below `out`.
+
+    Raises:
+        ConfigError: no data; a class that these do not have; what the probe itself refuses.
+        DataError: data that cannot be used.
+        WeightsError: a backbone that cannot be used.
+    """
+    from sohes.probes.data import read_probe_data
+    from sohes.probes.outcome import run_probe
+    from sohes.probes.pictures import write_pictures
+
+    source = inputs.get("data", config.data)
+    if source is None:
+        raise ConfigError("no labelled data: give the input 'data', or the setting data=COCO_FILE_OR_FOLDER")
+    data = read_probe_data(source, max_train=config.max_train, max_val=config.max_val)
+    chosen = _labels(config.classes, data)
+    outcomes = [run_probe(config, data, inputs["backbone"], Path(out))]
+    if "start" in inputs:
+        outcomes.append(run_probe(config, data, inputs["start"], Path(out), name=START))
+    measurements: list[Measurement] = []
+    notes = [*data.notes]
+    arms = (TRAINED, START) if "start" in inputs and not config.arm else (config.arm, START)
+    for outcome, arm in zip(outcomes, arms, strict=False):
+        measurements += _measurements(outcome, data, chosen, arm)
+        notes += _notes(outcome, data)
+    if "start" in inputs:
+        notes += _compared(*outcomes)
+    return StageResult(
+        measurements=measurements,
+        notes=list(dict.fromkeys(notes)),
+        artefacts=write_pictures(Path(out), data, outcomes),
+    )
+
+
+def _labels(names: Sequence[str] | None, data: ProbeData) -> list[int] | None:
+    """Labels of the classes over which a second mIoU is the mean."""
+    from sohes.errors import unknown_name
+
+    for name in names or ():
+        if name not in data.classes:
+            raise ConfigError(f"classes: {unknown_name(f'class of {data.name}', name, data.classes)}")
+    return None if names is None else [data.classes.index(name) for name in names]
+
+
+def _measurements(outcome: Outcome, data: ProbeData, chosen: list[int] | None, arm: str) -> list[Measurement]:
+    import numpy as np
+
+    from sohes.evaluation.semantic import semantic_scores
+
+    rows = []
+    for place, (method, protocol) in enumerate(zip(outcome.methods, outcome.protocols, strict=True)):
+        scores = [semantic_scores(confusions) for confusions in outcome.confusions[:, place]]
+        values = {"miou_dataset": [one.miou for one in scores], "acc_pixel": [one.accuracy for one in scores]}
+        if chosen is not None:
+            values[f"miou_{len(chosen)}_classes"] = [
+                semantic_scores(confusions, only=chosen).miou for confusions in outcome.confusions[:, place]
+            ]
+        reported = {metric: float(np.mean(found)) for metric, found in values.items()}
+        if len(scores) > 1:
+            reported |= {f"{metric}_sd": float(np.std(found, ddof=1)) for metric, found in values.items()}
+        rows += [
+            Measurement(
+                method=method,
+                backbone=outcome.provenance.timm_name,
+                init=outcome.provenance.label,
+                dataset=data.name,
+                split="val",
+                protocol=protocol,
+                metric=metric,
+                value=100 * value,
+                n_images=len(data.val),
+                of_images=data.of_val if data.of_val > len(data.val) else None,
+                arm=arm,
+                supervision=outcome.provenance.supervision,
+                trained_by=outcome.provenance.steps[-1].method,
+            )
+            for metric, value in reported.items()
+        ]
+    return rows
+
+
+def _notes(outcome: Outcome, data: ProbeData) -> list[str]:
+    import numpy as np
+
+    from sohes.evaluation.semantic import semantic_scores
+
+    notes = []
+    for place, method in enumerate(outcome.methods):
+        scores = [semantic_scores(confusions) for confusions in outcome.confusions[:, place]]
+        miou = 100 * np.array([one.miou for one in scores])
+        spread = f" ± {miou.std(ddof=1):.1f} ({len(miou)} seeds)" if len(miou) > 1 else ""
+        notes.append(
+            f"{method} on {outcome.provenance.label}: mIoU {miou.mean():.1f}{spread} over the {scores[0].n_classes} "
+            f"classes that occur in {len(data.val)} val images; {len(data.train)} train images"
+        )
+    return [*notes, *outcome.notes]
+
+
+def _compared(ours: Outcome, start: Outcome) -> list[str]:
+    from sohes.evaluation.semantic import paired_difference
+
+    notes = []
+    for place, method in enumerate(ours.methods):
+        found = paired_difference(ours.confusions[:, place].sum(axis=0), start.confusions[:, place].sum(axis=0))
+        interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+        verdict = "" if found.low > 0 or found.high < 0 else ": no difference is shown"
+        notes.append(
+            f"{method}: {100 * found.value:+.1f} mIoU against the start backbone, 95 % interval {interval} by paired "
+            f"bootstrap over val images{verdict}"
+        )
+    return notes
