@@ -45,7 +45,7 @@ class ProbeItem:
     image: Path
     labels: Path
     size_hw: tuple[int, int]
-    label_map: Callable[[], LabelMap] = field(repr=False)
+    label_map: Callable[[], LabelMap] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

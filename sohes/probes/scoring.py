@@ -129,6 +129,6 @@ def annotation(item: ProbeItem, *, size_px: int, score_px: int | None) -> LabelM
     label_map = item.label_map()
     if score_px is None:
         return label_map
-    squashed = np.asarray(Image.fromarray(label_map).resize((size_px, size_px), Image.Resampling.NEAREST))
+    squashed = np.array(Image.fromarray(label_map).resize((size_px, size_px), Image.Resampling.NEAREST))
     small = interpolate(torch.from_numpy(squashed)[None, None].float(), (score_px, score_px), mode="nearest")
     return small[0, 0].to(torch.uint8).numpy()
