@@ -1,10 +1,8 @@
 """How well clusters of pixels agree with annotated classes. Protocols "cluster_*_v1" (README §4).
 
 Label maps may have more clusters than there are classes (over-clustering). Intersections and unions are summed over all
-images and divided once; the confusion matrix is all that is kept. Clusters are named after classes in two ways:
-
-- Hungarian: one cluster per class, so that the most pixels agree; pixels of a cluster without a class belong to none.
-- Majority: each cluster goes to the class it overlaps most, several to one class; with equal overlap to the first.
+images and divided once; the confusion matrix is all that is kept. `cluster_naming` has the rules by which clusters are
+called after classes.
 """
 
 from __future__ import annotations
@@ -14,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from sohes.errors import DataError
-from sohes.evaluation.protocols import CLUSTER_HUNGARIAN, CLUSTER_MAJORITY
+from sohes.evaluation.cluster_naming import best_iou, hungarian, hungarian_iou, majority
+from sohes.evaluation.protocols import CLUSTER_HUNGARIAN, CLUSTER_IOU, CLUSTER_LEOPART, CLUSTER_MAJORITY
 from sohes.rle import IntArray
 
 IGNORE = 255  # label of pixels that do not count
@@ -29,8 +27,8 @@ class ClusterMatch:
 
     Attributes:
         classes: (K,) int64, class of each cluster, -1 for none.
-        iou: (C,) of each class, NaN for one that is not in the ground truth.
-        miou: mean of those that are.
+        iou: (C,) of each class, NaN for one that does not count.
+        miou: mean of those that do: the classes in the ground truth, or all.
         accuracy: share of the labelled pixels whose cluster has their class.
     """
 
@@ -42,12 +40,23 @@ class ClusterMatch:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterScores:
-    """Both matches of one set of label maps."""
+    """One set of label maps under every rule of naming.
+
+    Attributes:
+        hungarian: one cluster per class by pixels, the others to none.
+        majority: each cluster to the class of most of its pixels.
+        iou: each cluster to the class of highest IoU.
+        leopart: one cluster per class by IoU, the others to class 0; classes without a pixel count, as 0.
+        n_images: that were scored.
+        n_pixels: labelled ones.
+    """
 
     hungarian: ClusterMatch
     majority: ClusterMatch
+    iou: ClusterMatch
+    leopart: ClusterMatch
     n_images: int
-    n_pixels: int  # labelled ones
+    n_pixels: int
 
     def metrics(self) -> dict[str, tuple[float, str]]:
         """Value in percent and protocol of every metric by name."""
@@ -56,6 +65,8 @@ class ClusterScores:
             for name, match, protocol in (
                 ("hungarian", self.hungarian, CLUSTER_HUNGARIAN),
                 ("majority", self.majority, CLUSTER_MAJORITY),
+                ("iou", self.iou, CLUSTER_IOU),
+                ("leopart", self.leopart, CLUSTER_LEOPART),
             )
             for metric in ("miou", "accuracy")
         }
@@ -111,29 +122,40 @@ class ClusterScorer:
     def result(self) -> ClusterScores:
         """The scores of what was added."""
         confusion = self._confusion
-        hungarian = np.full(len(confusion), -1, np.int64)
-        rows, columns = linear_sum_assignment(confusion, maximize=True)
-        hungarian[rows] = columns
         return ClusterScores(
-            hungarian=_score(confusion, hungarian),
-            majority=_score(confusion, confusion.argmax(axis=1)),
+            hungarian=score_clusters(confusion, hungarian(confusion)),
+            majority=score_clusters(confusion, majority(confusion)),
+            iou=score_clusters(confusion, best_iou(confusion)),
+            leopart=score_clusters(confusion, hungarian_iou(confusion), absent=True),
             n_images=self._images,
             n_pixels=int(confusion.sum()),
         )
 
 
-def _score(confusion: IntArray, names: IntArray) -> ClusterMatch:
-    """Scores of the confusion matrix (K, C) when cluster k is called `names[k]`."""
-    named = np.zeros((confusion.shape[1], confusion.shape[1]), np.int64)  # predicted class, annotated class
-    np.add.at(named, names[names >= 0], confusion[names >= 0])
+def name_clusters(confusion: IntArray, classes: IntArray) -> IntArray:
+    """The confusion matrix (C called, C annotated) of clusters (K, C) that are called `classes` (K,), -1 for none."""
+    named = np.zeros((confusion.shape[1], confusion.shape[1]), np.int64)
+    np.add.at(named, classes[classes >= 0], confusion[classes >= 0])
+    return named
+
+
+def score_clusters(confusion: IntArray, classes: IntArray, *, absent: bool = False) -> ClusterMatch:
+    """Scores of clusters under class names.
+
+    Args:
+        confusion: (K, C) pixels of cluster k and class c.
+        classes: (K,) class of each cluster, -1 for none.
+        absent: whether classes that are not in the ground truth count; their IoU is 0.
+    """
+    named = name_clusters(confusion, classes)
     right, annotated = np.diagonal(named), confusion.sum(axis=0)
     union = named.sum(axis=1) + annotated - right
-    present = annotated > 0
-    iou = np.divide(right, union, out=np.full(len(right), np.nan), where=present)
+    counts = np.full(len(right), True) if absent else annotated > 0
+    iou = np.divide(right, np.maximum(union, 1), out=np.full(len(right), np.nan), where=counts)
     total = int(annotated.sum())
     return ClusterMatch(
-        classes=names,
+        classes=classes,
         iou=iou,
-        miou=float(iou[present].mean()) if present.any() else float("nan"),
+        miou=float(iou[counts].mean()) if total else float("nan"),
         accuracy=float(right.sum()) / total if total else float("nan"),
     )

@@ -73,7 +73,33 @@ CLUSTER_MAJORITY = Protocol(
     source="Leopart (arXiv:2204.13101), over-clustering",
 )
 
-_ALL = (MASK_AR1000, MASK_AR1000_BOOTSTRAP, HIERARCHY, CLUSTER_HUNGARIAN, CLUSTER_MAJORITY)
+CLUSTER_IOU = Protocol(
+    id="cluster_iou_v1",
+    data=CLUSTER_HUNGARIAN.data,
+    resize=CLUSTER_HUNGARIAN.resize,
+    limit="every cluster goes to the class of highest IoU over the data set, several to one class",
+    averaging=CLUSTER_HUNGARIAN.averaging,
+    source="Leopart (arXiv:2204.13101), over-clustering as logged during training",
+)
+
+CLUSTER_LEOPART = Protocol(
+    id="cluster_leopart_v1",
+    data="every pixel that is not 255; all classes, those that occur nowhere with an IoU of 0",
+    resize=CLUSTER_HUNGARIAN.resize,
+    limit="one cluster per class, matched over the data set for the largest sum of IoUs; other clusters are class 0",
+    averaging=CLUSTER_HUNGARIAN.averaging,
+    source="Leopart (arXiv:2204.13101), code of its fully unsupervised segmentation",
+)
+
+_ALL = (
+    MASK_AR1000,
+    MASK_AR1000_BOOTSTRAP,
+    HIERARCHY,
+    CLUSTER_HUNGARIAN,
+    CLUSTER_MAJORITY,
+    CLUSTER_IOU,
+    CLUSTER_LEOPART,
+)
 PROTOCOLS = {protocol.id: protocol for protocol in _ALL}
 
 

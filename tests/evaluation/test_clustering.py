@@ -101,9 +101,13 @@ def test_metrics() -> None:
     annotated = np.array([[0, 1]])
     scores = evaluate_clusters([(annotated, annotated)], clusters=2, classes=3)
     metrics = scores.metrics()
-    assert set(metrics) == {f"cluster_{m}_{n}" for m in ("miou", "accuracy") for n in ("hungarian", "majority")}
+    assert set(metrics) == {
+        f"cluster_{m}_{n}" for m in ("miou", "accuracy") for n in ("hungarian", "majority", "iou", "leopart")
+    }
     assert metrics["cluster_miou_majority"] == (100.0, "cluster_majority_v1")
     assert metrics["cluster_accuracy_hungarian"] == (100.0, "cluster_hungarian_v1")
+    of_all = metrics.pop("cluster_miou_leopart")
+    assert of_all == (pytest.approx(100 * 2 / 3), "cluster_leopart_v1")  # the third class counts as 0 there
     assert {value for value, _ in metrics.values()} == {100.0}
     assert math.isnan(scores.majority.iou[2])  # not in the ground truth
 
