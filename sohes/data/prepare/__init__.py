@@ -1,4 +1,4 @@
-"""Official data sets as class-agnostic COCO files, kept in one folder and called by name."""
+"""Official data sets as class-agnostic COCO files or as label maps, kept in one folder and called by name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from sohes.data.prepare.catalogue import DATASETS
+from sohes.data.prepare.semantic_sets import SEMANTIC_SETS
 from sohes.errors import DataError, unknown_name
 
-__all__ = ["DATASETS", "data_folder", "prepared_file", "resolve_ground_truth"]
+__all__ = ["DATASETS", "SEMANTIC_SETS", "data_folder", "prepared", "resolve_ground_truth"]
 
 
 def data_folder() -> Path:
@@ -16,9 +17,12 @@ def data_folder() -> Path:
     return Path(os.environ.get("SOHES_DATA") or Path.home() / ".cache" / "sohes" / "data")
 
 
-def prepared_file(name: str) -> Path:
-    """The file that `sohes data prepare NAME` writes unless told otherwise; it need not exist."""
-    return data_folder() / f"{name}.json"
+def prepared(name: str) -> Path:
+    """What `sohes data prepare NAME` writes unless told otherwise: a COCO file, or a folder of label maps.
+
+    It need not exist.
+    """
+    return data_folder() / (name if name in SEMANTIC_SETS else f"{name}.json")
 
 
 def resolve_ground_truth(value: str) -> Path:
@@ -30,10 +34,12 @@ def resolve_ground_truth(value: str) -> Path:
     if Path(value).is_file():
         return Path(value)
     if value in DATASETS:
-        path = prepared_file(value)
+        path = prepared(value)
         if not path.is_file():
             raise DataError(f"{path}: not prepared yet; run: sohes data prepare {value} --root DIR")
         return path
+    if value in SEMANTIC_SETS:
+        raise DataError(f"{value}: a data set of label maps, without masks; it is for sohes probe")
     if Path(value).name != value or Path(value).suffix:
         raise DataError(f"{value}: no such file; give a COCO file or the name of a data set (sohes data list)")
     raise DataError(unknown_name("data set", value, DATASETS))

@@ -14,6 +14,7 @@ import numpy as np
 from sohes.data.coco import ImageItem
 from sohes.data.images import image_size
 from sohes.data.prepare.catalogue import DATASETS, Dataset
+from sohes.data.prepare.semantic_sets import SemanticSet
 from sohes.data.prepare.writer import CocoWriter
 from sohes.data.problems import Problems
 from sohes.errors import DataError, unknown_name
@@ -99,7 +100,7 @@ def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Pr
     return Prepared(out, writer.counts, warnings + other_counts(dataset, len(source.entries), writer.counts))
 
 
-def find_files(name: str, dataset: Dataset, root: Path) -> list[Path]:
+def find_files(name: str, dataset: Dataset | SemanticSet, root: Path) -> list[Path]:
     """What the data set needs below the root.
 
     Raises:

@@ -1,6 +1,6 @@
 """Generated scenes with an exact forest of ground truth: textured stuff, and objects made of parts made of subparts.
 
-Made for demonstrations and tests (README §6). The masks are those of the visible pixels, so a part lies within its
+Made for demonstrations and tests (README §7). The masks are those of the visible pixels, so a part lies within its
 whole to the pixel. The same seed and index give the same picture.
 """
 
