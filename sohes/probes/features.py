@@ -80,6 +80,11 @@ def rounded_size(size_px: int, patch_px: int) -> int:
     return max(1, (2 * size_px + patch_px) // (2 * patch_px)) * patch_px
 
 
+def batch_images(size_px: int, device: torch.device) -> int:
+    """Images of a batch on a device."""
+    return max(1, _BATCH_PX // size_px**2) * (_BATCHES_ON_GPU if device.type == "cuda" else 1)
+
+
 def extract_features(
     backbone: DenseBackbone,
     items: Sequence[ProbeItem],
@@ -120,8 +125,7 @@ def extract_features(
     files = tuple(root / f"{content_hash(stamp(item.image))}.npy" for item in items)
     missing = [place for place, file in enumerate(files) if not file.exists()]
     if missing:
-        per_batch = max(1, _BATCH_PX // size_px**2)
-        per_batch *= _BATCHES_ON_GPU if backbone.device.type == "cuda" else 1
+        per_batch = batch_images(size_px, backbone.device)
         with Reporter(description, len(items), done=len(items) - len(missing)) as reporter:
             images = _squashed([items[place] for place in missing], size_px, ahead=2 * per_batch)
             for first in range(0, len(missing), per_batch):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sohes.errors import ConfigError, DataError
-from sohes.probes.data import patch_shares
+from sohes.probes.data import ProbeItem, patch_shares
 from sohes.probes.features import Features
 from sohes.probes.scoring import Task
 from sohes.progress import track
@@ -80,13 +80,9 @@ def labelled_patches(task: Task) -> LabelledPatches:
     features, classes = task.train, len(task.data.classes)
     kept, shares = [], []
     for item in track(task.data.train, "labels of patches"):
-        share = patch_shares(
-            item.label_map(), size_px=features.size_px, patch_px=features.patch_px, classes=classes
-        ).reshape(-1, classes + 1)
-        keep = share[:, classes] < _MOST_VOID
+        keep, rows = labelled_shares(item, features, classes)
         kept.append(keep)
-        rows = share[keep, :classes]
-        shares.append(rows / rows.sum(axis=1, keepdims=True))
+        shares.append(rows)
     found = LabelledPatches(features, np.stack(kept), np.concatenate(shares))
     if not len(found):
         raise DataError(
@@ -94,6 +90,15 @@ def labelled_patches(task: Task) -> LabelledPatches:
             "denser label maps"
         )
     return found
+
+
+def labelled_shares(item: ProbeItem, features: Features, classes: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """Which patches (T,) of an image are annotated by half, and the shares of the C classes in those (t, C)."""
+    share = patch_shares(item.label_map(), size_px=features.size_px, patch_px=features.patch_px, classes=classes)
+    share = share.reshape(-1, classes + 1)
+    keep = share[:, classes] < _MOST_VOID
+    rows = share[keep, :classes]
+    return keep, rows / rows.sum(axis=1, keepdims=True)
 
 
 def check_memory(needed: int, device: torch.device, what: str, remedy: str) -> None:

@@ -34,4 +34,7 @@ class Probe:
 PROBES = {
     "linear": Probe("sohes.probes.linear:linear_probe", seeded=False),
     "knn": Probe("sohes.probes.knn:knn_probe", seeded=False),
+    "overcluster": Probe("sohes.probes.overcluster:overcluster_probe", seeded=True),
+    "incontext": Probe("sohes.probes.incontext:incontext_probe", seeded=True),
+    "fcn": Probe("sohes.probes.fcn:fcn_probe", seeded=True),
 }

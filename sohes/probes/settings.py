@@ -39,7 +39,41 @@ class KnnSettings:
 
 
 @settings
-class ProbeConfig(LinearSettings, KnnSettings):
+class OverclusterSettings:
+    """Over-clustering."""
+
+    clusters: NonEmpty[Count] = (150, 300, 500)
+    """Numbers of clusters; as many as there are classes is added [Leopart: 500; ours]."""
+    components: Count = 50
+    """Principal components of the features that are clustered [Leopart]."""
+    restarts: Count = 1
+    """Of k-means, the best of which is kept [ours; Leopart: 5]."""
+
+
+@settings
+class InContextSettings:
+    """In-context retrieval; it shares neighbours and temperature with nearest neighbours."""
+
+    bank_size: Count = 102_400
+    """Train patches in the memory bank, at most [Hummingbird: 10,240,000; ours]."""
+
+
+@settings
+class FcnSettings:
+    """FCN head."""
+
+    fcn_steps: Count | None = None
+    """Steps of SGD; null: 30 epochs [Leopart]."""
+    fcn_batch: Count = 32
+    """Images of a step [Leopart]."""
+    fcn_lr: Positive = 0.01
+    """Learning rate, a tenth of it in the last third [Leopart]."""
+    fcn_px: Count | None = None
+    """Side of the square on which the head works, features upsampled; null: the patches' own [Leopart: 100; ours]."""
+
+
+@settings
+class ProbeConfig(LinearSettings, KnnSettings, OverclusterSettings, InContextSettings, FcnSettings):
     """A probe of frozen features."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"arm"})
