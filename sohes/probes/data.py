@@ -18,7 +18,7 @@ from sohes.data.image_root import with_image_root
 from sohes.data.images import image_size, is_image_name
 from sohes.data.label_maps import IGNORE, LabelMap, one_sided, read_label_map, read_listing, semantic_classes
 from sohes.data.labelled import Labelled, check_labelled, few, read_labelled
-from sohes.data.prepare import data_folder
+from sohes.data.prepare import SEMANTIC_SETS, data_folder
 from sohes.data.sources import split_images
 from sohes.errors import DataError
 from sohes.files import read_json, read_text, walk_files
@@ -171,6 +171,8 @@ def _resolved(source: str | Path) -> Path:
     prepared = data_folder() / str(source)
     if Path(source).name == str(source) and prepared.is_dir():
         return prepared
+    if str(source) in SEMANTIC_SETS:
+        raise DataError(f"{prepared}: not prepared yet; run: sohes data prepare {source} --root DIR")
     raise DataError(
         f"{source}: no such file, folder or prepared set. Give a COCO file with categories, a folder with images/ and "
         "masks/, or a set that `sohes data prepare` made"

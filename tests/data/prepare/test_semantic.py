@@ -17,6 +17,7 @@ from sohes.data.prepare import SEMANTIC_SETS, prepared, resolve_ground_truth
 from sohes.data.prepare import semantic_classes as known
 from sohes.data.prepare.semantic import PreparedLabels, prepare_semantic
 from sohes.errors import DataError
+from sohes.probes.data import read_probe_data
 
 from .conftest import box, photo, save
 
@@ -269,6 +270,17 @@ def test_command(
     assert "unknown data set 'voc2021'; did you mean 'voc2012'?" in capsys.readouterr().err
     with pytest.raises(DataError, match="label maps, without masks"):
         resolve_ground_truth("voc2012")
+
+
+def test_a_probe_reads_it_by_name(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOHES_DATA", str(tmp_path / "data"))
+    with pytest.raises(DataError, match="not prepared yet; run: sohes data prepare voc2012 --root DIR"):
+        read_probe_data("voc2012")
+    voc(root)
+    prepare_semantic("voc2012", root, prepared("voc2012"))
+    data = read_probe_data("voc2012")
+    assert (data.name, len(data.classes), len(data.train), len(data.val)) == ("voc2012", 21, 2, 1)
+    assert np.array_equal(data.val[0].label_map(), rows(0, 15, 20, 255))
 
 
 @pytest.mark.parametrize(
