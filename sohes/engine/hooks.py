@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from sohes.engine.schedules import cosine
 from sohes.progress import Reporter
 
 
@@ -29,6 +30,28 @@ class SeedHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         torch.manual_seed((self._base * 1_000_003 + batch_idx) * 1009 + get_rank())
+
+
+class BeforeStepHook(Hook):
+    """Calls the model's `before_step(step)` when the gradients are there and no weight has changed yet."""
+
+    def before_train(self, runner: Runner) -> None:
+        optimizer = runner.optim_wrapper.optimizer
+        optimizer.register_step_pre_hook(lambda *_: bare(runner.model).before_step(runner.iter))
+
+
+class WeightDecayHook(Hook):
+    """Moves the weight decay from `start` to `end` by half a cosine over the steps; groups without any keep none."""
+
+    def __init__(self, start: float, end: float) -> None:
+        assert start > 0, "or groups without decay could not be told"
+        self.start, self.end = start, end
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        decay = cosine(self.start, self.end, batch_idx, runner.max_iters)
+        for group in runner.optim_wrapper.optimizer.param_groups:
+            if group["weight_decay"]:
+                group["weight_decay"] = decay
 
 
 class AfterStepHook(Hook):

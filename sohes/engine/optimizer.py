@@ -17,22 +17,29 @@ from sohes.errors import SohesError
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, factors: Mapping[nn.Parameter, float] | None = None
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    factors: Mapping[nn.Parameter, float] | None = None,
+    decay_embeddings: bool = False,
 ) -> list[dict[str, Any]]:
-    """Groups for AdamW: no decay on norms, biases, embeddings and other vectors; frozen parameters are in none.
+    """Groups for AdamW: no decay on norms, biases and other vectors; frozen parameters are in none.
 
     Args:
         model: what is trained.
         lr: learning rate.
         weight_decay: of matrices and kernels.
         factors: learning rate over `lr`; 1 for parameters that are not in it.
+        decay_embeddings: embeddings and tokens decay as well, as in DINO's code and what follows it.
     """
     factors = factors or {}
     embeddings = {p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    embeddings |= {p for name, p in model.named_parameters() if name.endswith(("_embed", "_token"))}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or parameter in embeddings or name.endswith(("_embed", "_token"))
+            plain = parameter.ndim < 2 or (parameter in embeddings and not decay_embeddings)
             groups.setdefault((factors.get(parameter, 1.0), plain), []).append(parameter)
     return [
         {"params": parameters, "lr": lr * factor, "weight_decay": 0.0 if plain else weight_decay}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-import torch
-from torchvision.transforms.v2 import functional
 
-from sohes.instruct.photometric import _erase, _jitter, add_noise
+from sohes.instruct.photometric import _erase, add_noise
 
 
 class Draws:
@@ -100,38 +98,6 @@ def test_mirrored_views_are_taken_too() -> None:
     for seed in range(10):
         rng = np.random.default_rng
         assert np.array_equal(add_noise(mirrored, rng(seed)), add_noise(mirrored.copy(), rng(seed)))
-
-
-def test_jitter_moves_no_pixel() -> None:
-    """A picture of two colours stays one of two colours, with the same border."""
-    image = np.zeros((20, 30, 3), np.uint8)
-    image[:, :13] = (200, 40, 90)
-    image[:, 13:] = (30, 160, 60)
-    for seed in range(20):
-        jittered = _jitter(image, np.random.default_rng(seed))
-        assert np.ptp(jittered[:, :13], axis=(0, 1)).max() == 0
-        assert np.ptp(jittered[:, 13:], axis=(0, 1)).max() == 0
-        assert (jittered[0, 0] != jittered[0, -1]).any()
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_jitter_is_that_of_torchvision(seed: int) -> None:
-    """In floating point, one after another, on colours so dull that none is clipped in between."""
-    image = np.random.default_rng(seed).integers(90, 131, (16, 20, 3), dtype=np.uint8)
-    brightness, contrast, saturation = np.random.default_rng(seed).uniform(0.6, 1.4, 3)
-    rng = np.random.default_rng(seed)
-    rng.uniform(size=3)
-    hue = rng.uniform(-0.1, 0.1)
-    expected = torch.from_numpy(image).permute(2, 0, 1) / 255
-    for adjust, factor in (
-        (functional.adjust_brightness, brightness),
-        (functional.adjust_contrast, contrast),
-        (functional.adjust_saturation, saturation),
-        (functional.adjust_hue, hue),
-    ):
-        expected = adjust(expected, float(factor))
-    jittered = _jitter(image, np.random.default_rng(seed))
-    assert np.abs(jittered - expected.permute(1, 2, 0).numpy() * 255).max() < 4
 
 
 def test_a_rectangle_that_never_fits_is_left_out() -> None:
