@@ -56,7 +56,7 @@ def test_rotary_positions() -> None:
 
 @pytest.mark.parametrize("kind", ["no class token", "registers, no class token"])
 def test_without_a_class_token(kind: str) -> None:
-    with pytest.raises(ConfigError, match="has no class token .* set mask=all"):
+    with pytest.raises(ConfigError, match=r"has no class token .* set mask=all"):
         ClassAttention(tiny(kind).model)
 
 

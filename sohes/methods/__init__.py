@@ -1,0 +1,1 @@
+"""Other methods that train a backbone without labels, a room each, on the same engine, formats and evaluation."""
