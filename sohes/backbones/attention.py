@@ -30,8 +30,8 @@ class ClassAttention:
         if getattr(vit, "cls_token", None) is None:
             raise ConfigError(f"this {name} has no class token whose attention could tell the foreground; set mask=all")
         attention = getattr(vit.blocks[-1], "attn", None)
-        norms = [getattr(attention, part, None) for part in ("q_norm", "k_norm")]
-        if attention is None or not all(isinstance(norm, nn.Module) for norm in norms):
+        query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        if attention is None or query_norm is None or key_norm is None:
             raise ConfigError(
                 f"the attention of this {name} is not one whose queries and keys can be read; set mask=all"
             )
@@ -41,8 +41,8 @@ class ClassAttention:
         self._kept: dict[str, Any] = {}
         attention.register_forward_pre_hook(self._keep_rotation, with_kwargs=True)
         # identities where a ViT has no query-key norm; they are called all the same
-        norms[0].register_forward_hook(lambda module, inputs, output: self._keep("query", output[:, :, :1]))
-        norms[1].register_forward_hook(lambda module, inputs, output: self._keep("key", output))
+        query_norm.register_forward_hook(lambda module, inputs, output: self._keep("query", output[:, :, :1]))
+        key_norm.register_forward_hook(lambda module, inputs, output: self._keep("key", output))
 
     def _keep(self, name: str, value: Tensor) -> None:
         self._kept[name] = value.detach()

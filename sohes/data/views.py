@@ -100,8 +100,9 @@ class View:
                 image, in which ten draws did not fit, gives its middle at the nearest ratio.
         """
         height, width = size_hw
+        flat, tall = math.log(aspect[1]), math.log(aspect[0])
         for _ in range(_CROP_ATTEMPTS):
-            target, ratio = rng.uniform(*area) * height * width, math.exp(rng.uniform(*map(math.log, aspect)))
+            target, ratio = rng.uniform(*area) * height * width, math.exp(rng.uniform(tall, flat))
             w, h = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
             if 0 < w <= width and 0 < h <= height:
                 left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))

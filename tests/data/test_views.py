@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms import RandomResizedCrop
 
-from sohes.data.views import View, epoch_order, sample_rng
+from sohes.data.views import View, epoch_order, overlap_px, overlapping_crop, sample_rng
 from sohes.rle import BoolArray
 
 CANVAS_PX = 48
@@ -130,3 +132,58 @@ def test_seed_and_position_decide() -> None:
     assert sample_rng(1, 1).random() == draws[3]
     assert sorted(epoch_order(0, 0, 9)) == list(range(9))
     assert epoch_order(0, 1, 9).tolist() == epoch_order(0, 1, 9).tolist() != epoch_order(0, 0, 9).tolist()
+
+
+def test_resized_crops_are_distributed_as_those_of_torchvision() -> None:
+    """Means of a thousand rectangles, to within three standard errors of each."""
+    torch.manual_seed(0)
+    rng, scale = np.random.default_rng(0), (0.05, 0.25)
+    ours = [View.resized_crop((120, 200), rng, side_px=96, area=scale) for _ in range(1000)]
+    found = np.array([[view.top, view.left, view.height, view.width] for view in ours])
+    image = torch.zeros(3, 120, 200)
+    expected = np.array([RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(1000)])
+    error = np.sqrt(found.var(0) / 1000 + expected.var(0) / 1000)
+    assert (np.abs(found.mean(0) - expected.mean(0)) < 3 * error).all()
+    assert (np.abs(found.std(0) / expected.std(0) - 1) < 0.1).all()
+
+
+@pytest.mark.parametrize(("size_hw", "expected"), [((10, 300), (10, 13)), ((300, 10), (13, 10))])
+def test_a_long_image_gives_its_middle(size_hw: tuple[int, int], expected: tuple[int, int]) -> None:
+    view = View.resized_crop(size_hw, np.random.default_rng(0), side_px=96, area=(0.9, 1.0))
+    assert (view.height, view.width) == expected
+    assert abs(2 * view.left + view.width - size_hw[1]) <= 1
+    assert abs(2 * view.top + view.height - size_hw[0]) <= 1
+
+
+def test_overlapping_crops() -> None:
+    """An overlap that can be had is had; one that cannot ends after a while with crops that overlap all the same."""
+    others = [View(0, 0, 30, 30, (8, 8), False), View(20, 20, 80, 80, (8, 8), False)]
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        view = overlapping_crop((100, 100), rng, others, min_share=0.005, side_px=8, area=(0.05, 0.25))
+        assert all(overlap_px(view, other) > 50 for other in others)
+        moved = overlapping_crop((100, 100), rng, others, min_share=0.5, side_px=8, area=(0.05, 0.25))
+        assert all(overlap_px(moved, other) > 0 for other in others)
+        assert 0 <= moved.left <= 100 - moved.width
+        assert 0 <= moved.top <= 100 - moved.height
+        assert abs(moved.left + moved.width / 2 - 25) <= 0.5 or moved.left == 0
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_shared_box_shows_the_same_pixels(flipped: bool) -> None:
+    """Both views at the image's scale, one pixel of it being one of theirs."""
+    image = coordinates(40, 50)
+    one, other = View(5, 3, 20, 30, (30, 20), flipped), View(12, 10, 25, 15, (15, 25), False)
+    x0, y0, x1, y1 = one.shared_box(other).astype(int)
+    seen = one.pixels(image)[y0:y1, x0:x1]
+    u0, v0, u1, v1 = other.shared_box(one).astype(int)
+    assert np.array_equal(seen[:, ::-1] if flipped else seen, other.pixels(image)[v0:v1, u0:u1])
+    assert seen.shape == (15, 13, 3)
+    assert overlap_px(one, other) == 15 * 13
+
+
+def test_views_that_share_nothing() -> None:
+    one, other = View(0, 0, 5, 5, (5, 5), False), View(5, 0, 5, 5, (5, 5), False)
+    assert overlap_px(one, other) == 0
+    with pytest.raises(ValueError, match="do not overlap"):
+        one.shared_box(other)

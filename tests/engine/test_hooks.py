@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sohes.engine.hooks import AfterStepHook, ProgressHook
+from sohes.engine.hooks import AfterStepHook, BeforeStepHook, ProgressHook, WeightDecayHook
 from sohes.engine.schedules import cosine
-from tests.engine.toy import Line, fit
+from tests.engine.toy import Line, end, fit, optimiser
 
 
 class Averaged(Line):
@@ -38,6 +38,42 @@ def test_after_step(tmp_path: Path) -> None:
     assert header.split(",")[-1] == "follower"
     assert len(rows) == 2
     assert float(rows[-1].split(",")[-1]) == pytest.approx(float(first), rel=1e-4)
+
+
+class Remembering(Line):
+    """Notes the weights before each step, and the gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: list[tuple[int, float, float]] = []
+
+    def before_step(self, step: int) -> None:
+        weight = self.layers[1].bias
+        self.before.append((step, float(weight.detach()), float(weight.grad)))
+
+
+def test_before_step(tmp_path: Path) -> None:
+    """Called once a step, after all micro-batches, on the weights that the step is about to change."""
+    model, optim = Remembering(), optimiser(batch_size=4, accumulate=2)
+    start = float(model.layers[1].bias.detach())
+    fit(model, tmp_path, iterations=3, hooks=[BeforeStepHook()], optim=optim)
+    assert [step for step, _, _ in model.before] == [0, 1, 2]
+    assert model.before[0][1] == start
+    assert all(gradient for _, _, gradient in model.before)
+    assert len({weight for _, weight, _ in model.before} | {float(model.layers[1].bias.detach())}) == 4
+
+
+def test_weight_decay(tmp_path: Path) -> None:
+    """Half a cosine over the steps; biases have none. A resumed training has the same."""
+    model = Line()
+    fit(model, tmp_path, iterations=4, hooks=[WeightDecayHook(0.05, 0.5)])
+    groups = end(tmp_path)["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == pytest.approx([cosine(0.05, 0.5, 3, 4), 0.0])
+    hook = WeightDecayHook(0.05, 0.5)
+    optimizer = SimpleNamespace(param_groups=[{"weight_decay": 0.3}, {"weight_decay": 0.0}])
+    runner: Any = SimpleNamespace(max_iters=4, optim_wrapper=SimpleNamespace(optimizer=optimizer))
+    hook.before_train_iter(runner, 0)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.0])
 
 
 def test_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

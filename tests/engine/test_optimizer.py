@@ -37,6 +37,17 @@ def test_parameter_groups() -> None:
     assert not [name for name in decayed if "norm" in name or name.endswith("bias")]
 
 
+def test_embeddings_may_decay() -> None:
+    """Tokens and position tables, as in DINO's code; vectors never do."""
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=32, num_heads=2, num_classes=0)
+    for decays in (False, True):
+        groups = parameter_groups(vit, lr=1.0, weight_decay=0.5, decay_embeddings=decays)
+        decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+        assert {id(vit.cls_token) in decayed, id(vit.pos_embed) in decayed} == {decays}
+        assert id(vit.patch_embed.proj.weight) in decayed
+        assert not decayed & {id(p) for p in vit.parameters() if p.ndim < 2}
+
+
 @pytest.mark.parametrize("architecture", ["vit_tiny_patch16_224", "vit_small_patch16_dinov3"])
 def test_layer_decay_counts_layers_as_timm_does(architecture: str) -> None:
     vit = timm.create_model(architecture, depth=3, embed_dim=32, num_heads=2, num_classes=0)

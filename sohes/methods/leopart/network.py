@@ -32,6 +32,8 @@ class ClusteringViT(nn.Module):
     def __init__(self, vit: VisionTransformer, *, hidden_dim: int, projection_dim: int, prototypes: int) -> None:
         super().__init__()
         self.vit = vit
+        if hasattr(vit, "fc_norm"):
+            vit.fc_norm.requires_grad_(False)  # of a pooled classifier; no patch goes through it
         self.head = nn.Sequential(
             nn.Linear(vit.embed_dim, hidden_dim),
             nn.GELU(),
