@@ -143,17 +143,19 @@ def agreement(segmenter: EntitySegmenter, reference: nn.Module, pixels: Tensor, 
     return errors
 
 
-def measure(step: Step, device: torch.device, steps: int) -> tuple[float, float | None]:
+def measure(
+    step: Step, device: torch.device, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float | None]:
     """Median seconds of a step after one that is not counted, and the peak of the device's memory in GB."""
     step()
     _reset_peak(device)
     seconds = []
     for _ in range(steps):
         _wait(device)
-        start = time.perf_counter()
+        start = clock()
         step()
         _wait(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return median(seconds), _peak(device)
 
 

@@ -22,11 +22,12 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "evaluation": ("evaluation", ["--images", "2", "--objects", "5"]),
     "explore_memory": ("explore_throughput", ["--repeat", "20", *EXPLORE]),
     "explore_throughput": ("explore_throughput", ["--rounds", "1", *EXPLORE]),
+    "leopart_step": ("leopart_step", ["--batch", "1", "--steps", "1", "--prototypes", "8", "--queue", "64"]),
     "mask_algebra": ("mask_algebra", ["--masks", "40"]),
     "train_step": ("train_step", ["--sizes", "64", "--batch", "1", "--queries", "8", "--targets", "2", "--steps", "1"]),
     "training_data": ("training_data", ["--samples", "1"]),
 }
-SLOW = {"deformable", "training_data"}
+SLOW = {"deformable", "leopart_step", "training_data"}
 
 
 def numbers(value: Any) -> list[float]:
