@@ -4,8 +4,8 @@ The published step is transcribed in plain words of our own: crop after crop and
 weights spelled out, components labelled by scikit-image, the teacher's pass with its graph, a Python loop over
 parameters for its average, all in float32. Ours is as it is trained (bfloat16 where the device has it) and, beside it,
 in float32. Same ViT, heads, batch and full queue; before anything is timed, the losses must agree in float32. A step is
-both passes, assignment, loss, backward pass, the teacher's average and AdamW. On a CPU one thread works, and time is that
-of the processor, so that other work on the machine counts less.
+both passes, assignment, loss, backward pass, the teacher's average and AdamW. On a CPU one thread works, and time is
+that of the processor, so that other work on the machine counts less.
 """
 
 from __future__ import annotations
