@@ -28,13 +28,11 @@ class ClassAttention:
     def __init__(self, vit: VisionTransformer) -> None:
         name = type(vit).__name__
         if getattr(vit, "cls_token", None) is None:
-            raise ConfigError(f"this {name} has no class token whose attention could tell the foreground; set mask=all")
+            raise ConfigError(f"this {name} has no class token, so there is no attention of one")
         attention = getattr(vit.blocks[-1], "attn", None)
         query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         if attention is None or query_norm is None or key_norm is None:
-            raise ConfigError(
-                f"the attention of this {name} is not one whose queries and keys can be read; set mask=all"
-            )
+            raise ConfigError(f"the attention of this {name} is not one whose queries and keys can be read")
         self._prefix: int = vit.num_prefix_tokens
         self._scale: float = attention.scale
         self._half = bool(getattr(attention, "rotate_half", False))

@@ -15,6 +15,7 @@ from sohes.backbones.attention import ClassAttention
 from sohes.backbones.timm_folder import VisionTransformer, input_normalisation
 from sohes.engine.ema import update_ema
 from sohes.engine.schedules import cosine
+from sohes.errors import ConfigError
 from sohes.methods.leopart.assignment import sinkhorn
 from sohes.methods.leopart.foreground import foreground_mask
 from sohes.methods.leopart.losses import SharedBoxes, spatial_loss
@@ -61,7 +62,10 @@ class LeopartModule(BaseModel):
         if self.teacher is not None and settings.teacher_head == "independent":
             self.teacher.reset_heads()
         self.queue = EmbeddingQueue(settings.queue, settings.projection_dim) if settings.queue else None
-        self.attention = None if settings.mask == "all" else ClassAttention(self.target.vit)
+        try:
+            self.attention = None if settings.mask == "all" else ClassAttention(self.target.vit)
+        except ConfigError as error:
+            raise ConfigError(f"{error}, and no foreground; set mask=all") from None
         if settings.drop_path:
             self.student.drop_paths = install_drop_paths(vit, settings.drop_path)
         self.settings, self.iterations, self.bf16 = settings, iterations, bf16
