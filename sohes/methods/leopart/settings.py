@@ -121,11 +121,26 @@ class LeopartConfig(CropSettings, ClusterSettings, OptimSettings, RunSettings):
         """Check against the configurations of the stages before: what they say of the ViT's patch.
 
         Raises:
-            ConfigError: it cannot cut the crops into patches.
+            ConfigError: see `sides`.
         """
         for other in others:
             if patch_px := getattr(other, "patch_px", None):
-                crop_sides(self, patch_px)
+                self.sides(patch_px)
+
+    def sides(self, patch_px: int) -> tuple[int, int]:
+        """Sides of global and local crops, px, for a ViT of this patch.
+
+        Raises:
+            ConfigError: it cannot cut the crops into patches, or a batch has fewer patches than there are prototypes.
+        """
+        found = crop_sides(self, patch_px)
+        patches = self.batch_size // self.accumulate * (found[0] // patch_px) ** 2
+        if self.prototypes > patches:
+            raise ConfigError(
+                f"prototypes={self.prototypes} cannot get equal shares of the {patches} patches of a batch; raise "
+                f"batch_size or set prototypes to at most {patches}"
+            )
+        return found
 
 
 def crop_sides(settings: CropSettings, patch_px: int) -> tuple[int, int]:

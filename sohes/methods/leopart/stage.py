@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sohes.methods.leopart.settings import LeopartConfig, crop_sides
+from sohes.methods.leopart.settings import LeopartConfig
 from sohes.records import StageResult
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def leopart(config: LeopartConfig, inputs: dict[str, Path], out: Path) -> StageR
     join_processes()
     start = load_backbone_folder(inputs["backbone"])
     patch_px = int(start.model.patch_embed.patch_size[0])
-    sides = crop_sides(config, patch_px)
+    sides = config.sides(patch_px)
     file = inputs["images"] / "train.json"
     listed = read_coco(file).items
     items = usable_images(listed, patch_px, file)

@@ -111,6 +111,12 @@ def test_check_beside_the_weights() -> None:
         LeopartConfig(local_px=96).check_beside([Weights()])
 
 
+def test_more_prototypes_than_patches() -> None:
+    assert LeopartConfig(batch_size=2, accumulate=2, prototypes=256).sides(14) == (224, 98)
+    with pytest.raises(ConfigError, match=r"prototypes=300 cannot get equal shares of the 256 patches .* at most 256"):
+        LeopartConfig(batch_size=2, accumulate=2, prototypes=300).sides(14)
+
+
 def test_images_smaller_than_a_patch() -> None:
     items = [ImageItem(place, Path(f"{place}.png"), *size) for place, size in enumerate([(40, 7), (8, 8), (3, 90)])]
     assert [item.id for item in usable_images(items, 8, Path("train.json"))] == [1]
