@@ -176,7 +176,7 @@ def config_hash(config: Any) -> str:
 def versions() -> dict[str, str]:
     """Versions of this project and of the libraries that can change a number. Absent ones are left out."""
     names: tuple[str, ...] = ("torch", "torchvision", "timm", "transformers", "onedl-mmengine", "onedl-mmcv")
-    names += ("onedl-mmdetection", "onedl-mmsegmentation", "numpy", "scikit-learn", "pycocotools")
+    names += ("onedl-mmdetection", "onedl-mmsegmentation", "numpy", "scikit-learn", "pycocotools", "infomap")
     found = {"python": platform.python_version(), "sohes": sohes.__version__}
     for name in names:
         try:

@@ -20,34 +20,42 @@ from sohes.masks import MaskForest
 
 # columns of `MaskForest.attributes` that are kept, null where a forest has none
 ATTRIBUTES = {
-    "source": pa.string(),  # "global" or "local" clustering
+    "source": pa.string(),  # "global" or "local" clustering; the level of a method that has named ones
     "level_first": pa.int32(),  # first and last merging threshold at which the region exists
     "level_last": pa.int32(),
     "cohesion": pa.float32(),
     "refine_iou": pa.float32(),  # IoU of the mask before and after refinement
 }
-_MASK = pa.struct(
-    [
-        ("id", pa.int32()),
-        ("rle", pa.string()),
-        ("area", pa.int64()),
-        ("bbox", pa.list_(pa.float32())),  # xywh, px
-        ("score", pa.float32()),
-        ("parent", pa.int32()),
-        ("depth", pa.int32()),
-        ("ancestors", pa.list_(pa.int32())),
-        *ATTRIBUTES.items(),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("file", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("masks", pa.list_(_MASK)),
-    ]
-)
+# those that only some methods have: a shard without them has no such columns
+RARE = {"category_id": pa.int64()}
+_MASK = [
+    ("id", pa.int32()),
+    ("rle", pa.string()),
+    ("area", pa.int64()),
+    ("bbox", pa.list_(pa.float32())),  # xywh, px
+    ("score", pa.float32()),
+    ("parent", pa.int32()),
+    ("depth", pa.int32()),
+    ("ancestors", pa.list_(pa.int32())),
+    *ATTRIBUTES.items(),
+]
+
+
+def _schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    """Of a shard with these rows."""
+    present = {name for row in rows for mask in row["masks"][:1] for name in mask}
+    mask = pa.struct([*_MASK, *((name, kind) for name, kind in RARE.items() if name in present)])
+    return pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("file", pa.string()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("masks", pa.list_(mask)),
+        ]
+    )
+
+
 _HEADER, _PLACES = b"sohes", b"sohes.places"  # keys of a shard's metadata
 GROUP_ROWS = 4  # what reading one image at random decodes
 
@@ -106,7 +114,7 @@ def write_shard(
     """Write a shard at once; `first` is the place of its first image, the rest is as in `Shard` and `forest_row`."""
     places = {"first": first, "count": len(rows) + len(skipped), "skipped": skipped}
     metadata = {key: json.dumps(value, sort_keys=True) for key, value in ((_HEADER, header), (_PLACES, places))}
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    table = pa.Table.from_pylist(rows, schema=_schema(rows).with_metadata(metadata))
     with atomic_path(folder / f"labels-{number:05d}.parquet") as temporary:
         pq.write_table(table, temporary, row_group_size=GROUP_ROWS, compression="zstd")
     for leftover in folder.glob(f".labels-{number:05d}.*"):  # of a process that was killed while it wrote
@@ -114,14 +122,14 @@ def write_shard(
 
 
 def forest_row(image_id: int, file: str, forest: MaskForest) -> dict[str, Any]:
-    """A row as `SCHEMA` has it.
+    """A row as a shard has it.
 
     Raises:
         ValueError: the forest has an attribute that there is no column for.
     """
-    unknown = set(forest.attributes) - set(ATTRIBUTES)
+    unknown = set(forest.attributes) - set(ATTRIBUTES | RARE)
     if unknown:
-        raise ValueError(f"the label store has no column for {sorted(unknown)}; columns: {sorted(ATTRIBUTES)}")
+        raise ValueError(f"the label store has no column for {sorted(unknown)}; columns: {sorted(ATTRIBUTES | RARE)}")
     columns = {name: column.tolist() for name, column in forest.attributes.items()}
     masks = [
         {
@@ -148,8 +156,8 @@ def row_forest(row: Mapping[str, Any]) -> MaskForest:
     for index, mask in enumerate(masks):
         ancestor[mask["ancestors"], index] = True
     attributes: dict[str, NDArray[Any]] = {}
-    for name, kind in ATTRIBUTES.items():
-        column = [mask[name] for mask in masks]
+    for name, kind in (ATTRIBUTES | RARE).items():
+        column = [mask.get(name) for mask in masks]
         if masks and column[0] is not None:
             attributes[name] = np.asarray(column, dtype=None if kind == pa.string() else kind.to_pandas_dtype())
     return MaskForest(

@@ -223,7 +223,7 @@ class LabelStore:
             yield row["image_id"], row_forest(row)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows as `SCHEMA` has them, in the order they were written."""
+        """The rows as `forest_row` makes them, in the order they were written."""
         return (self._at(place) for place in range(len(self)))
 
     def columns(self, *names: str) -> Iterator[pa.ListArray]:

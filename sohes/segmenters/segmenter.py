@@ -21,6 +21,7 @@ from sohes.segmenters.decode import select_forest
 # `model_type` in a folder's config.json -> what loads it, given the folder and a device; imported when it is needed
 KINDS = {
     "sohes_entity_segmenter": "sohes.segmenters.entity:load_entity_predictor",
+    "leopart_segmenter": "sohes.methods.leopart.segmenter:load_leopart_segmenter",
 }
 
 

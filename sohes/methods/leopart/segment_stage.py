@@ -1,0 +1,164 @@
+"""The segmenter as a stage: backbone and images in, segmenter folder out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from sohes.configuration import Natural, Share, settings
+from sohes.files import read_json
+from sohes.methods.leopart.segment_settings import SegmentSettings
+from sohes.records import StageResult
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sohes.backbones.timm_vit import DenseViT
+    from sohes.data.coco import ImageSet
+    from sohes.masks import FloatArray
+    from sohes.methods.leopart.patches import Look
+    from sohes.methods.leopart.segmenter import LeopartSegmenter
+    from sohes.rle import BoolArray
+
+# A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
+
+METHOD = "Leopart (CBFE+CD)"
+_BATCH = {"cuda": 16}  # images that are looked at together, by device
+
+
+@settings
+class SegmenterConfig(SegmentSettings):
+    """The segmenter of the images of a run."""
+
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"pictures", "min_score"})
+
+    pictures: Natural = 6
+    """Pictures drawn of held-out images."""
+    min_score: Share = 0.5
+    """Score of what the pictures show at least; the numbers take every mask."""
+
+
+def segmenter(config: SegmenterConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Make a segmenter of unlabelled images, and score its masks on held-out ones where those have a ground truth.
+
+    Inputs: backbone, images, and optionally `attention`, a backbone whose attention tells the noisy foreground in place
+    of the first one's: its start. Writes `segmenter/` and pictures.
+    """
+    from sohes.data.coco import read_coco
+    from sohes.methods.leopart.segmenter import LeopartSegmenter
+    from sohes.segmenters.segmenter import load_segmenter
+
+    folder = out / "segmenter"
+    if not folder.exists():
+        _make(config, inputs, out).save(folder)
+    made = load_segmenter(folder)
+    assert isinstance(made, LeopartSegmenter)
+    dataset = made.provenance.steps[-1].data
+    scores = _scores(config, read_coco(inputs["images"] / "val.json"), dataset, out)
+    return replace(scores, notes=[*made.facts["notes"], *scores.notes])
+
+
+def _make(config: SegmenterConfig, inputs: dict[str, Path], out: Path) -> LeopartSegmenter:
+    from sohes.backbones.provenance import MASKS, NONE, Step, join_supervision
+    from sohes.backbones.timm_folder import load_backbone_folder
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.data.coco import read_coco
+    from sohes.data.listing import Listing
+    from sohes.methods.leopart.fit import fit_statistics
+    from sohes.methods.leopart.segmenter import LeopartSegmenter, check_size
+
+    train = read_coco(inputs["images"] / "train.json")
+    vit = load_backbone(inputs["backbone"], feature="token")
+    attention = load_backbone(inputs["attention"], feature="token") if "attention" in inputs else None
+    for one, whose in ((vit, "the backbone"), (attention, "the attention's backbone")):
+        if one is not None:
+            check_size(config.size_px, one.patch_size, whose)
+    fitted = fit_statistics(
+        Listing.of_items(train.items),
+        make_look(vit, attention, config.attention_mass),
+        config,
+        out / "patches",
+        model=" ".join(one.weights_digest() for one in (vit, attention) if one is not None),
+        batch=_BATCH.get(vit.device.type, 1),
+        truth=_truth(train) if train.annotations else None,
+    )
+    given = [attention.provenance.supervision] if attention is not None else []
+    step = Step(
+        method=METHOD,
+        data=read_json(inputs["images"] / "source.json")["name"],
+        images=fitted.facts["images"],
+        supervision=join_supervision([*given, MASKS if config.threshold == "labels" else NONE]),
+        note="clusters of patches; the weights are those of the step before",
+    )
+    attended = (attention or vit).provenance
+    notes = [f"noisy foreground: attention of {attended.timm_name}, {attended.label}", *fitted.notes]
+    backbone = load_backbone_folder(inputs["backbone"])
+    return LeopartSegmenter(
+        replace(backbone, provenance=backbone.provenance.then(step)),
+        fitted.statistics,
+        {**fitted.facts, "notes": notes},
+    )
+
+
+def make_look(vit: DenseViT, attention: DenseViT | None, mass: float) -> Look:
+    """Tokens of `vit`, and a noisy foreground by the attention of `attention`, or by its own."""
+    from sohes.backbones.attention import ClassAttention
+    from sohes.methods.leopart.foreground import foreground_mask
+
+    attending = attention or vit
+    kept = ClassAttention(attending.vit)
+
+    def look(images: Tensor) -> tuple[FloatArray, BoolArray]:
+        images = images.to(vit.device)
+        tokens = vit(images).map.permute(0, 2, 3, 1).cpu().numpy()
+        if attention is not None:
+            attention(images)
+        grid = [side // attending.patch_size for side in images.shape[-2:]]
+        heads = kept.take().mean(1, keepdim=True).unflatten(2, grid)
+        return tokens, foreground_mask(heads, mass)[:, 0].bool().cpu().numpy()
+
+    return look
+
+
+def _truth(images: ImageSet) -> Callable[[int], BoolArray]:
+    """Where an image has any annotation, by its place."""
+    import numpy as np
+
+    from sohes.rle import decode_masks
+
+    def foreground(place: int) -> BoolArray:
+        item = images.items[place]
+        return np.asarray(decode_masks(images.forest(item.id).rles, item.size_hw).any(axis=0))
+
+    return foreground
+
+
+def _scores(config: SegmenterConfig, truth: ImageSet, dataset: str, out: Path) -> StageResult:
+    """Masks of held-out images: scored where there is a ground truth, and drawn."""
+    from sohes.data.draw import write_overlays
+    from sohes.data.problems import Problems
+    from sohes.evaluation.evaluate import evaluate_predictions
+    from sohes.evaluation.inputs import left_out
+    from sohes.evaluation.predictions import from_store, run_segmenter
+    from sohes.segmenters.decode import select_forest
+
+    problems = Problems()
+    store, failed = run_segmenter(out / "segmenter", truth, out / "predictions", "predict")
+    notes = [f"skipped {file}: {reason}" for file, reason in failed.items()]
+    found = from_store(store, truth, problems)
+    rows = {METHOD: lambda image_id: select_forest(found[image_id], min_score=config.min_score)}
+    if truth.annotations:
+        rows = {"ground truth": truth.forest, **rows}
+    seen = replace(truth, items=[item for item in truth.items if item.id in set(found)])
+    drawn = write_overlays(seen, rows, out / "pictures", config.pictures)
+    if not truth.annotations:
+        return StageResult(
+            notes=[*notes, "no ground truth for the held-out images: nothing is scored"], artefacts=drawn
+        )
+    scores = evaluate_predictions(truth, found, problems=problems, description=f"evaluate {METHOD}")
+    rows_scored = scores.measurements(found, method=METHOD, dataset=dataset, split="held out")
+    return StageResult(
+        measurements=rows_scored, notes=[*notes, *left_out(truth, set(found), problems)], artefacts=drawn
+    )
