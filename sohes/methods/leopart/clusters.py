@@ -1,4 +1,4 @@
-"""Clusters of patches, and which of them are foreground (README §7)."""
+"""Clusters of patches, and which of them are foreground (README §9)."""
 
 from __future__ import annotations
 

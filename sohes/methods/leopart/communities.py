@@ -1,4 +1,4 @@
-"""Which clusters belong together: those that lie beside each other, by Infomap's communities (README §8)."""
+"""Which clusters belong together: those that lie beside each other, by Infomap's communities (README §10)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a set of unlabelled images teaches: clusters, foreground, parts and communities (README §7 and §8)."""
+"""What a set of unlabelled images teaches: clusters, foreground, parts and communities (README §9 and §10)."""
 
 from __future__ import annotations
 

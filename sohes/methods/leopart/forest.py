@@ -1,4 +1,4 @@
-"""From label maps of patches, each level merging those of the next finer one, to a forest of masks (README §9)."""
+"""From label maps of patches, each level merging those of the next finer one, to a forest of masks (README §11)."""
 
 from __future__ import annotations
 

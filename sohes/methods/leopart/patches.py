@@ -1,4 +1,4 @@
-"""Projected patches of a data set with their noisy foreground, made once and kept in files (README §7)."""
+"""Projected patches of a data set with their noisy foreground, made once and kept in files (README §9)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the segmenter, without torch (README §7 to §9)."""
+"""Settings of the segmenter, without torch (README §9 to §11)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from sohes.configuration import Count, Natural, Positive, PositiveShare, Share, settings
+from sohes.errors import ConfigError
 
 Threshold = Literal["quantile", "fixed", "labels"]
 Offsets = Literal["exact", "clean"]
@@ -17,7 +18,7 @@ Offsets = Literal["exact", "clean"]
 class SegmentSettings:
     """From a frozen ViT to parts, objects and foreground."""
 
-    # what 300 trials with labels of VOC's train split found (README §8)
+    # what 300 trials with labels of VOC's train split found (README §10)
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "published_vits16": {"parts": 149, "edge_threshold": 0.09, "markov_time": 2.0, "offsets": "exact"},
         "published_vitb8": {"parts": 109, "edge_threshold": 0.07, "markov_time": 0.4, "offsets": "exact"},
@@ -67,3 +68,14 @@ class SegmentSettings:
         if (self.threshold == "fixed") != (self.score_threshold is not None):
             raise ValueError("threshold=fixed and score_threshold go together: set both or neither")
         return self
+
+
+def check_size(size_px: int, patch_px: int, whose: str) -> None:
+    """Refuse a square that is no multiple of a patch.
+
+    Raises:
+        ConfigError: it is none; the message names the nearest one.
+    """
+    if size_px % patch_px:
+        nearest = max(1, round(size_px / patch_px)) * patch_px
+        raise ConfigError(f"size_px={size_px} is no multiple of {whose}'s patch of {patch_px} px; take {nearest}")

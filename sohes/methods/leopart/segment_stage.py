@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sohes.configuration import Natural, Share, settings
 from sohes.files import read_json
-from sohes.methods.leopart.segment_settings import SegmentSettings
+from sohes.methods.leopart.segment_settings import SegmentSettings, check_size
 from sohes.records import StageResult
 
 if TYPE_CHECKING:
@@ -39,6 +39,16 @@ class SegmenterConfig(SegmentSettings):
     min_score: Share = 0.5
     """Score of what the pictures show at least; the numbers take every mask."""
 
+    def check_beside(self, others: Iterable[Any]) -> None:
+        """Check against the configurations of the stages before: what they say of the ViT's patch.
+
+        Raises:
+            ConfigError: the square that images are resized to is no multiple of it.
+        """
+        for other in others:
+            if patch_px := getattr(other, "patch_px", None):
+                check_size(self.size_px, patch_px, "the backbone")
+
 
 def segmenter(config: SegmenterConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Make a segmenter of unlabelled images, and score its masks on held-out ones where those have a ground truth.
@@ -67,7 +77,7 @@ def _make(config: SegmenterConfig, inputs: dict[str, Path], out: Path) -> Leopar
     from sohes.data.coco import read_coco
     from sohes.data.listing import Listing
     from sohes.methods.leopart.fit import fit_statistics
-    from sohes.methods.leopart.segmenter import LeopartSegmenter, check_size
+    from sohes.methods.leopart.segmenter import LeopartSegmenter
 
     train = read_coco(inputs["images"] / "train.json")
     vit = load_backbone(inputs["backbone"], feature="token")

@@ -1,4 +1,4 @@
-"""The segmenter: parts, objects and foreground by clusters of a data set's patches (README §9)."""
+"""The segmenter: parts, objects and foreground by clusters of a data set's patches (README §11)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sohes.backbones.provenance import PROVENANCE, Provenance, read_provenance
 from sohes.backbones.timm_folder import CONFIG, WEIGHTS, BackboneFolder, build_vit, load_state, read_safetensors
 from sohes.backbones.timm_vit import DenseViT
 from sohes.data.images import ImageArray, ImageLike, as_image
-from sohes.errors import ConfigError, WeightsError
+from sohes.errors import WeightsError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import FloatArray, MaskForest
 from sohes.methods.leopart.clusters import Projection, assign, unit_length
@@ -206,14 +206,3 @@ def load_leopart_segmenter(folder: Path, device: torch.device) -> LeopartSegment
     load_state(vit, state, str(folder / WEIGHTS))
     made = BackboneFolder(vit.eval(), timm_config, provenance)
     return LeopartSegmenter(made, Statistics(**arrays), {**facts, "size_px": size_px}, device=device)
-
-
-def check_size(size_px: int, patch_px: int, whose: str) -> None:
-    """Refuse a square that is no multiple of a patch.
-
-    Raises:
-        ConfigError: it is none; the message names the nearest one.
-    """
-    if size_px % patch_px:
-        nearest = max(1, round(size_px / patch_px)) * patch_px
-        raise ConfigError(f"size_px={size_px} is no multiple of {whose}'s patch of {patch_px} px; take {nearest}")

@@ -21,8 +21,8 @@ from sohes.masks import FloatArray
 from sohes.methods.leopart import fit, patches
 from sohes.methods.leopart.fit import Fitted, fit_statistics
 from sohes.methods.leopart.patches import Look
-from sohes.methods.leopart.segment_settings import SegmentSettings
-from sohes.methods.leopart.segmenter import LeopartSegmenter, check_size
+from sohes.methods.leopart.segment_settings import SegmentSettings, check_size
+from sohes.methods.leopart.segmenter import LeopartSegmenter
 from sohes.rle import BoolArray
 from sohes.segmenters.segmenter import load_segmenter
 
