@@ -126,11 +126,29 @@ class LeopartSegmenter(TrainedSegmenter):
         self._timm_config = folder.timm_config
         self._objects, self._confidence = statistics.objects, statistics.confidence
 
-    def patch_labels(self, image: ImageLike) -> PatchLabels:
-        """Parts and objects of an image as maps of its patches; `image` as for `predict`."""
+    def points(self, image: ImageLike) -> FloatArray:
+        """Projected patches of an image, (h, w, P) float32; `image` as for `predict`."""
         view = square_view(as_image(image), self.facts["size_px"]).to(self.vit.device)
-        features = self.vit(view[None]).map[0]
-        return label_patches(features.permute(1, 2, 0).cpu().numpy(), self.statistics, self._objects, self._confidence)
+        tokens = self.vit(view[None]).map[0].permute(1, 2, 0).cpu().numpy()
+        points = self.statistics.projection(tokens.reshape(-1, tokens.shape[2]))
+        return points.reshape(*tokens.shape[:2], -1)
+
+    def labels(self, points: FloatArray) -> PatchLabels:
+        """Parts and objects of projected patches (h, w, P)."""
+        statistics, flat = self.statistics, points.reshape(-1, points.shape[2])
+        clusters = assign(unit_length(flat), statistics.foreground_centroids)
+        inside = np.flatnonzero(statistics.foreground[clusters])
+        found = assign(flat[inside], statistics.part_centroids)
+        parts, objects = np.full((2, len(flat)), -1, np.int64)
+        objects[inside] = self._objects[found]
+        parts[inside] = np.where(objects[inside] >= 0, found, -1)
+        grid = points.shape[:2]
+        return PatchLabels(parts.reshape(grid), objects.reshape(grid), self._confidence[clusters].reshape(grid))
+
+    @property
+    def n_objects(self) -> int:
+        """Number of objects that it tells apart."""
+        return int(self._objects.max(initial=-1)) + 1
 
     def predict(self, image: ImageLike) -> MaskForest:
         """See `Segmenter.predict`; best first.
@@ -139,13 +157,12 @@ class LeopartSegmenter(TrainedSegmenter):
         "foreground", "object" or "part", and `category_id`: 1 for foreground, then the objects, then the parts.
         """
         array = as_image(image)
-        found = self.patch_labels(array)
+        found = self.labels(self.points(array))
         inside = found.parts >= 0
-        objects = int(self._objects.max(initial=-1)) + 1
         levels = {
             "foreground": np.where(inside, FOREGROUND, -1),
             "object": np.where(inside, FOREGROUND + 1 + found.objects, -1),
-            "part": np.where(inside, FOREGROUND + 1 + objects + found.parts, -1),
+            "part": np.where(inside, FOREGROUND + 1 + self.n_objects + found.parts, -1),
         }
         return nested_forest(levels, found.confidence, (array.shape[0], array.shape[1]))
 
@@ -167,19 +184,6 @@ def square_view(image: ImageArray, size_px: int) -> Tensor:
     """An image (H, W, 3) as the square that the ViT sees, (3, size_px, size_px) float32 in [0, 1]; not its aspect."""
     resized = Image.fromarray(image).resize((size_px, size_px), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1).float().div(255)
-
-
-def label_patches(tokens: FloatArray, statistics: Statistics, objects: IntArray, confidence: FloatArray) -> PatchLabels:
-    """Label maps of an image's tokens (h, w, D); `objects` and `confidence` are those of the statistics."""
-    grid = tokens.shape[:2]
-    points = statistics.projection(tokens.reshape(-1, tokens.shape[2]))
-    clusters = assign(unit_length(points), statistics.foreground_centroids)
-    parts = np.full(len(points), -1, np.int64)
-    inside = statistics.foreground[clusters]
-    parts[inside] = assign(points[inside], statistics.part_centroids)
-    parts[inside] = np.where(objects[parts[inside]] >= 0, parts[inside], -1)
-    found = np.where(parts >= 0, objects[parts], -1)
-    return PatchLabels(parts.reshape(grid), found.reshape(grid), confidence[clusters].reshape(grid))
 
 
 def load_leopart_segmenter(folder: Path, device: torch.device) -> LeopartSegmenter:

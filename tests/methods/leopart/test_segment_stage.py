@@ -10,9 +10,10 @@ import torch
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import build_vit, save_backbone_folder
 from sohes.backbones.timm_vit import load_backbone
-from sohes.data.stage import ImagesConfig, images
+from sohes.data.stage import ImagesConfig, LabelledConfig, images, labelled
 from sohes.errors import ConfigError
 from sohes.methods.leopart.segment_stage import METHOD, SegmenterConfig, make_look, segmenter
+from sohes.methods.leopart.semantic_stage import SemanticConfig, semantic
 from sohes.segmenters.segmenter import load_segmenter
 
 pytest.importorskip("infomap")
@@ -77,3 +78,21 @@ def test_a_size_that_does_not_fit_is_refused_before_anything_runs(inputs: dict[s
     with pytest.raises(ConfigError, match="size_px=72 is no multiple of the attention's backbone's patch of 16 px"):
         segmenter(SegmenterConfig(**CONFIG | {"size_px": 72}), given, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_objects_are_scored_against_classes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    segmenter(SegmenterConfig(**CONFIG), inputs, tmp_path / "segmenter")
+    given = {"segmenter": tmp_path / "segmenter" / "segmenter"}
+    labelled(LabelledConfig(scenes_train=3, scenes_val=4, scenes_px=64), {}, tmp_path / "data")
+    result = semantic(SemanticConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
+    rows = {(row.method, row.metric): row for row in result.measurements}
+    classes = next(method for method, _ in rows if method.startswith("k-means, K = "))
+    for method in (METHOD, classes):
+        row = rows[method, "cluster_miou_leopart"]
+        assert (row.protocol, row.n_images, row.of_images, row.split) == ("cluster_leopart_v1", 3, 4, "val")
+        assert 0 < row.value < 100
+        assert rows[method, "cluster_accuracy_majority"].value >= rows[method, "cluster_accuracy_hungarian"].value
+    again = semantic(SemanticConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
+    assert again == result
+    with pytest.raises(ConfigError, match="no labelled data to score on"):
+        semantic(SemanticConfig(), given, tmp_path / "out")
