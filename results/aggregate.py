@@ -19,6 +19,7 @@ from results.schema import Row
 from results.summary import summary
 from results.table import Table
 from results.tables.phases import hierarchy, phases
+from results.tables.probes import probes
 from results.tables.transfer import transfer, transfer_pairs
 from results.tables.zero_shot import zero_shot
 from sohes.errors import ConfigError, SohesError, unknown_name
@@ -40,6 +41,7 @@ TABLES: dict[str, Callable[[Sequence[Run], Sequence[Row]], Table]] = {
     "zero_shot": zero_shot,
     "hierarchy": lambda runs, published: hierarchy(runs),
     "transfer": transfer,
+    "probes": probes,
 }
 
 

@@ -92,6 +92,8 @@ class Row:
         return ""
 
 
+PROBE = "probe_"  # how the protocols of frozen probes begin
+
 COLUMNS = tuple(column.name for column in fields(Row))
 
 
@@ -101,6 +103,11 @@ def is_plain_decimal(text: str) -> bool:
         return Decimal(text).is_finite() and "e" not in text.lower()
     except InvalidOperation:
         return False
+
+
+def is_probe(row: Row) -> bool:
+    """Whether it is a number of a probe of frozen features."""
+    return row.protocol.startswith(PROBE)
 
 
 def by_key(rows: Iterable[Row], *names: str) -> dict[tuple[Any, ...], list[Row]]:

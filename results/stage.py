@@ -13,11 +13,12 @@ from sohes.records import StageResult
 class TablesConfig:
     """Which tables; what is in them follows from the run's records."""
 
-    tables: NonEmpty[Literal["phases", "zero_shot", "hierarchy", "transfer"]] = (
+    tables: NonEmpty[Literal["phases", "zero_shot", "hierarchy", "transfer", "probes"]] = (
         "phases",
         "zero_shot",
         "hierarchy",
         "transfer",
+        "probes",
     )
     """Tables that are written, see `results.aggregate`."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from results.runs import Run
-from results.schema import DATA, Row, by_key, find
+from results.schema import DATA, Row, by_key, find, is_probe
 from results.table import Block, Line, Table
 from results.words import data_of, method_of, number_of, one_decimal, separation_notes, source_of, title_of
 from sohes.records import START, TRAINED
@@ -48,9 +48,14 @@ class Pair:
 
 def transfer_pairs(runs: Sequence[Run]) -> list[Pair]:
     """Start against trained backbone, one pair per run, head, data, metric and method that trained one."""
-    rows = [row for run in runs for row in run.rows if row.arm in (START, TRAINED)]
+    return paired([row for run in runs for row in run.rows if not is_probe(row)])
+
+
+def paired(rows: Sequence[Row]) -> list[Pair]:
+    """The rows of both arms, one pair per run, method, protocol, data, metric and method that trained a backbone."""
+    rows = [row for row in rows if row.arm in (START, TRAINED)]
     pairs = []
-    for (*_, metric), group in by_key(rows, "run", "method", *DATA, "metric").items():
+    for (*_, metric), group in by_key(rows, "run", "method", "protocol", *DATA, "metric").items():
         start = find((row for row in group if row.arm == START), metric)
         trained = by_key((row for row in group if row.arm == TRAINED), "trained_by")
         pairs += [Pair(start, find(own, metric)) for own in trained.values()] or [Pair(start, None)]
@@ -70,7 +75,7 @@ def transfer(runs: Sequence[Run], published: Sequence[Row]) -> Table:
     return Table(
         name="transfer",
         title=f"Downstream heads: start backbone against {_backbone(' and '.join(trainers))}",
-        rows=(*measured, *(_gain_row(pair) for pair in pairs if pair.gain is not None), *anchors),
+        rows=(*measured, *(gain_row(pair) for pair in pairs if pair.gain is not None), *anchors),
         blocks=(*(_pair_block(own, trainer) for trainer, own in blocks.items()), _anchor_block(anchors)),
         verdicts=tuple(map(_pair_verdict, pairs)) or ("Downstream heads were not measured",),
     )
@@ -117,7 +122,7 @@ def _weights_notes(name: str, rows: Iterable[Row | None]) -> list[str]:
     return [f"{name} backbone: {text}." for text in sorted(words)]
 
 
-def _gain_row(pair: Pair) -> Row:
+def gain_row(pair: Pair) -> Row:
     """The difference as a row of its own; its source names both records."""
     assert pair.start is not None
     assert pair.trained is not None
