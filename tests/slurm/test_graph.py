@@ -180,7 +180,7 @@ def test_the_canvas_suits_the_weights_that_are_trained() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    for recipe in ("sohes_full", "zero_shot_suite"):
+    for recipe in ("sohes_full", "zero_shot_suite", "leopart"):
         for stage in load_graph(recipe, "demo").stages.values():
             for cls in (type(stage.config), type(stage.resources)):
                 assert set(field_docs(cls)) == {field.name for field in fields(cls)}, cls
@@ -227,3 +227,24 @@ def test_the_main_recipe_resolves_at_every_scale(scale: str) -> None:
     assert graph.stages["evaluate"].parents == ("images", "explore", "instruct", "correct")
     assert list(graph.stages)[-1] == "tables"
     assert set(graph.ancestors("tables")) == set(graph.stages) - {"tables"}
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "paper"])
+def test_leopart_resolves_at_every_scale(scale: str) -> None:
+    stages = load_graph("leopart", scale).stages
+    assert {name: stage.inputs for name, stage in stages.items() if name in ("probe-knn", "segmenter", "semantic")} == {
+        "probe-knn": {"backbone": "leopart/backbone", "start": "weights/backbone", "data": "labelled"},
+        "segmenter": {"backbone": "leopart/backbone", "attention": "weights/backbone", "images": "images"},
+        "semantic": {"segmenter": "segmenter/segmenter", "data": "labelled"},
+    }
+    assert list(stages)[-1] == "tables"
+    segmenter = stages["segmenter"].config
+    published = (149, 0.09, 2.0, "exact")
+    assert ((segmenter.parts, segmenter.edge_threshold, segmenter.markov_time, segmenter.offsets) == published) == (
+        scale == "paper"
+    )
+
+
+def test_the_segmenter_refuses_squares_that_the_patch_does_not_divide() -> None:
+    with pytest.raises(ConfigError, match=r"size_px=230 is no multiple of the backbone's patch of 14 px; take 224"):
+        load_graph("leopart", "demo", overrides=["segmenter.size_px=230"])

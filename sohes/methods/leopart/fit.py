@@ -169,15 +169,21 @@ class _Fit:
         self.communities = find_communities(edges, markov_time=time, seed=seed, preferred=preferred)
         count = int(self.communities.max())
         self.facts |= {"edge_threshold": threshold, "markov_time": time, "communities": count}
+        self.facts["published"] = settings.published
         ways = ["as set" if given else "without labels" for given in (settings.edge_threshold, settings.markov_time)]
         self.notes.append(
             f"communities: {count} of {edges.joined} of {edges.nodes} parts (the background is one of them); edge "
             f"threshold {threshold:.3g} ({ways[0]}), Markov time {time:.3g} ({ways[1]})"
         )
+        if settings.published:
+            self.notes.append(
+                f"constants of the communities: {settings.published}, found with labels of VOC 2012 train"
+            )
         if unseen:
             self.notes.append(f"{unseen} parts have no other beside them in any image; each is an object by itself")
         if abs(count - settings.communities) > _NEAR:
-            self.notes.append(f"{settings.communities} communities were aimed at; no Markov time tried gives them")
+            why = "" if settings.markov_time else "; no Markov time tried gives them"
+            self.notes.append(f"{settings.communities} communities were aimed at{why}")
 
     def _centroids(self, points: FloatArray, count: int, name: str) -> FloatArray:
         settings = self._settings

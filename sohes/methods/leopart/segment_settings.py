@@ -63,6 +63,12 @@ class SegmentSettings:
     seed: Natural = 0
     """Seed of the draw of images and patches, of k-means and Infomap."""
 
+    @property
+    def published(self) -> str:
+        """The preset whose constants these are; empty where they are of none."""
+        of = (name for name, values in self.PRESETS.items() if all(getattr(self, key) == values[key] for key in values))
+        return next(of, "")
+
     @model_validator(mode="after")
     def _threshold_has_a_score(self) -> Self:
         if (self.threshold == "fixed") != (self.score_threshold is not None):

@@ -30,7 +30,7 @@ class SemanticConfig:
     restarts: Count = 5
     """Restarts of that k-means, the best is taken [Leopart]."""
     seed: Natural = 0
-    """Seed of that k-means, and of the draw of images and patches."""
+    """Seed of that k-means, and of the draw of its patches."""
 
 
 def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -55,7 +55,7 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
     made = load_segmenter(inputs["segmenter"])
     if not isinstance(made, LeopartSegmenter):
         raise WeightsError(f"{inputs['segmenter']}: a segmenter without objects that have categories; give Leopart's")
-    data = read_probe_data(source, max_val=config.max_val, seed=config.seed)
+    data = read_probe_data(source, max_val=config.max_val)
     scores = _scores(config, made, data)
     rows = [
         Measurement(

@@ -210,7 +210,9 @@ def test_thresholds_and_published_constants_are_recorded(images: Path, tmp_path:
     truth = lambda place: np.ptp(picture(place).astype(int), axis=2) > 80  # noqa: E731
     found = fitted(list_images(images), tmp_path / "p", labels, truth=truth)
     assert any("WITH LABELS" in note for note in found.notes)
-    assert SegmentSettings.PRESETS["published_vits16"]["edge_threshold"] == 0.09
+    assert found.facts["published"] == ""
+    assert SegmentSettings(**SegmentSettings.PRESETS["published_vitb8"]).published == "published_vitb8"
+    assert SegmentSettings().published == ""
 
 
 def test_at_most_so_many_images(images: Path, tmp_path: Path) -> None:
