@@ -10,6 +10,8 @@ from pydantic import model_validator
 from sohes.configuration import Count, Natural, Positive, PositiveShare, Share, settings
 from sohes.errors import ConfigError
 
+METHOD = "Leopart (CBFE+CD)"  # as publications and our tables call it
+
 Threshold = Literal["quantile", "fixed", "labels"]
 Offsets = Literal["exact", "clean"]
 

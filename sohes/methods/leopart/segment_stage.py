@@ -9,23 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sohes.configuration import Natural, Share, settings
 from sohes.files import read_json
-from sohes.methods.leopart.segment_settings import SegmentSettings, check_size
+from sohes.methods.leopart.segment_settings import METHOD, SegmentSettings, check_size
 from sohes.records import StageResult
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sohes.backbones.timm_vit import DenseViT
     from sohes.data.coco import ImageSet
-    from sohes.masks import FloatArray
-    from sohes.methods.leopart.patches import Look
-    from sohes.methods.leopart.segmenter import LeopartSegmenter
     from sohes.rle import BoolArray
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
-
-METHOD = "Leopart (CBFE+CD)"
-_BATCH = {"cuda": 16}  # images that are looked at together, by device
 
 
 @settings
@@ -56,80 +47,27 @@ def segmenter(config: SegmenterConfig, inputs: dict[str, Path], out: Path) -> St
     Inputs: backbone, images, and optionally `attention`, a backbone whose attention tells the noisy foreground in place
     of the first one's: its start. Writes `segmenter/` and pictures.
     """
-    from sohes.data.coco import read_coco
-    from sohes.methods.leopart.segmenter import LeopartSegmenter
-    from sohes.segmenters.segmenter import load_segmenter
-
-    folder = out / "segmenter"
-    if not folder.exists():
-        _make(config, inputs, out).save(folder)
-    made = load_segmenter(folder)
-    assert isinstance(made, LeopartSegmenter)
-    dataset = made.provenance.steps[-1].data
-    scores = _scores(config, read_coco(inputs["images"] / "val.json"), dataset, out)
-    return replace(scores, notes=[*made.facts["notes"], *scores.notes])
-
-
-def _make(config: SegmenterConfig, inputs: dict[str, Path], out: Path) -> LeopartSegmenter:
-    from sohes.backbones.provenance import MASKS, NONE, Step, join_supervision
-    from sohes.backbones.timm_folder import load_backbone_folder
-    from sohes.backbones.timm_vit import load_backbone
+    from sohes.backbones.timm_folder import CONFIG
     from sohes.data.coco import read_coco
     from sohes.data.listing import Listing
-    from sohes.methods.leopart.fit import fit_statistics
-    from sohes.methods.leopart.segmenter import LeopartSegmenter
+    from sohes.methods.leopart.make import make_segmenter
 
-    train = read_coco(inputs["images"] / "train.json")
-    vit = load_backbone(inputs["backbone"], feature="token")
-    attention = load_backbone(inputs["attention"], feature="token") if "attention" in inputs else None
-    for one, whose in ((vit, "the backbone"), (attention, "the attention's backbone")):
-        if one is not None:
-            check_size(config.size_px, one.patch_size, whose)
-    fitted = fit_statistics(
-        Listing.of_items(train.items),
-        make_look(vit, attention, config.attention_mass),
-        config,
-        out / "patches",
-        model=" ".join(one.weights_digest() for one in (vit, attention) if one is not None),
-        batch=_BATCH.get(vit.device.type, 1),
-        truth=_truth(train) if train.annotations else None,
-    )
-    given = [attention.provenance.supervision] if attention is not None else []
-    step = Step(
-        method=METHOD,
-        data=read_json(inputs["images"] / "source.json")["name"],
-        images=fitted.facts["images"],
-        supervision=join_supervision([*given, MASKS if config.threshold == "labels" else NONE]),
-        note="clusters of patches; the weights are those of the step before",
-    )
-    attended = (attention or vit).provenance
-    notes = [f"noisy foreground: attention of {attended.timm_name}, {attended.label}", *fitted.notes]
-    backbone = load_backbone_folder(inputs["backbone"])
-    return LeopartSegmenter(
-        replace(backbone, provenance=backbone.provenance.then(step)),
-        fitted.statistics,
-        {**fitted.facts, "notes": notes},
-    )
-
-
-def make_look(vit: DenseViT, attention: DenseViT | None, mass: float) -> Look:
-    """Tokens of `vit`, and a noisy foreground by the attention of `attention`, or by its own."""
-    from sohes.backbones.attention import ClassAttention
-    from sohes.methods.leopart.foreground import foreground_mask
-
-    attending = attention or vit
-    kept = ClassAttention(attending.vit)
-
-    def look(images: Tensor) -> tuple[FloatArray, BoolArray]:
-        images = images.to(vit.device)
-        tokens = vit(images).map.permute(0, 2, 3, 1).cpu().numpy()
-        if attention is not None:
-            attention(images)
-        grid = [side // attending.patch_size for side in images.shape[-2:]]
-        heads = kept.take().mean(1, keepdim=True).unflatten(2, grid)
-        return tokens, foreground_mask(heads, mass)[:, 0].bool().cpu().numpy()
-
-    return look
+    folder, dataset = out / "segmenter", read_json(inputs["images"] / "source.json")["name"]
+    if not folder.exists():
+        train = read_coco(inputs["images"] / "train.json")
+        made = make_segmenter(
+            inputs["backbone"],
+            Listing.of_items(train.items),
+            config,
+            out / "patches",
+            attention=inputs.get("attention"),
+            data=dataset,
+            truth=_truth(train) if train.annotations else None,
+        )
+        made.save(folder)
+    notes = read_json(folder / CONFIG)["facts"]["notes"]
+    scores = _scores(config, read_coco(inputs["images"] / "val.json"), dataset, out)
+    return replace(scores, notes=[*notes, *scores.notes])
 
 
 def _truth(images: ImageSet) -> Callable[[int], BoolArray]:

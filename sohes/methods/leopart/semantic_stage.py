@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sohes.configuration import Count, Natural, settings
-from sohes.methods.leopart.segment_stage import METHOD
+from sohes.methods.leopart.segment_settings import METHOD
 from sohes.records import Measurement, StageResult
 
 if TYPE_CHECKING:

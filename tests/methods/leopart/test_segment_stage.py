@@ -12,7 +12,9 @@ from sohes.backbones.timm_folder import build_vit, save_backbone_folder
 from sohes.backbones.timm_vit import load_backbone
 from sohes.data.stage import ImagesConfig, LabelledConfig, images, labelled
 from sohes.errors import ConfigError
-from sohes.methods.leopart.segment_stage import METHOD, SegmenterConfig, make_look, segmenter
+from sohes.methods.leopart.make import make_look
+from sohes.methods.leopart.segment_settings import METHOD
+from sohes.methods.leopart.segment_stage import SegmenterConfig, segmenter
 from sohes.methods.leopart.semantic_stage import SemanticConfig, semantic
 from sohes.segmenters.segmenter import load_segmenter
 
