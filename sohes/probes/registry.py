@@ -33,6 +33,7 @@ class Probe:
 
 PROBES = {
     "linear": Probe("sohes.probes.linear:linear_probe", seeded=False),
+    "linear_sgd": Probe("sohes.probes.sgd:sgd_probe", seeded=True),
     "knn": Probe("sohes.probes.knn:knn_probe", seeded=False),
     "overcluster": Probe("sohes.probes.overcluster:overcluster_probe", seeded=True),
     "incontext": Probe("sohes.probes.incontext:incontext_probe", seeded=True),

@@ -29,6 +29,18 @@ class LinearSettings:
 
 
 @settings
+class SgdSettings:
+    """Linear probe trained by SGD."""
+
+    sgd_epochs: Count = 25
+    """Times that each train image is seen [Leopart]."""
+    sgd_batch: Count = 120
+    """Images of a step [Leopart: 60 on each of two GPUs]."""
+    sgd_lr: Positive = 0.01
+    """Learning rate, a tenth of it in the last fifth [Leopart]."""
+
+
+@settings
 class KnnSettings:
     """Label transfer from nearest neighbours."""
 
@@ -73,7 +85,7 @@ class FcnSettings:
 
 
 @settings
-class ProbeConfig(LinearSettings, KnnSettings, OverclusterSettings, InContextSettings, FcnSettings):
+class ProbeConfig(LinearSettings, SgdSettings, KnnSettings, OverclusterSettings, InContextSettings, FcnSettings):
     """A probe of frozen features."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"arm"})

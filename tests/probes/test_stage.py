@@ -33,11 +33,12 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     return {"backbone": tmp_path / "backbone", "data": write_folder(tmp_path / "bands", train=8, val=5)}
 
 
-@pytest.mark.parametrize("name", ["linear", "knn"])
+@pytest.mark.parametrize("name", ["linear", "linear_sgd", "knn"])
 def test_colours_are_told_apart(name: str, inputs: dict[str, Path], tmp_path: Path) -> None:
     """Even random features know colours: all but the borders of the bands are right."""
-    result = probe(replace(SMALL, probe=name, classes=("sky", "rose")), inputs, tmp_path / "out")
-    method = {"linear": "linear probe", "knn": "k-NN probe"}[name]
+    config = replace(SMALL, probe=name, classes=("sky", "rose"), seeds=1, sgd_batch=2)
+    result = probe(config, inputs, tmp_path / "out")
+    method = {"linear": "linear probe", "linear_sgd": "linear probe (SGD)", "knn": "k-NN probe"}[name]
     values = {row.metric: row.value for row in result.measurements}
     assert set(values) == {"miou_dataset", "acc_pixel", "miou_2_classes"}
     assert values["miou_dataset"] > 65

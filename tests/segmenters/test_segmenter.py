@@ -74,7 +74,8 @@ def test_unknown_kinds_name_the_known_ones(tmp_path: Path) -> None:
     for kind in ("halves", ["sohes_entity_segmenter"]):
         write_json(tmp_path / "config.json", {"model_type": kind})
         with pytest.raises(
-            WeightsError, match=r"config\.json: unknown kind of segmenter .*Known: leopart_segmenter, sohes_entity_segmenter"
+            WeightsError,
+            match=r"config\.json: unknown kind of segmenter .*Known: leopart_segmenter, sohes_entity_segmenter",
         ):
             load_segmenter(tmp_path)
 
