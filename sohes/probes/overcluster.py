@@ -7,6 +7,7 @@ nothing before (README §7).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -111,17 +112,20 @@ def principal_components(features: Features, *, components: int) -> NDArray[np.f
     Returns:
         (N, h, w, P) float32; P is `components`, or D if that is less.
     """
-    maps = [features[place].reshape(-1, features.dim) for place in range(len(features))]
-    mean = np.mean([one.mean(axis=0, dtype=np.float64) for one in maps], axis=0)
-    deviation = np.sqrt(np.mean([np.square(one - mean).mean(axis=0) for one in maps], axis=0))
+
+    def maps() -> Iterator[NDArray[np.float32]]:
+        return (features[place].reshape(-1, features.dim) for place in range(len(features)))
+
+    mean = np.mean([one.mean(axis=0, dtype=np.float64) for one in maps()], axis=0)
+    deviation = np.sqrt(np.mean([np.square(one - mean).mean(axis=0) for one in maps()], axis=0))
     deviation[deviation == 0] = 1  # a constant dimension
     mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
     covariance = np.zeros((features.dim, features.dim))
-    for one in maps:
+    for one in maps():
         standard = (one - mean) / deviation
         covariance += standard.T @ standard
     vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, :components].astype(np.float32)
-    projected = [((one - mean) / deviation) @ vectors for one in maps]
+    projected = [((one - mean) / deviation) @ vectors for one in maps()]
     return np.stack(projected).reshape(len(features), features.side, features.side, -1)
 
 
