@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pycocotools.coco import COCO
 
@@ -144,6 +145,22 @@ def test_an_attribute_without_a_column(tmp_path: Path) -> None:
     forest = MaskForest.from_masks(np.ones((1, 2, 2), dtype=bool), attributes={"colour": np.zeros(1)})
     with pytest.raises(ValueError, match="no column for \\['colour'\\]"):
         writer.add(2, "b.jpg", forest)
+
+
+def test_categories_have_a_column_only_where_a_forest_has_some(tmp_path: Path) -> None:
+    """Stores of all other methods keep their bytes."""
+    masks = np.eye(4, dtype=bool)[:2, None, :]
+    plain, named = (MaskForest.from_masks(masks, attributes=a) for a in ({}, {"category_id": np.array([3, 1])}))
+    for name, forests in (("plain", [plain]), ("named", [plain, named])):
+        with LabelWriter(tmp_path / name, header={}) as writer:
+            for image_id, forest in enumerate(forests):
+                writer.add(image_id, f"{image_id}.png", forest)
+        (shard,) = (tmp_path / name).glob("*.parquet")
+        masks_type = pq.read_schema(shard).field("masks").type.value_type
+        assert ("category_id" in [field.name for field in masks_type]) == (name == "named")
+    store = LabelStore(tmp_path / "named")
+    assert store.forest(0) == plain
+    assert store.forest(1) == named
 
 
 @pytest.mark.parametrize("jobs", [2, 3, 7])
