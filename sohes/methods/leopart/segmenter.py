@@ -145,6 +145,12 @@ class LeopartSegmenter(TrainedSegmenter):
         grid = points.shape[:2]
         return PatchLabels(parts.reshape(grid), objects.reshape(grid), self._confidence[clusters].reshape(grid))
 
+    def communities(self, found: PatchLabels) -> IntArray:
+        """Community of each patch (h, w); as published, 0 for all parts without an edge."""
+        background = len(self.statistics.part_centroids)
+        communities: IntArray = self.statistics.communities[np.where(found.parts < 0, background, found.parts)]
+        return communities
+
     @property
     def n_objects(self) -> int:
         """Number of objects that it tells apart."""

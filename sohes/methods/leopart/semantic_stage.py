@@ -1,4 +1,4 @@
-"""Fully unsupervised semantic segmentation, scored: the segmenter's objects against annotated classes (README §11)."""
+"""Fully unsupervised semantic segmentation, scored: communities of parts against annotated classes (README §11)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @settings
 class SemanticConfig:
-    """Objects against classes."""
+    """Communities against classes."""
 
     data: str | None = None
     """Labelled data where no stage gives them, see `read_probe_data`; the val split is scored."""
@@ -34,7 +34,7 @@ class SemanticConfig:
 
 
 def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """Score the objects as clusters of pixels, beside a plain k-means with as many clusters as there are classes.
+    """Score communities of parts as clusters of pixels, beside a k-means with as many clusters as there are classes.
 
     Inputs: segmenter, and optionally `data`, labelled images. The k-means is made of the scored images, the segmenter
     of others: an advantage that the comparison leaves to the k-means.
@@ -54,7 +54,7 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
         raise ConfigError("no labelled data to score on: give data=FOLDER, or the input data")
     made = load_segmenter(inputs["segmenter"])
     if not isinstance(made, LeopartSegmenter):
-        raise WeightsError(f"{inputs['segmenter']}: a segmenter without objects that have categories; give Leopart's")
+        raise WeightsError(f"{inputs['segmenter']}: a segmenter without communities of parts; give Leopart's")
     data = read_probe_data(source, max_val=config.max_val)
     scores = _scores(config, made, data)
     rows = [
@@ -74,7 +74,8 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
         for method, found in scores.items()
         for metric, (value, protocol) in found.metrics().items()
     ]
-    note = f"{made.n_objects} objects and the background against {len(data.classes)} classes"
+    found = made.statistics.communities
+    note = f"{found.max()} communities against {len(data.classes)} classes; {(found == 0).sum()} parts are in none"
     return StageResult(measurements=rows, notes=[note, *data.notes])
 
 
@@ -95,11 +96,11 @@ def _scores(config: SemanticConfig, made: LeopartSegmenter, data: ProbeData) -> 
     plain = fit_centroids(
         every, classes, seed=config.seed, restarts=config.restarts, iterations=100, name="number of classes"
     )
-    ours = ClusterScorer(clusters=made.n_objects + 1, classes=classes)
+    ours = ClusterScorer(clusters=int(made.statistics.communities.max()) + 1, classes=classes)
     theirs = ClusterScorer(clusters=classes, classes=classes)
     for item, of in zip(track(data.val, "scoring"), points, strict=True):
         annotated = item.label_map()
         size_hw = (annotated.shape[0], annotated.shape[1])
-        ours.add(resized(made.labels(of).objects + 1, size_hw), annotated)
+        ours.add(resized(made.communities(made.labels(of)), size_hw), annotated)
         theirs.add(resized(assign(of.reshape(-1, of.shape[2]), plain).reshape(of.shape[:2]), size_hw), annotated)
     return {METHOD: ours.result(), f"k-means, K = {classes}": theirs.result()}
