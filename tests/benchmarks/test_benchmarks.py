@@ -16,6 +16,7 @@ from sohes.files import read_json
 
 EXPLORE = ["--limit", "2", "--scenes-px", "96", "--set", "size_global=98", "max_crops=1", "size_local=56"]
 EXPLORE += ["min_side_px=16", "min_area_px=20", "center=true", "theta_merge=null"]
+PROBES = ["--backbone", "random:vit_tiny_patch16_224", "--size", "128", "--images", "8", "--rounds", "1"]
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "clustering": ("clustering", ["6", "9", "--channels", "5"]),
     "deformable": ("deformable", ["--repeats", "1"]),
@@ -24,6 +25,7 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "explore_throughput": ("explore_throughput", ["--rounds", "1", *EXPLORE]),
     "leopart_step": ("leopart_step", ["--batch", "1", "--steps", "1", "--prototypes", "8", "--queue", "64"]),
     "mask_algebra": ("mask_algebra", ["--masks", "40"]),
+    "probes": ("probes", [*PROBES, "--set", "fcn_steps=1"]),
     "train_step": ("train_step", ["--sizes", "64", "--batch", "1", "--queries", "8", "--targets", "2", "--steps", "1"]),
     "training_data": ("training_data", ["--samples", "1"]),
 }
