@@ -239,7 +239,7 @@ def main() -> None:
     gpu = default_device().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS) if gpu else ["s16"])
-    parser.add_argument("--batch", type=int, default=32 if gpu else 2, help="images a step")
+    parser.add_argument("--batch", type=int, default=32 if gpu else 2, help="images per step")
     parser.add_argument("--prototypes", type=int, default=300)
     parser.add_argument("--queue", type=int, default=8192)
     parser.add_argument("--steps", type=int, default=10 if gpu else 2, help="steps timed, after one that is not")

@@ -292,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS) if gpu else ["s16"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024] if gpu else [224], metavar="PX")
-    parser.add_argument("--batch", type=int, default=8 if gpu else 2, help="images a step")
+    parser.add_argument("--batch", type=int, default=8 if gpu else 2, help="images per step")
     parser.add_argument("--targets", type=int, default=100 if gpu else 20, help="masks of an image, at most")
     parser.add_argument("--queries", type=int, default=1000 if gpu else 100)
     parser.add_argument("--steps", type=int, default=10 if gpu else 2, help="steps timed, after one that is not")

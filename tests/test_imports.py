@@ -98,3 +98,14 @@ def test_mmcv_and_what_needs_it_stay_in_two_places() -> None:
         if other.split(".")[0] in MM
     }
     assert users <= {"sohes.mm"}
+
+
+def test_no_two_classes_have_one_name() -> None:
+    places: dict[str, list[str]] = {}
+    for package in ("sohes", *SUITE):
+        for file in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef):
+                    places.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert len(places) > 200
+    assert not {name: files for name, files in places.items() if len(files) > 1}

@@ -156,7 +156,7 @@ def patch_shares(label_map: LabelMap, *, size_px: int, patch_px: int, classes: i
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Splits:
     """What a source holds."""
 
     classes: tuple[str, ...]
@@ -194,7 +194,7 @@ def _part(images: ImageSet, ids: set[int]) -> ImageSet:
     return replace(images, items=[item for item in images.items if item.id in ids], annotations=rows)
 
 
-def _of_coco(labelled: Labelled) -> _Found:
+def _of_coco(labelled: Labelled) -> _Splits:
     found = semantic_classes(labelled)
     items = {
         split: tuple(
@@ -209,10 +209,10 @@ def _of_coco(labelled: Labelled) -> _Found:
         )
         for split, images in found.sets.items()
     }
-    return _Found(classes=found.names, items=items, notes=found.notes)
+    return _Splits(classes=found.names, items=items, notes=found.notes)
 
 
-def _of_listings(folder: Path) -> _Found:
+def _of_listings(folder: Path) -> _Splits:
     read = {split: read_listing(folder / f"{split}.json") for split in SPLITS}
     classes = {split: names for split, (_, names) in read.items()}
     if classes["train"] != classes["val"]:
@@ -220,7 +220,7 @@ def _of_listings(folder: Path) -> _Found:
     return _of_files({split: pairs for split, (pairs, _) in read.items()}, classes["train"], folder)
 
 
-def _of_folder(folder: Path) -> _Found:
+def _of_folder(folder: Path) -> _Splits:
     pairs: dict[str, list[tuple[Path, Path]]] = {}
     for split in SPLITS:
         images, masks = folder / "images" / split, folder / "masks" / split
@@ -251,7 +251,7 @@ def _of_folder(folder: Path) -> _Found:
     return _of_files(pairs, names, folder)
 
 
-def _of_files(pairs: dict[str, list[tuple[Path, Path]]], names: tuple[str, ...] | None, folder: Path) -> _Found:
+def _of_files(pairs: dict[str, list[tuple[Path, Path]]], names: tuple[str, ...] | None, folder: Path) -> _Splits:
     """Check every label map against its image, and see which classes occur."""
     items: dict[str, tuple[ProbeItem, ...]] = {}
     present: dict[str, set[int]] = {}
@@ -287,7 +287,7 @@ def _of_files(pairs: dict[str, list[tuple[Path, Path]]], names: tuple[str, ...] 
     notes = []
     if never := [name for label, name in enumerate(classes) if label not in seen]:
         notes.append(f"{len(never)} of {len(classes)} classes never occur: {few(never)}")
-    return _Found(classes=classes, items=items, notes=[*notes, *one_sided(classes, present)])
+    return _Splits(classes=classes, items=items, notes=[*notes, *one_sided(classes, present)])
 
 
 def _checked(pair: tuple[Path, Path]) -> tuple[tuple[int, int], set[int], str]:

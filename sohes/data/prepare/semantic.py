@@ -46,7 +46,7 @@ class PreparedLabels:
 def prepare_semantic(name: str, root: Path, out: Path, *, limit: int | None = None) -> PreparedLabels:
     """Write `labels/SPLIT/*.png`, `train.json` and `val.json` of a data set; its photographs stay where they are.
 
-    What is broken is left out, counted and reported. An interrupted call goes on where it was: label maps that are
+    What is broken is left out, counted and reported. An interrupted call resumes where it was: label maps that are
     there and no older than their source are kept.
 
     Args:

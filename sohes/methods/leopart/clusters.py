@@ -111,7 +111,7 @@ def assign(points: FloatArray, centroids: FloatArray) -> IntArray:
     return np.asarray(pairwise_distances_argmin(points, centroids), np.int64)
 
 
-class ClusterScores:
+class ForegroundScores:
     """How much of each cluster lies in a noisy foreground: precision in an image, mean over the images that have it.
 
     Args:

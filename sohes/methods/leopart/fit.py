@@ -14,7 +14,7 @@ from sohes.data.listing import Listing
 from sohes.errors import ConfigError, DataError
 from sohes.masks import FloatArray
 from sohes.methods.leopart.clusters import (
-    ClusterScores,
+    ForegroundScores,
     assign,
     fit_centroids,
     foreground_clusters,
@@ -124,7 +124,7 @@ class _Fit:
         settings = self._settings
         points = self._patches.draw(self._random, settings.tokens, lambda points: np.ones(len(points), bool))
         self.centroids = self._centroids(unit_length(points), settings.foreground_clusters, "foreground_clusters")
-        scores = ClusterScores(settings.foreground_clusters)
+        scores = ForegroundScores(settings.foreground_clusters)
         for _, clusters, inside in self._cluster_maps("scores of clusters"):
             scores.add(clusters, inside)
         self.scores = scores.result()

@@ -29,7 +29,7 @@ _SAVE_EVERY = 32  # images, what an interruption loses at most
 class Patches:
     """Of each image its projected patches, and which of them are in the noisy foreground.
 
-    They lie in files that are mapped into memory, P numbers a patch instead of the ViT's D, so that there may be more
+    They lie in files that are mapped into memory, P numbers per patch instead of the ViT's D, so that there may be more
     images than fit. Made with the same `identity` in the same folder again, it continues.
 
     Args:

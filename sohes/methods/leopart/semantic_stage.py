@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @settings
-class SemanticConfig:
+class SemanticScoresConfig:
     """Communities against classes."""
 
     data: str | None = None
@@ -33,7 +33,7 @@ class SemanticConfig:
     """Seed of that k-means, and of the draw of its patches."""
 
 
-def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+def semantic(config: SemanticScoresConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Score communities of parts as clusters of pixels, beside a k-means with as many clusters as there are classes.
 
     Inputs: segmenter, and optionally `data`, labelled images. The k-means is made of the scored images, the segmenter
@@ -79,7 +79,7 @@ def semantic(config: SemanticConfig, inputs: dict[str, Path], out: Path) -> Stag
     return StageResult(measurements=rows, notes=[note, *data.notes])
 
 
-def _scores(config: SemanticConfig, made: LeopartSegmenter, data: ProbeData) -> dict[str, ClusterScores]:
+def _scores(config: SemanticScoresConfig, made: LeopartSegmenter, data: ProbeData) -> dict[str, ClusterScores]:
     import numpy as np
 
     from sohes.data.images import load_image

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sohes.errors import ConfigError, DataError
 from sohes.methods.leopart.clusters import (
-    ClusterScores,
+    ForegroundScores,
     Moments,
     assign,
     fit_centroids,
@@ -26,7 +26,7 @@ CLUSTERS, K = GOLDEN["clusters"][:, 0], int(GOLDEN["k"])
 
 
 def golden_scores() -> np.ndarray:
-    scores = ClusterScores(K)
+    scores = ForegroundScores(K)
     for clusters, foreground in zip(CLUSTERS, GOLDEN["attention_foreground"][:, 0].astype(bool), strict=True):
         scores.add(clusters, foreground)
     return scores.result()
@@ -92,7 +92,7 @@ def test_quantile_sends_that_share_of_the_clusters_to_the_background() -> None:
 def test_what_cannot_be_separated_is_said() -> None:
     with pytest.raises(DataError, match=r"reaches the threshold 0\.9, the highest is 0\.5; lower score_threshold"):
         foreground_clusters(np.array([0.2, 0.5]), 0.9)
-    nothing = ClusterScores(2)
+    nothing = ForegroundScores(2)
     nothing.add(np.zeros((2, 2), np.int64), np.zeros((2, 2), bool))
     with pytest.raises(DataError, match=r"foreground is empty in every image"):
         nothing.result()

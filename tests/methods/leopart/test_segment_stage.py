@@ -15,7 +15,7 @@ from sohes.errors import ConfigError
 from sohes.methods.leopart.make import make_look
 from sohes.methods.leopart.segment_settings import METHOD
 from sohes.methods.leopart.segment_stage import SegmenterConfig, segmenter
-from sohes.methods.leopart.semantic_stage import SemanticConfig, semantic
+from sohes.methods.leopart.semantic_stage import SemanticScoresConfig, semantic
 from sohes.segmenters.segmenter import load_segmenter
 
 pytest.importorskip("infomap")
@@ -86,7 +86,7 @@ def test_objects_are_scored_against_classes(inputs: dict[str, Path], tmp_path: P
     segmenter(SegmenterConfig(**CONFIG), inputs, tmp_path / "segmenter")
     given = {"segmenter": tmp_path / "segmenter" / "segmenter"}
     labelled(LabelledConfig(scenes_train=3, scenes_val=4, scenes_px=64), {}, tmp_path / "data")
-    result = semantic(SemanticConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
+    result = semantic(SemanticScoresConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
     rows = {(row.method, row.metric): row for row in result.measurements}
     classes = next(method for method, _ in rows if method.startswith("k-means, K = "))
     for method in (METHOD, classes):
@@ -94,7 +94,7 @@ def test_objects_are_scored_against_classes(inputs: dict[str, Path], tmp_path: P
         assert (row.protocol, row.n_images, row.of_images, row.split) == ("cluster_leopart_v1", 3, 4, "val")
         assert 0 < row.value < 100
         assert rows[method, "cluster_accuracy_majority"].value >= rows[method, "cluster_accuracy_hungarian"].value
-    again = semantic(SemanticConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
+    again = semantic(SemanticScoresConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
     assert again == result
     with pytest.raises(ConfigError, match="no labelled data to score on"):
-        semantic(SemanticConfig(), given, tmp_path / "out")
+        semantic(SemanticScoresConfig(), given, tmp_path / "out")
