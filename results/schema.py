@@ -43,6 +43,8 @@ class Row:
     split: str = ""
     metric: str
     value: float
+    sd: float | None = None  # as in `Measurement`
+    n_seeds: int | None = None
     printed: str = ""  # the digits of a publication
     unit: str
     n_images: int | None = None
@@ -70,6 +72,8 @@ class Row:
             return "field 'source' is empty; every number names its record or its publication"
         if not math.isfinite(self.value):
             return f"field 'value' is {self.value}, not a finite number"
+        if self.sd is not None and not math.isfinite(self.sd):
+            return f"field 'sd' is {self.sd}, not a finite number"
         traced = {"scale": self.scale, "run": self.run, "stage": self.stage, "commit": self.commit}
         if self.kind == MEASURED:
             return self._measured_problem([name for name, text in traced.items() if not text])

@@ -6,6 +6,7 @@ Here alone a measured row gets its dagger and its scale ("SOHES phase 3 †demo"
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -22,6 +23,7 @@ METRIC_TITLES = {
     "mask_ar_1000_l": "AR L",
     "mask_ap": "mask AP",
     "mask_ap50": "mask AP50",
+    "mask_ap75": "mask AP75",
     "box_ap": "box AP",
     "box_ap50": "box AP50",
     "miou_dataset": "mIoU",
@@ -30,6 +32,10 @@ METRIC_TITLES = {
     "cluster_miou_hungarian": "mIoU, one to one by pixels",
     "cluster_miou_iou": "mIoU, many to one by IoU",
     "cluster_miou_majority": "mIoU, many to one by pixels",
+    "cluster_accuracy_leopart": "pixel accuracy, one to one by IoU",
+    "cluster_accuracy_hungarian": "pixel accuracy, one to one by pixels",
+    "cluster_accuracy_iou": "pixel accuracy, many to one by IoU",
+    "cluster_accuracy_majority": "pixel accuracy, many to one by pixels",
     "miou_linear_probe": "linear mIoU",
     "miou_fcn_probe": "FCN mIoU",
     "miou_overcluster_500": "K=500 mIoU",
@@ -42,11 +48,29 @@ METRIC_TITLES = {
     "parent_accuracy": "parent accuracy",
     "coverage_parent_accuracy": "coverage rule: parents",
 }
+_PATTERNS = {  # of metrics with a number in their name
+    r"mask_ar_(\d+)": "AR@{}",
+    r"mask_recall_iou(\d+)": "recall at IoU 0.{}",
+    r"miou_(\d+)_classes": "mIoU over {} chosen classes",
+}
+_ENDS = {"_low": "lower end of its 95 % interval", "_high": "upper end of its 95 % interval"}
 
 
 def title_of(metric: str) -> str:
-    """A metric's name for readers; an unknown one as it is."""
-    return METRIC_TITLES.get(metric, metric)
+    """A metric's name for readers; an unknown one as it is.
+
+    >>> title_of("miou_6_classes"), title_of("mask_ar_1000_s_low")
+    ('mIoU over 6 chosen classes', 'AR S, lower end of its 95 % interval')
+    """
+    if title := METRIC_TITLES.get(metric):
+        return title
+    for end, words in _ENDS.items():
+        if metric.endswith(end):
+            return f"{title_of(metric.removesuffix(end))}, {words}"
+    for pattern, title in _PATTERNS.items():
+        if found := re.fullmatch(pattern, metric):
+            return title.format(found[1])
+    return metric
 
 
 def one_decimal(value: float) -> Decimal:
@@ -59,8 +83,8 @@ def one_decimal(value: float) -> Decimal:
 
 
 def number_of(row: Row) -> str:
-    """A cited number as printed, a measured one to one decimal."""
-    return row.printed or str(one_decimal(row.value))
+    """A cited number as printed, a measured one to one decimal, with its deviation over seeds where there is one."""
+    return row.printed or str(one_decimal(row.value)) + ("" if row.sd is None else f" ± {one_decimal(row.sd)}")
 
 
 def marker(scale: str) -> str:
@@ -98,6 +122,12 @@ def supervision_notes(measured: Iterable[Row]) -> tuple[str, ...]:
     """What people gave to measured rows: one note for each start of theirs."""
     stated = dict.fromkeys((row.init, row.supervision) for row in measured if row.supervision)
     return tuple(f"Supervision behind rows that start from {init}: {words}." for init, words in stated)
+
+
+def seed_notes(measured: Iterable[Row]) -> tuple[str, ...]:
+    """What ± means behind measured rows: one note for each number of seeds."""
+    numbers = dict.fromkeys(row.n_seeds for row in measured if row.n_seeds)
+    return tuple(f"Mean ± standard deviation over {number} seeds, where a number depends on one." for number in numbers)
 
 
 def separation_notes(measured: Sequence[Row]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import sohes
@@ -44,7 +45,9 @@ class Measurement:
     split: str = ""  # part of it: "val", "held out"; empty where it has none
     protocol: str  # versioned id, "mask_ar1000_v1"
     metric: str  # column name with limit and averaging in it, "mask_ar_1000"
-    value: float
+    value: float  # the mean, where it was measured with several seeds
+    sd: float | None = None  # sample standard deviation over those, in the unit of `value`
+    n_seeds: int | None = None  # how many; both or none
     n_images: int  # that were scored
     of_images: int | None = None  # images there are, where only the first were scored
     unit: str = "%"
@@ -57,6 +60,19 @@ class Measurement:
             raise DataError(f"field 'arm' is '{self.arm}', not one of {', '.join(ARMS)}")
         if self.arm == TRAINED and not self.trained_by:
             raise DataError("field 'trained_by' is empty; tables call a trained backbone by the method that trained it")
+        if (self.sd is None) != (self.n_seeds is None):
+            raise DataError(f"fields 'sd' and 'n_seeds' are {self.sd} and {self.n_seeds}; give both or neither")
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """`value`, `sd` and `n_seeds` of a `Measurement`, from the value of each seed; of a single one there is no `sd`.
+
+    >>> over_seeds([1.0, 2.0, 6.0])["value"], over_seeds([3.5])
+    (3.0, {'value': 3.5})
+    """
+    if len(values) == 1:
+        return {"value": values[0]}
+    return {"value": fmean(values), "sd": stdev(values), "n_seeds": len(values)}
 
 
 def describe_data(dataset: str, split: str, n_images: int | None, of_images: int | None) -> str:

@@ -17,6 +17,7 @@ from sohes.records import (
     commit,
     content_hash,
     hardware,
+    over_seeds,
     read_record,
     read_records,
     versions,
@@ -88,6 +89,7 @@ def test_all_records_of_a_run_in_order_of_their_start(tmp_path: Path) -> None:
         (lambda value: value["measurements"][0].pop("protocol"), "protocol"),
         (lambda value: value["measurements"][0].update(arm="middle"), "field 'arm' is 'middle', not one of labels, "),
         (lambda value: value["measurements"][0].update(arm="trained"), "field 'trained_by' is empty"),
+        (lambda value: value["measurements"][0].update(sd=0.5), "fields 'sd' and 'n_seeds' are 0.5 and None"),
         (lambda value: value.update(schema=4), "field 'schema' is 4, this version reads 3; run the stage again"),
     ],
 )
@@ -144,6 +146,19 @@ def test_records_from_when_data_were_words(
     (read,) = record.measurements
     assert (read.dataset, read.split, read.of_images, read.trained_by) == facts
     assert (read.arm, read.n_images, read.supervision, record.schema) == (arm, 24, "masks", 3)
+
+
+def test_mean_and_deviation_over_seeds(tmp_path: Path) -> None:
+    """Of 1, 2 and 6: mean 3, deviations -2, -1, 3, so a sample deviation of the root of 14 / 2."""
+    repeated = replace(NUMBER, **over_seeds([1.0, 2.0, 6.0]))
+    assert (repeated.value, repeated.sd, repeated.n_seeds) == pytest.approx((3.0, 7**0.5, 3))
+    assert over_seeds([41.25]) == {"value": 41.25}
+    record = replace(RECORD, measurements=[NUMBER, repeated])
+    assert read_record(write_record(tmp_path, record)) == record
+    value = json.loads((tmp_path / "record.json").read_text())
+    del value["measurements"][0]["sd"], value["measurements"][0]["n_seeds"]  # as records of before
+    (tmp_path / "record.json").write_text(json.dumps(value))
+    assert read_record(tmp_path / "record.json") == record
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "{}"])

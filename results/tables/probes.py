@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from decimal import Decimal
 from statistics import mean, stdev
 
@@ -11,11 +10,19 @@ from results.runs import Run, group_repeats
 from results.schema import DATA, Row, by_key, find, is_probe
 from results.table import Block, Cell, Line, Mean, Table
 from results.tables.transfer import Pair, gain_row, paired
-from results.words import data_of, method_of, one_decimal, separation_notes, source_of, supervision_notes, title_of
+from results.words import (
+    data_of,
+    method_of,
+    number_of,
+    seed_notes,
+    separation_notes,
+    source_of,
+    supervision_notes,
+    title_of,
+)
 
 CITED = ("miou_linear_probe", "miou_fcn_probe", "miou_overcluster_500", "miou_retrieval", "miou_hungarian_21")
 CLUSTERS = tuple(f"cluster_miou_{rule}" for rule in ("leopart", "hungarian", "iou", "majority"))
-_SD = "_sd"  # behind a metric: the spread of it over the seeds of a probe
 _HEADING = "Measured by this project · not published numbers"
 
 
@@ -24,11 +31,11 @@ def probes(runs: Sequence[Run], published: Sequence[Row]) -> Table:
     rows = [row for run in runs for row in run.rows if is_probe(row)]
     clusters = [row for run in runs for row in run.rows if row.metric in CLUSTERS]
     cited = [row for row in published if row.metric in CITED and "UNVERIFIED" not in row.source]
-    pairs, spreads = probe_pairs(rows), _spreads(rows)
-    alone = [row for row in rows if not row.arm and not row.metric.endswith(_SD)]
-    blocks = [_pair_block(own, spreads) for own in _by_trainer(pairs)]
+    pairs = paired(rows)
+    alone = [row for row in rows if not row.arm]
+    blocks = [_pair_block(own) for own in _by_trainer(pairs)]
     blocks += _repeats_blocks(runs, pairs)
-    blocks += [_alone_block(alone, spreads)] if alone else []
+    blocks += [_alone_block(alone)] if alone else []
     blocks += [_clusters_block(clusters)] if clusters else []
     gains = tuple(gain_row(pair) for pair in pairs if pair.gain is not None)
     return Table(
@@ -36,14 +43,9 @@ def probes(runs: Sequence[Run], published: Sequence[Row]) -> Table:
         title="Frozen probes: start against trained backbone",
         rows=(*rows, *gains, *clusters, *cited),
         blocks=(*blocks, _cited_block(cited)),
-        verdicts=tuple(_verdict(pair, spreads) for pair in pairs if pair.any.metric == "miou_dataset")
+        verdicts=tuple(_verdict(pair) for pair in pairs if pair.any.metric == "miou_dataset")
         or (() if rows else ("Frozen probes were not measured",)),
     )
-
-
-def probe_pairs(rows: Sequence[Row]) -> list[Pair]:
-    """Start and trained backbone under the same probe."""
-    return [pair for pair in paired(rows) if not pair.any.metric.endswith(_SD)]
 
 
 def _by_trainer(pairs: Sequence[Pair]) -> list[list[Pair]]:
@@ -55,14 +57,14 @@ def _by_trainer(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
-def _pair_block(pairs: Sequence[Pair], spreads: Mapping[Row, float]) -> Block:
+def _pair_block(pairs: Sequence[Pair]) -> Block:
     trainer = next((pair.trainer for pair in pairs if pair.trainer), "Trained")
     lines = []
     for pair in pairs:
         row = pair.any
         start = pair.start.init if pair.start else None
         cells: tuple[Cell, ...] = (row.backbone, start, title_of(row.metric))
-        cells += (_spread(pair.start, spreads), _spread(pair.trained, spreads), pair.gain, row.n_images, data_of(row))
+        cells += (pair.start, pair.trained, pair.gain, row.n_images, data_of(row))
         lines.append(Line(row, (*cells, row.protocol), source_of(pair.rows)))
     found = [row for pair in pairs for row in pair.rows]
     header = ("Probe", "Backbone", "Start weights", "Metric", "Start", trainer, "Difference", "Images", "Data")
@@ -70,24 +72,8 @@ def _pair_block(pairs: Sequence[Pair], spreads: Mapping[Row, float]) -> Block:
         heading=_HEADING,
         header=(*header, "Protocol", "Source"),
         lines=tuple(lines),
-        notes=(*separation_notes(found), *supervision_notes(found), *_seed_notes(spreads)),
+        notes=(*separation_notes(found), *supervision_notes(found), *seed_notes(found)),
     )
-
-
-def _spreads(rows: Sequence[Row]) -> dict[Row, float]:
-    """Standard deviation over the seeds of a probe, by the row of their mean with the value 0."""
-    found = (row for row in rows if row.metric.endswith(_SD))
-    return {replace(row, metric=row.metric.removesuffix(_SD), value=0.0): row.value for row in found}
-
-
-def _spread(row: Row | None, spreads: Mapping[Row, float]) -> Row | Mean | None:
-    """The number, with its standard deviation where there is one."""
-    deviation = spreads.get(replace(row, value=0.0)) if row else None
-    return row if row is None or deviation is None else Mean(row.value, deviation)
-
-
-def _seed_notes(spreads: Mapping[Row, float]) -> tuple[str, ...]:
-    return ("Mean ± standard deviation over the seeds of a probe that depends on one.",) if spreads else ()
 
 
 def _repeats_blocks(runs: Sequence[Run], pairs: Sequence[Pair]) -> list[Block]:
@@ -132,18 +118,17 @@ def _mean(values: Sequence[float]) -> Mean:
     return Mean(mean(values), stdev(values))
 
 
-def _alone_block(rows: Sequence[Row], spreads: Mapping[Row, float]) -> Block:
+def _alone_block(rows: Sequence[Row]) -> Block:
     """Backbones that were probed by themselves."""
     lines = []
     for row in rows:
-        value = _spread(row, spreads)
-        cells: tuple[Cell, ...] = (row.backbone, row.init, title_of(row.metric), value, row.n_images, data_of(row))
+        cells: tuple[Cell, ...] = (row.backbone, row.init, title_of(row.metric), row, row.n_images, data_of(row))
         lines.append(Line(row, (*cells, row.protocol), source_of([row])))
     return Block(
         heading="Measured by this project · one backbone by itself · not published numbers",
         header=("Probe", "Backbone", "Weights", "Metric", "Value", "Images", "Data", "Protocol", "Source"),
         lines=tuple(lines),
-        notes=(*separation_notes(rows), *supervision_notes(rows), *_seed_notes(spreads)),
+        notes=(*separation_notes(rows), *supervision_notes(rows), *seed_notes(rows)),
     )
 
 
@@ -165,7 +150,7 @@ def _clusters_block(rows: Sequence[Row]) -> Block:
             )
             for own in groups
         ),
-        notes=(*separation_notes(rows), *supervision_notes(rows)),
+        notes=(*separation_notes(rows), *supervision_notes(rows), *seed_notes(rows)),
     )
 
 
@@ -185,14 +170,12 @@ def _cited_block(rows: Sequence[Row]) -> Block:
     )
 
 
-def _verdict(pair: Pair, spreads: Mapping[Row, float]) -> str:
+def _verdict(pair: Pair) -> str:
     name = f"{title_of(pair.any.metric)}, {method_of(pair.any)} on {data_of(pair.any)}"
     if pair.start is None or pair.trained is None:
         return f"{name}: measured with the {'trained' if pair.trained else 'start'} backbone only"
     gain = pair.gain or Decimal(0)
-    own = [cell.deviation for row in pair.rows if isinstance(cell := _spread(row, spreads), Mean)]
-    trail = f"{one_decimal(pair.start.value)} → {one_decimal(pair.trained.value)}"
-    trail += f", sd over seeds at most {one_decimal(max(own))}" if own else ""
+    trail = f"{number_of(pair.start)} → {number_of(pair.trained)}"
     who = f"the {pair.trainer} backbone"
     if gain == 0:
         return f"{name}: {who} changes nothing ({trail})"

@@ -130,6 +130,8 @@ def gain_row(pair: Pair) -> Row:
         pair.trained,
         metric=f"{pair.trained.metric}_difference",
         value=round(pair.trained.value - pair.start.value, 6),
+        sd=None,
+        n_seeds=None,
         unit="points",
         arm="",
         init=f"{pair.trained.init} minus {pair.start.init}",

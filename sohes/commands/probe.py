@@ -92,7 +92,11 @@ def _print(result: StageResult, console: Any) -> None:
     from sohes.settings_table import print_table
 
     rows = [
-        (row.method, " ".join(filter(None, (row.arm, row.init))), row.metric, f"{row.value:.2f}", row.protocol)
+        (
+            *(row.method, " ".join(filter(None, (row.arm, row.init))), row.metric),
+            f"{row.value:.2f}" + ("" if row.sd is None else f" ± {row.sd:.2f}"),
+            row.protocol,
+        )
         for row in result.measurements
     ]
     print_table("Frozen probe", ("method", "backbone", "metric", "%", "protocol"), rows, console)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sohes.errors import ConfigError
 from sohes.probes.settings import ProbeConfig
-from sohes.records import START, TRAINED, Measurement, StageResult
+from sohes.records import START, TRAINED, Measurement, StageResult, over_seeds
 
 if TYPE_CHECKING:
     from sohes.probes.data import ProbeData
@@ -68,8 +68,6 @@ def _labels(names: Sequence[str] | None, data: ProbeData) -> list[int] | None:
 
 
 def _measurements(outcome: Outcome, data: ProbeData, chosen: list[int] | None, arm: str) -> list[Measurement]:
-    import numpy as np
-
     from sohes.evaluation.semantic import semantic_scores
 
     rows = []
@@ -80,9 +78,6 @@ def _measurements(outcome: Outcome, data: ProbeData, chosen: list[int] | None, a
             values[f"miou_{len(chosen)}_classes"] = [
                 semantic_scores(confusions, only=chosen).miou for confusions in outcome.confusions[:, place]
             ]
-        reported = {metric: float(np.mean(found)) for metric, found in values.items()}
-        if len(scores) > 1:
-            reported |= {f"{metric}_sd": float(np.std(found, ddof=1)) for metric, found in values.items()}
         rows += [
             Measurement(
                 method=method,
@@ -92,14 +87,14 @@ def _measurements(outcome: Outcome, data: ProbeData, chosen: list[int] | None, a
                 split="val",
                 protocol=protocol,
                 metric=metric,
-                value=100 * value,
                 n_images=len(data.val),
                 of_images=data.of_val if data.of_val > len(data.val) else None,
                 arm=arm,
                 supervision=outcome.provenance.supervision,
                 trained_by=outcome.provenance.steps[-1].method,
+                **over_seeds([100 * float(value) for value in found]),
             )
-            for metric, value in reported.items()
+            for metric, found in values.items()
         ]
     return rows
 

@@ -109,9 +109,9 @@ def test_seeds_give_mean_and_standard_deviation(inputs: dict[str, Path], tmp_pat
     for seed in range(4):
         total = np.random.default_rng(seed).integers(1, 100, (2, 5, 3, 3)).sum(1)[1]
         accuracy.append(100 * np.trace(total) / total.sum())
-    values = {(row.method, row.metric): row.value for row in result.measurements}
-    assert values["drawn 1", "acc_pixel"] == pytest.approx(np.mean(accuracy))
-    assert values["drawn 1", "acc_pixel_sd"] == pytest.approx(np.std(accuracy, ddof=1))
+    row = next(row for row in result.measurements if (row.method, row.metric) == ("drawn 1", "acc_pixel"))
+    assert (row.value, row.sd, row.n_seeds) == pytest.approx((np.mean(accuracy), np.std(accuracy, ddof=1), 4))
+    json.dumps([asdict(row) for row in result.measurements], allow_nan=False)
     assert {row.method: row.protocol for row in result.measurements} == {"drawn 0": "drawn_0", "drawn 1": "drawn_1"}
     assert any("(4 seeds)" in note for note in result.notes)
     assert {"classes_0.png", "classes_1.png"} < {path.name for path in result.artefacts}

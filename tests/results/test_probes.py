@@ -17,9 +17,8 @@ def probe_rows(method, protocol, start, trained, *, sd=None, arms=("start", "tra
     for arm, init, value in zip(arms, (START, TRAINED), (start, trained), strict=True):
         common = {"init": init, "arm": arm, "protocol": protocol, "dataset": "voc", "supervision": "none"}
         common |= {"trained_by": "Leopart"} if arm == "trained" else {}
+        common |= {} if sd is None else {"sd": sd, "n_seeds": 3}
         rows.append(measurement(method, "miou_dataset", value, **common, **fields))
-        if sd is not None:
-            rows.append(measurement(method, "miou_dataset_sd", sd, **common, **fields))
     return rows
 
 
@@ -42,12 +41,14 @@ def test_start_and_trained_stand_in_one_line_with_their_difference(make_run):
     on = "on demo · voc (val), not comparable: the Leopart backbone"
     assert table.verdicts == (
         f"mIoU, linear probe †demo {on} gains 3.3 points (38.0 → 41.3)",
-        f"mIoU, over-clustering, K = 500 †demo {on} LOSES 1.0 points (20.0 → 19.0, sd over seeds at most 0.4)",
+        f"mIoU, over-clustering, K = 500 †demo {on} LOSES 1.0 points (20.0 ± 0.4 → 19.0 ± 0.4)",
         f"mIoU, linear probe †demo {on} changes nothing (30.0 → 30.0)",
     )
     assert [row.value for row in table.rows if row.metric == "miou_dataset_difference"] == [3.25, -1.0, 0.0]
     assert not cited.measured
-    assert any("seeds of a probe" in note for note in own.notes)
+    assert "Mean ± standard deviation over 3 seeds, where a number depends on one." in own.notes
+    gain = next(row for row in table.rows if row.metric == "miou_dataset_difference" and row.value == -1)
+    assert (gain.sd, gain.n_seeds) == (None, None)
     to_latex(table)
     assert "| linear probe †demo |" in to_markdown(table)
 
