@@ -43,7 +43,6 @@ def train(
     *,
     out: Path,
     description: str,
-    iterations: int,
     optim: OptimSettings,
     settings: RunSettings,
     seed: int,
@@ -51,7 +50,7 @@ def train(
     hooks: Sequence[Hook] = (),
     identity: Mapping[str, Any],
 ) -> None:
-    """Train `model` for `iterations` steps in `out`, resuming from the last checkpoint there, of this `identity`.
+    """Train `model` in `out`, resuming from the last checkpoint there, of this `identity`.
 
     The main process leaves `history.csv`, `curves.png`, `tensorboard/` and the checkpoints in `out`.
 
@@ -63,8 +62,7 @@ def train(
             positions as there are images.
         out: folder.
         description: of the training, a word or two, for its progress.
-        iterations: steps of the optimiser.
-        optim: how the steps are made.
+        optim: how many steps, and how they are made.
         settings: how the training is run.
         seed: of whatever is random in the model.
         collate: makes a batch of items, tensors in any nesting.
@@ -93,9 +91,9 @@ def train(
             model=_wrapped(model, device),
             work_dir=str(out / "mmengine"),
             train_dataloader=loader,
-            train_cfg={"type": StepLoop, "max_iters": iterations, "accumulate": optim.accumulate},
+            train_cfg={"type": StepLoop, "max_iters": optim.iterations, "accumulate": optim.accumulate},
             optim_wrapper=GuardedOptimWrapper(optimizer, clip_norm=optim.clip_norm, accumulate=optim.accumulate),
-            param_scheduler=rate_schedules(optim, optimizer, iterations),
+            param_scheduler=rate_schedules(optim, optimizer),
             default_hooks={"logger": None, "checkpoint": None, "sampler_seed": None},
             custom_hooks=own,
             launcher="pytorch" if torch.distributed.is_initialized() else "none",

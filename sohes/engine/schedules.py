@@ -20,15 +20,14 @@ def cosine(start: float, end: float, step: int, steps: int) -> float:
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * step / steps))
 
 
-def rate_schedules(settings: OptimSettings, optimizer: torch.optim.Optimizer, iterations: int) -> list[Any]:
+def rate_schedules(settings: OptimSettings, optimizer: torch.optim.Optimizer) -> list[Any]:
     """Schedulers of the learning rate, in steps: a linear warm-up from 1 %, then "step" or "cosine"."""
+    iterations, warmup = settings.iterations, settings.warmup
     found: list[Any] = []
-    if settings.warmup:
-        found.append(LinearLR(optimizer, start_factor=0.01, by_epoch=False, begin=0, end=settings.warmup))
+    if warmup:
+        found.append(LinearLR(optimizer, start_factor=0.01, by_epoch=False, begin=0, end=warmup))
     if settings.schedule == "cosine":
-        found.append(
-            CosineAnnealingLR(optimizer, T_max=iterations - settings.warmup, by_epoch=False, begin=settings.warmup)
-        )
+        found.append(CosineAnnealingLR(optimizer, T_max=iterations - warmup, by_epoch=False, begin=warmup))
     else:
         milestones = [round(0.9 * iterations), round(0.95 * iterations)]
         found.append(MultiStepLR(optimizer, milestones=milestones, by_epoch=False))

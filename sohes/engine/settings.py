@@ -13,8 +13,10 @@ Schedule = Literal["step", "cosine"]
 
 @settings
 class OptimSettings:
-    """How the steps of a training are made."""
+    """How many steps a training has, and how they are made."""
 
+    iterations: Count = 40_000
+    """Steps [ours]."""
     batch_size: Count = 16
     """Images of a step, over all processes and micro-batches [ours]."""
     accumulate: Count = 1
@@ -30,6 +32,12 @@ class OptimSettings:
     def _micro_batches_are_equal(self) -> Self:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size={self.batch_size} is not a multiple of accumulate={self.accumulate}")
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup >= self.iterations:
+            raise ValueError(f"warmup={self.warmup} leaves none of iterations={self.iterations}")
         return self
 
 

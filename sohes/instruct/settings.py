@@ -90,18 +90,10 @@ class TrainingSettings(SampleSettings, LossSettings, AdamWSettings, WatchSetting
 
     seed: Natural = 0
     """Of weights, samples and their order."""
-    iterations: Count = 40_000
-    """Steps [ours]."""
     frozen_blocks: Natural = 0
     """Blocks of the ViT that stay as they are, from its input on; saves time in short trainings [ours]."""
     bf16: bool = True
     """Heavy products in bfloat16, where the device has it; false: all in float32 [ours]."""
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
-        if self.warmup >= self.iterations:
-            raise ValueError(f"warmup={self.warmup} leaves none of iterations={self.iterations}")
-        return self
 
     def check_beside(self, others: Iterable[Any]) -> None:
         """Check against the configurations of the stages before: what they say of the ViT's patch.

@@ -89,7 +89,6 @@ def train_on_labels(
         dataset,
         out=out,
         description=name,
-        iterations=config.iterations,
         optim=config,
         settings=config,
         seed=seed,

@@ -31,7 +31,7 @@ class Averaged(Line):
 def test_after_step(tmp_path: Path) -> None:
     """Called after each step of the optimiser, on the weights that it left; the history has what it returns."""
     model = Averaged()
-    fit(model, tmp_path, iterations=2, hooks=[AfterStepHook()])
+    fit(model, tmp_path, optim=optimiser(iterations=2), hooks=[AfterStepHook()])
     first: Tensor = model.layers[0].weight[0, 0].detach()
     assert torch.equal(model.follower, first)
     header, *rows = (tmp_path / "history.csv").read_text().splitlines()
@@ -54,9 +54,9 @@ class Remembering(Line):
 
 def test_before_step(tmp_path: Path) -> None:
     """Called once a step, after all micro-batches, on the weights that the step is about to change."""
-    model, optim = Remembering(), optimiser(batch_size=4, accumulate=2)
+    model, optim = Remembering(), optimiser(iterations=3, batch_size=4, accumulate=2)
     start = float(model.layers[1].bias.detach())
-    fit(model, tmp_path, iterations=3, hooks=[BeforeStepHook()], optim=optim)
+    fit(model, tmp_path, hooks=[BeforeStepHook()], optim=optim)
     assert [step for step, _, _ in model.before] == [0, 1, 2]
     assert model.before[0][1] == start
     assert all(gradient for _, _, gradient in model.before)
@@ -66,7 +66,7 @@ def test_before_step(tmp_path: Path) -> None:
 def test_weight_decay(tmp_path: Path) -> None:
     """Half a cosine over the steps; biases have none. A resumed training has the same."""
     model = Line()
-    fit(model, tmp_path, iterations=4, hooks=[WeightDecayHook(0.05, 0.5)])
+    fit(model, tmp_path, optim=optimiser(iterations=4), hooks=[WeightDecayHook(0.05, 0.5)])
     groups = end(tmp_path)["optimizer"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == pytest.approx([cosine(0.05, 0.5, 3, 4), 0.0])
     hook = WeightDecayHook(0.05, 0.5)

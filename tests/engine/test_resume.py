@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def test_finished_training_is_not_run_again(undisturbed: Path, tmp_path: Path) -
 
 
 def test_checkpoint_of_another_identity(tmp_path: Path) -> None:
-    train(tmp_path, iterations=1, identity={"config": "a"})
-    with pytest.raises(SohesError, match=r"checkpoint-000001.pth: was written by another configuration; .* scratch"):
+    train(tmp_path, optim=replace(OPTIM, iterations=3), identity={"config": "a"})
+    with pytest.raises(SohesError, match=r"checkpoint-000003.pth: was written by another configuration; .* scratch"):
         train(tmp_path, identity={"config": "b"})
-    assert end(tmp_path)["step"] == 1
+    assert end(tmp_path)["step"] == 3

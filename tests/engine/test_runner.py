@@ -29,10 +29,10 @@ class Slow(Numbers):
 def test_step_that_is_no_number(tmp_path: Path, accumulate: int) -> None:
     """It stops the run before any weight changes, and names step, loss, norm and remedy."""
     model = Line(bad_call=3 * accumulate + accumulate - 1)
-    fit(model, tmp_path, optim=optimiser(accumulate=accumulate), iterations=3)
+    fit(model, tmp_path, optim=optimiser(iterations=3, accumulate=accumulate))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(SohesError, match=r"loss is nan and .* gradient nan at step 3; no weight .* Lower lr"):
-        fit(model, tmp_path, optim=optimiser(accumulate=accumulate), iterations=4)
+        fit(model, tmp_path, optim=optimiser(iterations=4, accumulate=accumulate))
     assert end(tmp_path)["step"] == 3
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -56,7 +56,7 @@ def test_micro_batches_make_the_same_steps(tmp_path: Path) -> None:
     histories, weights = [], []
     for accumulate in (1, 2, 4):
         model, out = Line(), tmp_path / str(accumulate)
-        fit(model, out, optim=optimiser(batch_size=4, accumulate=accumulate, warmup=2), iterations=5)
+        fit(model, out, optim=optimiser(iterations=5, batch_size=4, accumulate=accumulate, warmup=2))
         assert model.calls == 5 * accumulate
         assert end(out)["step"] == 5
         assert [path.name for path in checkpoints(out)] == ["checkpoint-000005.pth", "checkpoint-000004.pth"]
@@ -81,7 +81,7 @@ def test_random_numbers_depend_on_seed_and_step(tmp_path: Path) -> None:
     draws = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         model = Line()
-        fit(model, tmp_path / name, seed=seed, iterations=4)
+        fit(model, tmp_path / name, seed=seed, optim=optimiser(iterations=4))
         draws.append(model.draws)
     assert draws[0] == draws[1]
     assert len({*draws[0], *draws[2]}) == 8
@@ -103,7 +103,7 @@ def test_a_vanishing_learning_rate_changes_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_schedules(tmp_path: Path, schedule: str, expected: list[float]) -> None:
-    fit(Line(), tmp_path, lr=1.0, iterations=10, optim=optimiser(schedule=schedule, clip_norm=1e-3))
+    fit(Line(), tmp_path, lr=1.0, optim=optimiser(iterations=10, schedule=schedule, clip_norm=1e-3))
     assert pd.read_csv(tmp_path / "history.csv")["lr"].tolist() == pytest.approx(expected, rel=1e-3)
 
 
@@ -111,7 +111,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     """Plain descent with rate 1: the step is as long as the limit."""
     model = Line()
     before = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
-    fit(model, tmp_path, lr=1e-3, iterations=1, optim=optimiser(clip_norm=1e-4))
+    fit(model, tmp_path, lr=1e-3, optim=optimiser(iterations=1, clip_norm=1e-4))
     state = end(tmp_path)["optimizer"]["state"]
     momentum = torch.cat([entry["exp_avg"].flatten() for entry in state.values()]) / 0.1  # the gradient of step 1
     assert float(momentum.norm()) == pytest.approx(1e-4, rel=1e-3)
@@ -120,7 +120,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
 
 def test_gradients_need_not_be_clipped(tmp_path: Path) -> None:
     """The moving average of the first gradient is a tenth of it, whose norm is logged."""
-    fit(Line(), tmp_path, iterations=1, optim=optimiser(clip_norm=None))
+    fit(Line(), tmp_path, optim=optimiser(iterations=1, clip_norm=None))
     state = end(tmp_path)["optimizer"]["state"]
     norm = float(torch.cat([entry["exp_avg"].flatten() for entry in state.values()]).norm()) / 0.1
     assert norm == pytest.approx(pd.read_csv(tmp_path / "history.csv")["grad_norm"].item(), rel=1e-3)
@@ -179,7 +179,7 @@ def test_curve_of_something_measured_now_and_then(tmp_path: Path) -> None:
 
 def test_time_of_data_and_step(tmp_path: Path) -> None:
     """Two images a step in two micro-batches, each image takes 0.05 s; a step holds its data time."""
-    fit(Line(), tmp_path, Slow(), optim=optimiser(accumulate=2), iterations=3)
+    fit(Line(), tmp_path, Slow(), optim=optimiser(iterations=3, accumulate=2))
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["data_seconds"].ge(0.099).all()
     assert history["step_seconds"].gt(history["data_seconds"]).all()

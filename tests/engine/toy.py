@@ -63,13 +63,12 @@ class Counter(Hook):
 
 
 def optimiser(**changes: Any) -> OptimSettings:
-    return OptimSettings(**{"clip_norm": 1.0, "batch_size": 2, "schedule": "step"} | changes)
+    return OptimSettings(**{"iterations": STEPS, "clip_norm": 1.0, "batch_size": 2, "schedule": "step"} | changes)
 
 
 def fit(model: Line, out: Path, data: Numbers | None = None, *, lr: float = 1e-2, **changes: Any) -> None:
     """Train `model` in `out`; `changes` are arguments of `train`."""
     options: dict[str, Any] = {
-        "iterations": STEPS,
         "seed": 0,
         "settings": RunSettings(checkpoint_every=2, workers=0),
         "optim": optimiser(),

@@ -111,12 +111,6 @@ class LeopartConfig(CropSettings, ClusterSettings, OptimSettings, RunSettings):
     bf16: bool = True
     """Heavy products in bfloat16, where the device has it; false: all in float32, as in the code [ours]."""
 
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> Self:
-        if self.warmup >= self.iterations:
-            raise ValueError(f"warmup={self.warmup} leaves none of iterations={self.iterations}")
-        return self
-
     def check_beside(self, others: Iterable[Any]) -> None:
         """Check against the configurations of the stages before: what they say of the ViT's patch.
 

@@ -63,7 +63,6 @@ def leopart(config: LeopartConfig, inputs: dict[str, Path], out: Path) -> StageR
         CropSamples(items, config, sides=sides, seed=config.seed),
         out=out,
         description="leopart",
-        iterations=config.iterations,
         optim=config,
         settings=config,
         seed=config.seed,
