@@ -65,6 +65,8 @@ class StepLoop(IterBasedTrainLoop):
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader, max_iters: int, accumulate: int) -> None:
+        dataset: Any = dataloader.dataset
+        dataset.metainfo = getattr(dataset, "metainfo", {})  # without, mmengine warns that its visualizer has none
         super().__init__(runner, dataloader, max_iters)
         self.accumulate = accumulate
         self.dataloader_iterator: Any = _TimedBatches(self.dataloader_iterator, accumulate)

@@ -118,6 +118,12 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     assert not torch.equal(torch.nn.utils.parameters_to_vector(model.parameters()).detach(), before)
 
 
+def test_mmengine_has_nothing_to_warn_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fit(Line(), tmp_path, optim=optimiser(iterations=1))
+    captured = capfd.readouterr()
+    assert "WARNING" not in captured.out + captured.err
+
+
 def test_gradients_need_not_be_clipped(tmp_path: Path) -> None:
     """The moving average of the first gradient is a tenth of it, whose norm is logged."""
     fit(Line(), tmp_path, optim=optimiser(iterations=1, clip_norm=None))
