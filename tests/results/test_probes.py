@@ -87,12 +87,16 @@ def test_clusters_as_classes_have_a_block(make_run):
         for method, values in (("Leopart (CBFE+CD)", (30.0, 31.0)), ("k-means, K = 21", (9.0, 9.5)))
         for rule, value in zip(("leopart", "hungarian"), values, strict=True)
     ]
+    facts = {"protocol": "cluster_leopart_v1", "dataset": "voc", "sd": 0.26, "n_seeds": 5}
+    rows.append(measurement("CBFE + k-means, K = 20", "cluster_miou_leopart", 25.0, **facts))
     table = probes([load_run(make_run("r", {"semantic": rows}))], published_rows())
     block = table.blocks[0]
+    assert "Mean ± standard deviation over 5 seeds, where a number depends on one." in block.notes
     assert "without labels until they are scored" in block.heading
     assert [line[0::3][:2] for line in lines_in_words(block)] == [
         ("Leopart (CBFE+CD) †demo", "30.0"),
         ("k-means, K = 21 †demo", "9.0"),
+        ("CBFE + k-means, K = 20 †demo", "25.0 ± 0.3"),
     ]
 
 

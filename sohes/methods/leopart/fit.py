@@ -102,6 +102,7 @@ def fit_statistics(
         foreground_scores=work.scores,
         foreground=work.foreground,
         part_centroids=work.parts,
+        co_occurrence=work.co_occurrence,
         communities=work.communities,
     )
     facts = {"size_px": settings.size_px, "images": len(patches), **work.facts, "settings": asdict(settings)}
@@ -159,16 +160,16 @@ class _Fit:
     def find_communities(self) -> None:
         """Which parts lie beside each other, and so are parts of one kind of object."""
         settings = self._settings
-        adjacency = co_occurrence(self._part_maps(), settings.parts + 1, OFFSETS[settings.offsets])
-        unseen = int((~adjacency.any(axis=1)).sum())
-        threshold = settings.edge_threshold or edge_threshold(adjacency, settings.edge_share)
-        edges = find_edges(adjacency, threshold)
+        self.co_occurrence = co_occurrence(self._part_maps(), settings.parts + 1, OFFSETS[settings.offsets])
+        unseen = int((~self.co_occurrence.any(axis=1)).sum())
+        threshold = settings.edge_threshold or edge_threshold(self.co_occurrence, settings.edge_share)
+        edges = find_edges(self.co_occurrence, threshold)
         time, seed = settings.markov_time, settings.seed
         preferred = settings.communities if time else 0
         time = time or choose_markov_time(edges, communities=settings.communities, seed=seed)
         self.communities = find_communities(edges, markov_time=time, seed=seed, preferred=preferred)
         count = int(self.communities.max())
-        self.facts |= {"edge_threshold": threshold, "markov_time": time, "communities": count}
+        self.facts |= {"edge_threshold": threshold, "markov_time": time, "preferred": preferred, "communities": count}
         self.facts["published"] = settings.published
         ways = ["as set" if given else "without labels" for given in (settings.edge_threshold, settings.markov_time)]
         self.notes.append(

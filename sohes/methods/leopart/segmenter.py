@@ -21,6 +21,7 @@ from sohes.errors import WeightsError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import FloatArray, MaskForest
 from sohes.methods.leopart.clusters import Projection, assign, unit_length
+from sohes.methods.leopart.communities import find_communities, find_edges
 from sohes.methods.leopart.forest import nested_forest
 from sohes.rle import BoolArray, IntArray
 from sohes.segmenters.segmenter import TrainedSegmenter
@@ -40,7 +41,8 @@ class Statistics:
         foreground_scores: (K,) float64, share of each in the noisy foreground.
         foreground: (K,) bool, which of them are foreground.
         part_centroids: (C, P) float32, of clusters of the foreground's projected patches.
-        communities: (C + 1,) int64, of the parts and, last, the background; 0 for one without an edge.
+        co_occurrence: (C + 1, C + 1) float64, of the parts and, last, the background, see the function of that name.
+        communities: (C + 1,) int64, of the same; 0 for one without an edge.
     """
 
     mean: FloatArray
@@ -50,6 +52,7 @@ class Statistics:
     foreground_scores: np.ndarray
     foreground: BoolArray
     part_centroids: FloatArray
+    co_occurrence: np.ndarray
     communities: IntArray
 
     @property
@@ -79,21 +82,6 @@ class Statistics:
         return share.astype(np.float32)
 
 
-@dataclass(frozen=True)
-class PatchLabels:
-    """An image's label maps, a label per patch, (h, w); negative for background.
-
-    Attributes:
-        parts: of clusters of the foreground.
-        objects: of communities.
-        confidence: float32, that a patch is foreground.
-    """
-
-    parts: IntArray
-    objects: IntArray
-    confidence: FloatArray
-
-
 class LeopartSegmenter(TrainedSegmenter):
     """Segments an image into foreground, objects and parts; nested by construction.
 
@@ -101,7 +89,7 @@ class LeopartSegmenter(TrainedSegmenter):
         folder: the ViT, with timm's config and its provenance; the step that made the statistics is the last.
         statistics: of a data set.
         facts: how the statistics were made, JSON-able; it has "size_px", the side of the square that an image is
-            resized to.
+            resized to, and for `partition` "edge_threshold", "markov_time", "preferred" and "settings".
         device: of the ViT.
     """
 
@@ -133,23 +121,32 @@ class LeopartSegmenter(TrainedSegmenter):
         points = self.statistics.projection(tokens.reshape(-1, tokens.shape[2]))
         return points.reshape(*tokens.shape[:2], -1)
 
-    def labels(self, points: FloatArray) -> PatchLabels:
-        """Parts and objects of projected patches (h, w, P)."""
-        statistics, flat = self.statistics, points.reshape(-1, points.shape[2])
+    def parts(self, points: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Parts of projected patches (..., P), C for background, and how surely each is foreground, float32; (...)."""
+        statistics, flat = self.statistics, points.reshape(-1, points.shape[-1])
         clusters = assign(unit_length(flat), statistics.foreground_centroids)
-        inside = np.flatnonzero(statistics.foreground[clusters])
-        found = assign(flat[inside], statistics.part_centroids)
-        parts, objects = np.full((2, len(flat)), -1, np.int64)
-        objects[inside] = self._objects[found]
-        parts[inside] = np.where(objects[inside] >= 0, found, -1)
-        grid = points.shape[:2]
-        return PatchLabels(parts.reshape(grid), objects.reshape(grid), self._confidence[clusters].reshape(grid))
+        inside = statistics.foreground[clusters]
+        parts = np.full(len(flat), len(statistics.part_centroids), np.int64)
+        parts[inside] = assign(flat[inside], statistics.part_centroids)
+        return parts.reshape(points.shape[:-1]), self._confidence[clusters].reshape(points.shape[:-1])
 
-    def communities(self, found: PatchLabels) -> IntArray:
-        """Community of each patch (h, w); as published, 0 for all parts without an edge."""
-        background = len(self.statistics.part_centroids)
-        communities: IntArray = self.statistics.communities[np.where(found.parts < 0, background, found.parts)]
-        return communities
+    def partition(self, repetition: int) -> IntArray:
+        """Communities (C + 1,) of the same graph by Infomap with another seed, `repetition` after that of its own.
+
+        The first, of repetition 0, are those of its statistics.
+
+        Raises:
+            ConfigError: the package infomap is not installed.
+        """
+        if repetition == 0:
+            return self.statistics.communities
+        edges = find_edges(self.statistics.co_occurrence, self.facts["edge_threshold"])
+        return find_communities(
+            edges,
+            markov_time=self.facts["markov_time"],
+            seed=self.facts["settings"]["seed"] + repetition,
+            preferred=self.facts["preferred"],
+        )
 
     @property
     def n_objects(self) -> int:
@@ -163,14 +160,15 @@ class LeopartSegmenter(TrainedSegmenter):
         "foreground", "object" or "part", and `category_id`: 1 for foreground, then the objects, then the parts.
         """
         array = as_image(image)
-        found = self.labels(self.points(array))
-        inside = found.parts >= 0
+        parts, confidence = self.parts(self.points(array))
+        objects = np.append(self._objects, -1)[parts]
+        inside = objects >= 0
         levels = {
             "foreground": np.where(inside, FOREGROUND, -1),
-            "object": np.where(inside, FOREGROUND + 1 + found.objects, -1),
-            "part": np.where(inside, FOREGROUND + 1 + self.n_objects + found.parts, -1),
+            "object": np.where(inside, FOREGROUND + 1 + objects, -1),
+            "part": np.where(inside, FOREGROUND + 1 + self.n_objects + parts, -1),
         }
-        return nested_forest(levels, found.confidence, (array.shape[0], array.shape[1]))
+        return nested_forest(levels, confidence, (array.shape[0], array.shape[1]))
 
     def _write(self, folder: Path) -> Path:
         tensors = {_VIT + name: value.cpu().contiguous() for name, value in self.vit.vit.state_dict().items()}
@@ -204,7 +202,7 @@ def load_leopart_segmenter(folder: Path, device: torch.device) -> LeopartSegment
     arrays = {}
     for field in fields(Statistics):
         if (key := _STATISTICS + field.name) not in tensors:
-            raise WeightsError(f"{folder / WEIGHTS}: no tensor '{key}'; copy the segmenter folder again")
+            raise WeightsError(f"{folder / WEIGHTS}: no tensor '{key}': damaged or of before; make the segmenter again")
         arrays[field.name] = tensors[key].numpy()
     try:
         timm_config, facts = config["vit"], config["facts"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import build_vit, save_backbone_folder
@@ -15,7 +18,8 @@ from sohes.errors import ConfigError
 from sohes.methods.leopart.make import make_look
 from sohes.methods.leopart.segment_settings import METHOD
 from sohes.methods.leopart.segment_stage import SegmenterConfig, segmenter
-from sohes.methods.leopart.semantic_stage import SemanticScoresConfig, semantic
+from sohes.methods.leopart.semantic_stage import SemanticScoresConfig, _label_maps, semantic
+from sohes.records import Measurement
 from sohes.segmenters.segmenter import load_segmenter
 
 pytest.importorskip("infomap")
@@ -83,18 +87,55 @@ def test_a_size_that_does_not_fit_is_refused_before_anything_runs(inputs: dict[s
 
 
 def test_objects_are_scored_against_classes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Several seeds give mean and deviation of those of each alone; of a and b these are (a + b) / 2, |a - b| / √2."""
     segmenter(SegmenterConfig(**CONFIG), inputs, tmp_path / "segmenter")
     given = {"segmenter": tmp_path / "segmenter" / "segmenter"}
     labelled(LabelledConfig(scenes_train=3, scenes_val=4, scenes_px=64), {}, tmp_path / "data")
-    result = semantic(SemanticScoresConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
-    rows = {(row.method, row.metric): row for row in result.measurements}
-    classes = next(method for method, _ in rows if method.startswith("k-means, K = "))
-    for method in (METHOD, classes):
-        row = rows[method, "cluster_miou_leopart"]
+
+    def rows(**changes: int) -> dict[tuple[str, str], Measurement]:
+        config = SemanticScoresConfig(max_val=3, restarts=1, **changes)
+        result = semantic(config, {**given, "data": tmp_path / "data"}, tmp_path / "out")
+        return {(row.method, row.metric): row for row in result.measurements}
+
+    both, first, second = rows(seeds=2), rows(seeds=1), rows(seeds=1, seed=1)
+    methods = list(dict.fromkeys(method for method, _ in both))
+    assert methods[0] == METHOD
+    assert [method.split(" = ")[0] for method in methods[1:]] == ["CBFE + k-means, K", "k-means, K"]
+    for method in methods:
+        row = both[method, "cluster_miou_leopart"]
         assert (row.protocol, row.n_images, row.of_images, row.split) == ("cluster_leopart_v1", 3, 4, "val")
         assert 0 < row.value < 100
-        assert rows[method, "cluster_accuracy_majority"].value >= rows[method, "cluster_accuracy_hungarian"].value
-    again = semantic(SemanticScoresConfig(max_val=3), {**given, "data": tmp_path / "data"}, tmp_path / "out")
-    assert again == result
+        assert both[method, "cluster_accuracy_majority"].value >= both[method, "cluster_accuracy_hungarian"].value
+    for key, row in both.items():
+        assert (row.n_seeds, first[key].n_seeds) == (2, None)
+        if key[0] != METHOD:  # whose seeds are Infomap's, after the segmenter's own
+            one, other = first[key].value, second[key].value
+            assert (row.value, row.sd) == pytest.approx(((one + other) / 2, abs(one - other) / 2**0.5))
+    assert {row.sd for (method, _), row in both.items() if method == methods[2]} != {0.0}
+    assert rows(seeds=2) == both
     with pytest.raises(ConfigError, match="no labelled data to score on"):
         semantic(SemanticScoresConfig(), given, tmp_path / "out")
+
+
+def test_the_foreground_is_divided_and_the_background_is_one_more(tmp_path: Path) -> None:
+    """Patches are numbers: negative ones are background, those of the foreground lie around 10 and 20."""
+    images = [[[-5, -7, 10], [20, 11, -6]], [[21, 9, 19], [-5, 20, 10]]]
+    items = []
+    for place in range(2):
+        Image.new("L", (3, 2), place).save(tmp_path / f"{place}.png")
+        items.append(SimpleNamespace(image=tmp_path / f"{place}.png"))
+    made = SimpleNamespace(
+        points=lambda image: np.array(images[image.flat[0]], np.float32)[..., None],
+        parts=lambda points: (np.where(points[..., 0] < 0, 1, 0), None),
+        statistics=SimpleNamespace(part_centroids=np.zeros((1, 1))),
+    )
+    data = SimpleNamespace(val=items, classes=("a", "b", "c"))
+    maps = _label_maps(SemanticScoresConfig(seeds=2), made, data, [np.array([1, 2])] * 2)
+    assert list(maps) == [METHOD, "CBFE + k-means, K = 2", "k-means, K = 3"]
+    kinds = np.digitize(images, [0, 15])  # background, around 10, around 20
+    for labels in (*maps["CBFE + k-means, K = 2"], *maps["k-means, K = 3"]):
+        assert len(np.unique(np.stack([kinds, labels]).reshape(2, -1), axis=1).T) == len(np.unique(labels)) == 3
+    for labels in maps["CBFE + k-means, K = 2"]:
+        np.testing.assert_array_equal(labels == 2, kinds == 0)
+    for labels in maps[METHOD]:
+        np.testing.assert_array_equal(labels, np.where(kinds == 0, 2, 1))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sohes.backbones.provenance import RANDOM, Provenance, Step
@@ -120,6 +122,20 @@ def test_saved_and_loaded_it_predicts_the_same(made: LeopartSegmenter, tmp_path:
         assert again.predict(picture(seed)) == made.predict(picture(seed))
     assert made.save(tmp_path / "s") == tmp_path / "s"  # in place of the one that is there
     assert (made.init, made.supervision) == ("Leopart from random weights", "none")
+
+
+def test_what_is_stored_is_enough_for_other_partitions(made: LeopartSegmenter) -> None:
+    """The segmenter's own seed, as if it were the second, finds its own; three groups are three whatever the seed."""
+    earlier = {**made.facts, "settings": {"seed": SETTINGS.seed - 1}}
+    np.testing.assert_array_equal(made.partition(0), made.statistics.communities)
+    again = LeopartSegmenter(backbone(), made.statistics, earlier)
+    np.testing.assert_array_equal(again.partition(1), made.statistics.communities)
+    groups = np.kron(np.eye(3), np.full((4, 4), 0.25))
+    statistics = replace(made.statistics, co_occurrence=groups, communities=np.zeros(12, np.int64))
+    facts = {"size_px": 64, "edge_threshold": 0.2, "markov_time": 1.0, "preferred": 0, "settings": {"seed": 0}}
+    found = LeopartSegmenter(backbone(), statistics, facts).partition(7)
+    assert [len(set(group)) for group in found.reshape(3, 4)] == [1, 1, 1]
+    assert len(set(found)) == 3
 
 
 def test_the_same_images_give_the_same_segmenter(made: LeopartSegmenter, images: Path, tmp_path: Path) -> None:
@@ -240,6 +256,11 @@ def test_damaged_folders_are_refused(made: LeopartSegmenter, tmp_path: Path) -> 
     with pytest.raises(WeightsError, match=r"not of a segmenter of this kind"):
         load_segmenter(folder)
     (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["statistics.co_occurrence"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(WeightsError, match=r"no tensor 'statistics.co_occurrence': .* make the segmenter again"):
+        load_segmenter(folder)
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(WeightsError, match=r"damaged safetensors"):
         load_segmenter(folder)
