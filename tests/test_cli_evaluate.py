@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.io import savemat
 
 from results.runs import load_run
 from sohes.cli import main
@@ -157,6 +158,36 @@ def test_table_and_folder(truth: Path, store: Path, tmp_path: Path, capsys: pyte
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "record.json"}
     assert main(command) == 0
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "record.json"} == before
+
+
+def test_partitions_are_scored_when_asked_for(
+    truth: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(store), "--ground-truth", str(truth), "--out", str(tmp_path / "run" / "out")]
+    assert main([*command, "--json", "--regions"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    ods, ois, best = (value[f"segment_covering_{scale}"] for scale in ("ods", "ois", "best"))
+    assert 0 < ods <= ois + 1e-9 <= best + 2e-9 < 100
+    assert value["protocols"]["segment_covering_ods"] == "segment_covering_v1"
+    assert "region_vi_ods" not in value
+    with (tmp_path / "run" / "out" / "regions_by_count.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert max(float(row["covering"]) for row in rows) == pytest.approx(ods, abs=1e-4)
+
+    assert main([*command, "--regions", str(tmp_path / "groundTruth")]) == 1
+    assert f"{tmp_path}/groundTruth/4.mat: no such file, and 2 more are missing" in capsys.readouterr().err
+    (tmp_path / "groundTruth").mkdir()
+    for image_id in IMAGES:
+        cells = np.empty((1, 1), dtype=object)
+        cells[0, 0] = {"Segmentation": np.random.default_rng(image_id).integers(1, 4, SIZE)}
+        savemat(tmp_path / "groundTruth" / f"{image_id}.mat", {"groundTruth": cells})
+    assert main([*command, "--regions", str(tmp_path / "groundTruth")]) == 0
+    table = capsys.readouterr().out
+    record = read_record(tmp_path / "run" / "out" / "record.json")
+    (row,) = (row for row in record.measurements if row.metric == "region_vi_ods")
+    assert (row.unit, row.protocol) == ("bits", "region_vi_v1")
+    assert f"{row.value:.2f} bits" in table
+    assert next(row.unit for row in record.measurements if row.metric == "region_covering_ods") == "%"
 
 
 def test_the_first_images_only(truth: Path, store: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ def add_parser(commands: Any) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "evaluate",
-        help="score predictions: mask AR, AP, hierarchy",
+        help="score predictions: mask AR, AP, hierarchy, partitions",
         **help_page("sohes evaluate labels/ --ground-truth coco.json --out scores/"),
     )
     parser.add_argument(
@@ -28,6 +28,14 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--ground-truth", required=True, metavar="GT", help="COCO file, or name of a prepared data set")
     parser.add_argument("--out", type=Path, help="folder for record, CSV files, pictures, predictions of a segmenter")
+    parser.add_argument(
+        "--regions",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="score partitions too: covering of GT's objects, or covering, Rand index and variation of information "
+        "against every annotator of BSDS500's groundTruth/SPLIT",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--strict", action="store_true", help="stop at the first broken entry, skip none")
     parser.add_argument("--method", help="name of what made the predictions (default: PRED's last two parts)")
@@ -48,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from sohes.evaluation.evaluate import evaluate_predictions
     from sohes.evaluation.inputs import first_images
     from sohes.evaluation.predictions import open_predictions, short_name
+    from sohes.evaluation.regions import RegionScorer
     from sohes.evaluation.report import EvaluationReport
 
     started = datetime.now(UTC)
@@ -58,8 +67,13 @@ def run(options: argparse.Namespace) -> int:
     problems = Problems(strict=options.strict)
     predictions = open_predictions(options.predictions, truth, problems, out=options.out, limit=options.limit)
     wanted = first_images(truth, options.limit)
+    regions = None
+    if options.regions is not None:
+        regions = RegionScorer(wanted, Path(options.regions) if options.regions else None)
     report = EvaluationReport(
-        evaluation=evaluate_predictions(wanted, predictions, related=predictions.related, problems=problems),
+        evaluation=evaluate_predictions(
+            wanted, predictions, related=predictions.related, regions=regions, problems=problems
+        ),
         truth=wanted,
         predictions=predictions,
         method=options.method or short_name(options.predictions),
@@ -71,6 +85,7 @@ def run(options: argparse.Namespace) -> int:
             "ground_truth": str(path),
             "limit": options.limit,
             "strict": options.strict,
+            "regions": options.regions,
         },
         started=started,
     )

@@ -14,6 +14,7 @@ from sohes.evaluation.inputs import checked
 from sohes.evaluation.mask_recall import MaskRecall, MaskScorer
 from sohes.evaluation.predictions import Predictions
 from sohes.evaluation.protocols import get_protocol
+from sohes.evaluation.regions import RegionScorer, RegionScores
 from sohes.masks import MaskForest
 from sohes.progress import Reporter
 from sohes.records import Measurement
@@ -21,14 +22,24 @@ from sohes.records import Measurement
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """All numbers of one set of predictions; `hierarchy` where both sides tell wholes from parts."""
+    """All numbers of one set of predictions.
+
+    Attributes:
+        masks: recall and precision.
+        hierarchy: where both sides tell wholes from parts.
+        regions: where they were asked for.
+    """
 
     masks: MaskRecall
     hierarchy: HierarchyScores | None
+    regions: RegionScores | None = None
 
     def metrics(self) -> dict[str, tuple[float, str]]:
-        """Value in percent (NaN where nothing decides it) and protocol of every metric by name."""
-        return self.masks.metrics() | (self.hierarchy.metrics() if self.hierarchy else {})
+        """Value, in the unit of its protocol, and protocol of every metric by name; NaN where nothing decides it."""
+        found = self.masks.metrics()
+        for scores in (self.hierarchy, self.regions):
+            found |= scores.metrics() if scores else {}
+        return found
 
     def measurements(
         self,
@@ -54,6 +65,7 @@ class Evaluation:
                 protocol=get_protocol(protocol).id,
                 metric=metric,
                 value=value,
+                unit=get_protocol(protocol).unit,
                 n_images=self.masks.n_images,
                 of_images=of_images,
                 arm=arm,
@@ -69,15 +81,17 @@ def evaluate_predictions(
     predictions: Mapping[int, MaskForest],
     *,
     related: bool = True,
+    regions: RegionScorer | None = None,
     problems: Problems | None = None,
     description: str = "evaluate",
 ) -> Evaluation:
-    """Score predictions image by image; see `evaluate_masks` and `evaluate_hierarchy` for the metrics.
+    """Score predictions image by image; see `evaluate_masks`, `evaluate_hierarchy` and `evaluate_regions`.
 
     Args:
         truth: ground truth.
         predictions: forest by image id.
         related: whether the forests tell wholes from parts.
+        regions: scores the partitions that the forests make, on the images of `truth`.
         problems: what was left out of the predictions, to explain why there are none.
         description: shown beside the progress.
 
@@ -92,6 +106,8 @@ def evaluate_predictions(
             masks.add(item, forest)
             if related:
                 hierarchy.add(item, forest)
+            if regions:
+                regions.add(item, forest)
             reporter.advance()
     result = masks.result()
     if not result.n_objects:
@@ -99,4 +115,8 @@ def evaluate_predictions(
     if not result.n_predictions:
         reasons = problems.lines() if problems else []
         raise DataError("; ".join([f"no usable mask on any of the {len(truth)} images of {truth.source}", *reasons]))
-    return Evaluation(masks=result, hierarchy=hierarchy.result() if related else None)
+    return Evaluation(
+        masks=result,
+        hierarchy=hierarchy.result() if related else None,
+        regions=regions.result() if regions else None,
+    )

@@ -18,6 +18,7 @@ class Protocol:
         limit: how many predictions per image count.
         averaging: over what a number is averaged.
         source: where the protocol comes from.
+        unit: of the number.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Protocol:
     limit: str
     averaging: str
     source: str
+    unit: str = "%"
 
 
 MASK_AR1000 = Protocol(
@@ -91,6 +93,45 @@ CLUSTER_LEOPART = Protocol(
     source="Leopart (arXiv:2204.13101), code of its fully unsupervised segmentation",
 )
 
+REGION_COVERING = Protocol(
+    id="region_covering_v1",
+    data="every segment of every annotator",
+    resize="none: label maps are compared at the annotation's size",
+    limit="partitions by the best 0, 1, ..., 1,000 masks by score, painted from large to small, the rest one region",
+    averaging="largest IoU of each segment with a region, weighted by the segment's area, over all images; number of "
+    "masks chosen for the data set (ODS), for each image (OIS), for each segment (best)",
+    source="BSDS500 (Arbelaez, Maire, Fowlkes and Malik, TPAMI 2011)",
+)
+
+REGION_PRI = Protocol(
+    id="region_pri_v1",
+    data="every pair of pixels, for every annotator",
+    resize=REGION_COVERING.resize,
+    limit=REGION_COVERING.limit,
+    averaging="Rand index, the mean of annotators, then of images; number of masks chosen for the data set (ODS), for "
+    "each image (OIS)",
+    source=REGION_COVERING.source,
+)
+
+REGION_VI = Protocol(
+    id="region_vi_v1",
+    data="every pixel, for every annotator",
+    resize=REGION_COVERING.resize,
+    limit=REGION_COVERING.limit,
+    averaging="variation of information, lower is better; otherwise as region_pri_v1",
+    source=REGION_COVERING.source,
+    unit="bits",
+)
+
+SEGMENT_COVERING = Protocol(
+    id="segment_covering_v1",
+    data="every annotated object, which may overlap and leave pixels out; no crowds",
+    resize=HIERARCHY.resize,
+    limit=REGION_COVERING.limit,
+    averaging=REGION_COVERING.averaging,
+    source="this project; BSDS500's covering where it is not known which annotator drew what",
+)
+
 _ALL = (
     MASK_AR1000,
     MASK_AR1000_BOOTSTRAP,
@@ -99,6 +140,10 @@ _ALL = (
     CLUSTER_MAJORITY,
     CLUSTER_IOU,
     CLUSTER_LEOPART,
+    REGION_COVERING,
+    REGION_PRI,
+    REGION_VI,
+    SEGMENT_COVERING,
 )
 PROTOCOLS = {protocol.id: protocol for protocol in _ALL}
 

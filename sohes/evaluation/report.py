@@ -20,6 +20,7 @@ from sohes.data.problems import Problems
 from sohes.evaluation.bootstrap import SEED
 from sohes.evaluation.evaluate import Evaluation
 from sohes.evaluation.inputs import left_out
+from sohes.evaluation.partitions import MASK_COUNTS
 from sohes.evaluation.predictions import Predictions
 from sohes.evaluation.protocols import get_protocol
 from sohes.files import write_text
@@ -55,7 +56,7 @@ class EvaluationReport:
     started: datetime
 
     def as_json(self) -> dict[str, Any]:
-        """Every metric by name, in percent, None where nothing decides it; counts, names, and protocols by metric."""
+        """Every metric by name, in its protocol's unit, None where nothing decides it; counts, names, protocols."""
         masks, metrics = self.evaluation.masks, self.evaluation.metrics()
         return {
             "method": self.method,
@@ -94,7 +95,9 @@ class EvaluationReport:
                 continue
             low, high = (metrics.get(f"{metric}_{end}", (math.nan, ""))[0] for end in ("low", "high"))
             interval = "" if math.isnan(low) else f"{low:.2f} to {high:.2f}"
-            table.add_row(metric, "none" if math.isnan(value) else f"{value:.2f}", interval, protocol)
+            unit = get_protocol(protocol).unit
+            number = "none" if math.isnan(value) else f"{value:.2f}{'' if unit == '%' else f' {unit}'}"
+            table.add_row(metric, number, interval, protocol)
         return table
 
     def _title(self) -> str:
@@ -127,6 +130,11 @@ class EvaluationReport:
                 *((i, names[i], percent) for i, percent in _percent(masks.by_image.items())),
             ],
         }
+        if regions := self.evaluation.regions:
+            files["regions_by_count.csv"] = [
+                ("masks", "covering", *(("pri", "vi_bits") if regions.annotators else ())),
+                *((n, *row) for n, row in zip(MASK_COUNTS, regions.level_rows(), strict=True)),
+            ]
         written = [_write_csv(out / name, rows) for name, rows in files.items()]
         notes = self.left_out()
         if masks.n_objects:

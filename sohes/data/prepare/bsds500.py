@@ -35,7 +35,7 @@ def open_bsds500(root: Path, files: Sequence[Path], problems: Problems) -> Sourc
 def _annotated(path: Path, photos: Path) -> AnnotatedImage:
     if not path.stem.isdigit():
         raise DataError(f"{path}: not named by a number, like 3096.mat")
-    segmentations = _read(path)
+    segmentations = read_segmentations(path)
     height, width = segmentations[0].shape
     item = ImageItem(int(path.stem), photos / f"{path.stem}.jpg", height, width)
     forest, parent, agree = merge_annotators(segmentations)
@@ -46,8 +46,12 @@ def _annotated(path: Path, photos: Path) -> AnnotatedImage:
     return AnnotatedImage(item, rows, {"n_agree": agree.tolist()})
 
 
-def _read(path: Path) -> list[IntArray]:
-    """The label map (H, W) of each annotator."""
+def read_segmentations(path: Path) -> list[IntArray]:
+    """The label map (H, W) of each annotator.
+
+    Raises:
+        DataError: not such a file; the message names it.
+    """
     try:
         cells = loadmat(path)["groundTruth"].ravel()
         segmentations = [np.asarray(cell["Segmentation"].item(), dtype=np.int64) for cell in cells]
