@@ -20,6 +20,7 @@ from results.summary import summary
 from results.table import Table
 from results.tables.phases import hierarchy, phases
 from results.tables.probes import probes
+from results.tables.regions import regions
 from results.tables.transfer import transfer, transfer_pairs
 from results.tables.zero_shot import zero_shot
 from sohes.errors import ConfigError, SohesError, unknown_name
@@ -42,6 +43,7 @@ TABLES: dict[str, Callable[[Sequence[Run], Sequence[Row]], Table]] = {
     "hierarchy": lambda runs, published: hierarchy(runs),
     "transfer": transfer,
     "probes": probes,
+    "regions": regions,
 }
 
 

@@ -13,12 +13,13 @@ from sohes.records import StageResult
 class TablesConfig:
     """Which tables; what is in them follows from the run's records."""
 
-    tables: NonEmpty[Literal["phases", "zero_shot", "hierarchy", "transfer", "probes"]] = (
+    tables: NonEmpty[Literal["phases", "zero_shot", "hierarchy", "transfer", "probes", "regions"]] = (
         "phases",
         "zero_shot",
         "hierarchy",
         "transfer",
         "probes",
+        "regions",
     )
     """Tables that are written, see `results.aggregate`."""
 

@@ -47,6 +47,16 @@ METRIC_TITLES = {
     "coverage_relation_f1": "coverage rule: F1",
     "parent_accuracy": "parent accuracy",
     "coverage_parent_accuracy": "coverage rule: parents",
+    "region_covering_ods": "covering ODS",
+    "region_covering_ois": "covering OIS",
+    "region_covering_best": "covering best",
+    "region_pri_ods": "PRI ODS",
+    "region_pri_ois": "PRI OIS",
+    "region_vi_ods": "VI ODS",
+    "region_vi_ois": "VI OIS",
+    "segment_covering_ods": "covering of objects ODS",
+    "segment_covering_ois": "covering of objects OIS",
+    "segment_covering_best": "covering of objects best",
 }
 _PATTERNS = {  # of metrics with a number in their name
     r"mask_ar_(\d+)": "AR@{}",
@@ -83,8 +93,12 @@ def one_decimal(value: float) -> Decimal:
 
 
 def number_of(row: Row) -> str:
-    """A cited number as printed, a measured one to one decimal, with its deviation over seeds where there is one."""
-    return row.printed or str(one_decimal(row.value)) + ("" if row.sd is None else f" ± {one_decimal(row.sd)}")
+    """A cited number as printed, a measured one to one decimal (bits to two), with its deviation over seeds, if any."""
+
+    def rounded(value: float) -> str:
+        return f"{value:.2f}" if row.unit == "bits" else str(one_decimal(value))
+
+    return row.printed or rounded(row.value) + ("" if row.sd is None else f" ± {rounded(row.sd)}")
 
 
 def marker(scale: str) -> str:

@@ -18,7 +18,7 @@ from results.stage import TablesConfig, tables
 from sohes.errors import ConfigError
 from tests.results.conftest import HEAD_STAGES, PHASES, head_measurements, measurement, phase_measurements
 
-TABLES = ("phases", "zero_shot", "hierarchy", "transfer", "probes")
+TABLES = ("phases", "zero_shot", "hierarchy", "transfer", "probes", "regions")
 
 
 @pytest.fixture(scope="module")

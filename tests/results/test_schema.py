@@ -135,7 +135,7 @@ def test_published_means_are_the_means_of_their_rows():
 
 def test_every_published_row_names_its_source():
     rows = published_rows()
-    assert len(rows) == 457
+    assert len(rows) == 471
     assert all(row.kind == "cited" and row.source and row.unit for row in rows)
 
 
@@ -149,7 +149,8 @@ def test_published_file_holds_every_row_of_the_reference_files():
             reference.update(
                 (row["method"], row["backbone"], row["value"], row["source"]) for row in csv.DictReader(lines)
             )
-    assert Counter((row.method, backbone(row), row.printed, row.source) for row in published_rows()) == reference
+    rows = [row for row in published_rows() if row.dataset != "BSDS500"]  # those of regions come from elsewhere
+    assert Counter((row.method, backbone(row), row.printed, row.source) for row in rows) == reference
 
 
 def backbone(row: Row) -> str:

@@ -10,6 +10,7 @@ from results.runs import load_run
 from results.schema import find
 from results.table import Block, Line
 from results.tables.phases import hierarchy, phases, phases_verdict
+from results.tables.regions import regions
 from results.tables.transfer import transfer
 from results.tables.zero_shot import zero_shot
 from results.words import one_decimal
@@ -307,3 +308,26 @@ def test_zero_shot_of_a_suite_has_a_column_for_each_data_set(make_run):
     own = zero_shot([load_run(make_run("whole", cells, scale="paper"))], published_rows()).blocks[1]
     assert [line[-2] for line in lines_in_words(own)] == ["15.3", dash, dash]  # 15.25
     assert lines_in_words(own)[0][-1] == "measured: run whole @abc123def456"
+
+
+def test_regions_keep_protocols_apart(make_run):
+    def row(metric, value, **fields):
+        return measurement(
+            "ours", metric, value, protocol=f"{metric.rpartition('_')[0]}_v1", dataset="bsds500", **fields
+        )
+
+    rows = [row("region_covering_ods", 58.25), row("region_vi_ods", 1.694, unit="bits")]
+    run = load_run(make_run("run", {"forests": rows, "merged": [row("segment_covering_ods", 51.9)]}, scale="paper"))
+    cited, annotators, objects = regions([run], published_rows()).blocks
+    gpb = dict(zip(cited.header, lines_in_words(cited)[0], strict=True))
+    assert (gpb["Method"], gpb["Data"], gpb["covering ODS"], gpb["VI OIS"]) == (
+        "gPb-owt-ucm",
+        "BSDS500 (test)",
+        "0.588372",
+        "1.47504",
+    )
+    own = dict(zip(annotators.header, lines_in_words(annotators)[0], strict=True))
+    assert (own["Method"], own["covering ODS"], own["VI ODS"]) == ("ours †ours", "58.3", "1.69")  # bits to two digits
+    merged = dict(zip(objects.header, lines_in_words(objects)[0], strict=True))
+    assert (merged["covering of objects ODS"], "covering ODS" in merged) == ("51.9", False)
+    assert regions([], published_rows()).verdicts == ("Partitions were not measured (sohes evaluate --regions)",)
