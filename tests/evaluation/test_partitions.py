@@ -71,3 +71,20 @@ def test_an_atom_is_what_the_same_masks_have() -> None:
     drawn = rng.random((6, 9, 11)) < 0.5
     found = partitions(MaskForest.from_masks(drawn))
     assert same(found.atoms, np.tensordot(1 << np.arange(6), drawn, axes=1))
+
+
+def test_a_tree_whose_last_merges_come_first_is_cut_by_its_number_of_regions() -> None:
+    rng = np.random.default_rng(0)
+    pieces = [labels == name for labels in [rng.integers(0, 8, (6, 9))] for name in range(8)]
+    alive, drawn, merged_by = list(range(8)), [*pieces], {}
+    cuts = [pieces]  # the partition after each merge
+    for merge in range(7):
+        pair = [alive.pop(rng.integers(len(alive))) for _ in range(2)]
+        merged_by |= dict.fromkeys(pair, merge)
+        alive.append(len(drawn))
+        drawn.append(drawn[pair[0]] | drawn[pair[1]])
+        cuts.append([drawn[region] for region in alive])
+    scores = np.array([merged_by.get(region, 7) for region in range(len(drawn))])
+    found = partitions(MaskForest.from_masks(np.array(drawn), scores=scores), tuple(range(1, 16, 2)))
+    for level, cut in enumerate(reversed(cuts)):  # the root, then both children of each merge
+        assert same(found.label_map(level), sum(index * region for index, region in enumerate(cut)))
