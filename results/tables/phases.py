@@ -88,8 +88,11 @@ def hierarchy(runs: Sequence[Run]) -> Table:
     rows = [row for run in runs for row in run.rows if row.metric in HIERARCHY_METRICS]
     blocks, verdicts = repeats_blocks(runs, rows, HIERARCHY_METRICS), []
     for (run, *_), group in by_key(rows, "run", *DATA).items():
-        rule = "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse."
-        blocks.append(method_block(f"run {run}", group, HIERARCHY_METRICS, rule))
+        notes = (
+            "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",
+            "A head that starts as this rule (stage instruct notes it) is near it by construction.",
+        )
+        blocks.append(method_block(f"run {run}", group, HIERARCHY_METRICS, *notes))
         where = f" of run {run}" if len(runs) > 1 else ""
         methods = by_key(group, "method").values()
         verdicts += [f"{method_of(own[0])}{where}: {_hierarchy_verdict(own)}" for own in methods]

@@ -12,6 +12,13 @@ from sohes.files import read_json
 from sohes.instruct.settings import Neck, TrainingSettings
 from sohes.records import StageResult
 
+# what a reader of "head against rule" should know
+ANCESTOR_NOTES = {
+    True: "ancestor head: starts as the coverage rule, so that both are close says little; ancestor_rule=false starts "
+    "without it",
+    False: "ancestor head: from the queries alone, without the coverage rule",
+}
+
 
 @settings
 class InstructConfig(TrainingSettings):
@@ -27,6 +34,8 @@ class InstructConfig(TrainingSettings):
     """Layers of the pixel decoder [Mask2Former]."""
     decoder_layers: Count = 9
     """Layers of the transformer decoder [Mask2Former]."""
+    ancestor_rule: bool = True
+    """The ancestor head starts as the coverage rule of the predicted masks; false: it sees queries alone [ours]."""
     inference_short_px: Count = 1024
     """Short side of an image when it is segmented, px [UnSAM]."""
     inference_long_px: Count = 2048
@@ -82,6 +91,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         dim_feedforward=8 * config.hidden_dim,
         encoder_layers=config.encoder_layers,
         decoder_layers=config.decoder_layers + 1,  # transformers counts the prediction from the learned queries
+        ancestor_rule=config.ancestor_rule,
         inference_short_px=config.inference_short_px,
         inference_long_px=config.inference_long_px,
     )
@@ -101,6 +111,6 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     if is_main_process():
         save_segmenter(out / "segmenter", segmenter.cpu(), provenance)
     return StageResult(
-        notes=[f"phase 2: {trained.notes[0]}", *trained.notes[1:]],
+        notes=[f"phase 2: {trained.notes[0]}", *trained.notes[1:], ANCESTOR_NOTES[config.ancestor_rule]],
         artefacts=trained.artefacts,
     )

@@ -33,12 +33,13 @@ _COVERAGE_SIDE = 128  # px, about; larger maps are read at every second, third, 
 
 @strict
 class EntitySegmenterConfig(Mask2FormerConfig):
-    """Mask2Former's configuration and the ancestor head's width; `inference_*_px` is the size images are shown at."""
+    """Mask2Former's configuration and the ancestor head's; `inference_*_px` is the size images are shown at."""
 
     model_type = "sohes_entity_segmenter"
     backbones_supported = [TimmAdapterConfig.model_type, TimmPyramidConfig.model_type]  # noqa: RUF012
 
     ancestor_dim: int = 128
+    ancestor_rule: bool = True
     inference_short_px: int = 1024
     inference_long_px: int = 2048
 
@@ -119,23 +120,29 @@ class MaskPredictor(Mask2FormerMaskPredictor):
 class AncestorHead(nn.Module):
     """P[i, j]: is query i's entity an ancestor of query j's? (README §2; the form is this project's.)
 
-    It starts as the coverage rule that made the labels (j lies in i by at least `theta_cover`, i in j by less), applied
-    to the predicted masks. It learns how sharp that rule is and where its threshold lies for masks that are less exact,
-    and from the queries what the masks do not say: two embeddings of each, one a role, for the relation is not
-    symmetric.
+    With `rule` it starts as the coverage rule that made the labels (j lies in i by at least `theta_cover`, i in j by
+    less), applied to the predicted masks. It learns how sharp that rule is and where its threshold lies for masks that
+    are less exact, and from the queries what the masks do not say: two embeddings of each, one a role, for the relation
+    is not symmetric. Without, the embeddings are all it has, and it starts by saying no to every pair.
     """
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, *, rule: bool = True) -> None:
         super().__init__()
         self.as_ancestor = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
         self.as_descendant = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
-        self.threshold = nn.Parameter(torch.tensor(math.log(0.9 / 0.1)))
-        self.sharpness = nn.Parameter(torch.tensor(2.0))
+        self.rule = rule
+        if rule:
+            self.threshold = nn.Parameter(torch.tensor(math.log(0.9 / 0.1)))
+            self.sharpness = nn.Parameter(torch.tensor(2.0))
+        else:
+            self.bias = nn.Parameter(torch.tensor(math.log(0.05 / 0.95)))  # few pairs are related
 
     def forward(self, queries: Tensor, mask_logits: Tensor) -> Tensor:
         """Logits (B, N, N) float32 of queries (B, N, D) and their masks (B, N, h, w); the diagonal means nothing."""
         ancestor, descendant = self.as_ancestor(queries), self.as_descendant(queries)
         product = (ancestor @ descendant.transpose(1, 2)).float() / ancestor.shape[-1] ** 0.5
+        if not self.rule:
+            return product + self.bias
         covered = torch.logit(coverage(mask_logits), eps=0.01)
         rule = torch.minimum(covered - self.threshold, self.threshold - covered.transpose(1, 2))
         return self.sharpness * rule + product
@@ -188,7 +195,7 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
         for layer in decoder.layers:
             layer.self_attn.__class__, layer.cross_attn.__class__ = SelfAttention, CrossAttention
         self.class_predictor = nn.Linear(config.hidden_dim, 2)
-        self.ancestor_head = AncestorHead(config.hidden_dim, config.ancestor_dim)
+        self.ancestor_head = AncestorHead(config.hidden_dim, config.ancestor_dim, rule=config.ancestor_rule)
         self.post_init()
 
     @property

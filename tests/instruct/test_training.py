@@ -17,6 +17,8 @@ from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.module import InstructModule
 from sohes.instruct.settings import SampleSettings
 from sohes.instruct.stage import InstructConfig, instruct
+from sohes.segmenters.entity import load_model
+from tests.phases import COMMON, INSTRUCT
 from tests.segmenters.tiny import LOSSES, PROVENANCE, tiny_segmenter
 
 
@@ -95,3 +97,12 @@ def test_the_vit_learns_slower_and_its_first_blocks_slowest() -> None:
     assert rates[id(vit.blocks[0].mlp.fc1.weight)] == 0.25
     assert rates[id(vit.pos_embed)] == 0.125
     assert rates[id(module.segmenter.class_predictor.weight)] == 1.0
+
+
+@pytest.mark.parametrize("rule", [True, False])
+def test_the_record_says_how_the_ancestor_head_started(start: Path, tmp_path: Path, rule: bool) -> None:
+    inputs = {name: start / name for name in ("images", "labels", "backbone")}
+    result = instruct(InstructConfig(**COMMON | INSTRUCT, ancestor_rule=rule), inputs, tmp_path)
+    said = "starts as the coverage rule" if rule else "from the queries alone"
+    assert [note for note in result.notes if note.startswith("ancestor head: " + said)] == result.notes[-1:]
+    assert load_model(tmp_path / "segmenter")[0].config.ancestor_rule is rule

@@ -164,10 +164,23 @@ def test_ancestor_head_tells_the_direction() -> None:
     assert float(logits[3, 1]) < -4
 
 
-def test_ancestor_head_can_learn_a_chain() -> None:
+def test_ancestor_head_without_the_rule_sees_queries_alone() -> None:
+    torch.manual_seed(0)
+    head, queries = AncestorHead(8, 4, rule=False), torch.randn(1, 5, 8)
+    with torch.no_grad():
+        logits = head(queries, rectangles(5))
+        above, below = head.as_ancestor(queries)[0], head.as_descendant(queries)[0]
+        silent = head(torch.zeros(1, 5, 8), rectangles(5)).sigmoid() - 0.05
+        assert torch.equal(logits, head(queries, -rectangles(5)))
+    assert float(logits[0, 1, 3]) == pytest.approx(float(above[1] @ below[3]) / 4**0.5 - math.log(19), rel=1e-4)
+    assert silent.abs().max() < 0.02  # one pair in twenty, but for the biases of the embeddings
+
+
+@pytest.mark.parametrize("rule", [True, False])
+def test_ancestor_head_can_learn_a_chain(rule: bool) -> None:
     """Any order of four queries is within its reach, whatever their masks say."""
     torch.manual_seed(0)
-    head, queries, masks = AncestorHead(8, 4), torch.randn(1, 4, 8), torch.ones(1, 4, 2, 2)
+    head, queries, masks = AncestorHead(8, 4, rule=rule), torch.randn(1, 4, 8), torch.ones(1, 4, 2, 2)
     wanted = torch.triu(torch.ones(4, 4), 1)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
     for _ in range(150):
