@@ -33,6 +33,7 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         "keep_aspect": False,  # [HASSOD]
         "theta_merge": (0.6, 0.5, 0.4, 0.3, 0.2, 0.1),  # [UnSAM]
         "max_crops": 64,  # [ours]
+        "refiner": "local_crf",  # [SOHES: CRF, or cascadepsp, which is trained on human masks]
         "refine_iou": 0.5,  # [HASSOD]
         "nms_iou": 0.9,  # [UnSAM]
     }

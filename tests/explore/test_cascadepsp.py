@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import BackboneFolder, build_vit
 from sohes.backbones.timm_vit import DenseViT
+from sohes.commands.explore import parse_settings
 from sohes.errors import ConfigError, WeightsError
 from sohes.explore import cascadepsp, stream
 from sohes.explore.explorer import Explorer
@@ -143,3 +144,9 @@ def test_a_record_says_what_it_did(algorithm: str, supervision: str) -> None:
 def test_it_is_named_as_trained_on_human_masks() -> None:
     assert {"cascadepsp"} == TRAINED_ON_HUMAN_MASKS
     assert set(REFINERS) > TRAINED_ON_HUMAN_MASKS
+
+
+def test_the_published_setting_has_it_only_where_it_is_asked_for() -> None:
+    assert stream.trained_on_human_masks(parse_settings([], preset="paper")) is False
+    asked = parse_settings(["refiner=cascadepsp"], preset="paper")
+    assert (asked.size_global, stream.trained_on_human_masks(asked)) == (480, True)

@@ -117,7 +117,7 @@ PUBLISHED = {
     "min_side_px": 64,
     "min_patches": 4,
     "max_crops": 64,
-    "refiner": "guided",
+    "refiner": "local_crf",
     "refine_iou": 0.5,
     "min_area_px": 100,
     "max_area_frac": 0.9,
@@ -202,9 +202,9 @@ def test_demo_and_small_differ_from_the_published_constants_as_they_say() -> Non
         return {key: config[key] for key, value in PUBLISHED.items() if config[key] != value}
 
     demo = {"center": True, "size_global": 224, "theta_merge": (0.8, 0.6, 0.4, 0.2), "min_patches": 2}
-    assert changed("demo") == demo | {"max_crops": 2, "size_local": 168, "min_area_px": 20}
+    assert changed("demo") == demo | {"max_crops": 2, "size_local": 168, "min_area_px": 20, "refiner": "guided"}
     small = {"center": True, "size_global": 784, "keep_aspect": True, "theta_merge": None}
-    assert changed("small") == small | {"max_crops": 32, "size_local": 252}
+    assert changed("small") == small | {"max_crops": 32, "size_local": 252, "refiner": "guided"}
 
 
 def test_a_preset_gives_way_to_what_is_set_beside_it() -> None:
