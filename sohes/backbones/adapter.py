@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from timm.layers import DropPath
 from timm.models import checkpoint
 from torch import Tensor, nn
 from torch.nn import functional
@@ -94,9 +95,12 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """The prior's tokens += attention to the patch tokens, then += a feed-forward network that sees neighbours."""
+    """The prior's tokens += attention to the patch tokens, then += a feed-forward network that sees neighbours.
 
-    def __init__(self, dim: int, heads: int) -> None:
+    In training that network is left out for each image with probability `drop_path`.
+    """
+
+    def __init__(self, dim: int, heads: int, drop_path: float) -> None:
         super().__init__()
         hidden = max(1, int(dim * FFN_RATIO))
         self.query_norm, self.value_norm, self.ffn_norm = (nn.LayerNorm(dim, eps=_NORM_EPS) for _ in range(3))
@@ -104,11 +108,13 @@ class Extractor(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.depthwise = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
         self.fc2 = nn.Linear(hidden, dim)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, prior: Tensor, shapes: Shapes, centres: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         prior = prior + self.attention(self.query_norm(prior), centres, self.value_norm(patches), [grid])
         hidden = to_maps(self.fc1(self.ffn_norm(prior)), shapes)
-        return prior + self.fc2(functional.gelu(to_tokens([self.depthwise(one) for one in hidden])))
+        found = self.fc2(functional.gelu(to_tokens([self.depthwise(one) for one in hidden])))
+        return prior + self.drop_path(found)
 
 
 def to_maps(tokens: Tensor, shapes: Shapes) -> list[Tensor]:
@@ -134,12 +140,13 @@ class TimmAdapter(TimmNeck):
     def __init__(self, config: TimmAdapterConfig) -> None:
         super().__init__(config)
         dim, heads = self.vit.embed_dim, self.vit.blocks[0].attn.num_heads
+        drop_path = (config.timm_config or {}).get("model_args", {}).get("drop_path_rate", 0.0)
         self.num_features = [dim] * len(SCALES)
         self.prior = SpatialPrior(dim)
         self.level_embed = nn.Parameter(torch.randn(3, 1, dim))
         self.injectors = nn.ModuleList([Injector(dim, heads) for _ in range(STAGES)])
-        self.extractors = nn.ModuleList([Extractor(dim, heads) for _ in range(STAGES)])
-        self.last_extractors = nn.ModuleList([Extractor(dim, heads) for _ in range(2)])
+        self.extractors = nn.ModuleList([Extractor(dim, heads, drop_path) for _ in range(STAGES)])
+        self.last_extractors = nn.ModuleList([Extractor(dim, heads, drop_path) for _ in range(2)])
         self.upscale = nn.ConvTranspose2d(dim, dim, 2, stride=2)
         self.norms = nn.ModuleList([_group_norm(dim) for _ in SCALES])
         self.post_init()

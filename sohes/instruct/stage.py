@@ -26,6 +26,8 @@ class InstructConfig(TrainingSettings):
 
     neck: Neck = "adapter"
     """What makes a feature pyramid around the ViT; pyramid is the light one [ours]."""
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of the ViT's last block, linear from 0 at its first; ViT-Adapter has 0.3 for ViT-B [ours]."""
     queries: Count = 1000
     """Masks that the segmenter predicts per image [ours]."""
     hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)] = 256
@@ -83,6 +85,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         neck=config.neck,
         seed=config.seed,
         pyramid_dim=config.hidden_dim,
+        drop_path_rate=config.drop_path_rate,
         num_queries=config.queries,
         feature_size=config.hidden_dim,
         mask_feature_size=config.hidden_dim,

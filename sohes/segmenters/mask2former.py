@@ -229,7 +229,13 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
 
 
 def build_segmenter(
-    timm_config: dict[str, Any], *, neck: str, seed: int, pyramid_dim: int = 256, **options: Any
+    timm_config: dict[str, Any],
+    *,
+    neck: str,
+    seed: int,
+    pyramid_dim: int = 256,
+    drop_path_rate: float = 0.0,
+    **options: Any,
 ) -> EntitySegmenter:
     """An untrained segmenter around the ViT that `timm_config` describes.
 
@@ -238,8 +244,12 @@ def build_segmenter(
         neck: "adapter" or "pyramid".
         seed: of the initialisation.
         pyramid_dim: channels of the pyramid's maps; the adapter's have the ViT's width.
+        drop_path_rate: stochastic depth of the ViT's last block, linear from 0 at its first, and of the adapter.
         options: go to `EntitySegmenterConfig`.
     """
+    if drop_path_rate:
+        arguments = timm_config.get("model_args", {}) | {"drop_path_rate": drop_path_rate}
+        timm_config = timm_config | {"model_args": arguments}
     backbone = (
         TimmPyramidConfig(timm_config=timm_config, pyramid_dim=pyramid_dim)
         if neck == "pyramid"

@@ -15,6 +15,8 @@ from transformers.models.mask2former.modeling_mask2former import (
 )
 
 from sohes.backbones.adapter import TimmAdapter, TimmAdapterConfig, to_maps, to_tokens
+from sohes.backbones.provenance import RANDOM, Provenance
+from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.errors import ConfigError
 from sohes.instruct.stage import InstructConfig
 from sohes.layers.deformable_layer import DeformableAttention, pixel_centres
@@ -193,6 +195,34 @@ def test_a_segmenter_saved_and_loaded(neck: str, tmp_path: Path) -> None:
     assert torch.equal(found.mask_logits(), expected.mask_logits())
     assert torch.equal(found.entity_logits[-1], expected.entity_logits[-1])
     assert torch.equal(found.ancestor_logits, expected.ancestor_logits)
+
+
+@pytest.mark.parametrize("neck", ["adapter", "pyramid"])
+@torch.no_grad()
+def test_stochastic_depth_is_in_training_alone(neck: str, tmp_path: Path) -> None:
+    options = {"neck": neck, "seed": 0, "pyramid_dim": 32} | SEGMENTER
+    timm_config = VARIANTS["patch 16"]
+    plain = build_segmenter(timm_config, **options).eval()
+    build_segmenter(timm_config, **options, drop_path_rate=0.3).save_pretrained(tmp_path / "segmenter")
+    model = EntitySegmenter.from_pretrained(tmp_path / "segmenter").eval()  # as phase 3 finds it
+    assert "model_args" not in timm_config
+    rates = [getattr(block.drop_path2, "drop_prob", 0.0) for block in model.vit.blocks]
+    assert rates == pytest.approx([0, 0.06, 0.12, 0.18, 0.24, 0.3])
+    encoder = model.model.pixel_level_module.encoder
+    assert neck == "pyramid" or [each.drop_path.drop_prob for each in encoder.extractors] == [0.3] * 4
+
+    pixels = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(model(pixels).mask_logits(), plain(pixels).mask_logits(), atol=1e-5, rtol=1e-5)
+    model.train()
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        found.append(model(pixels).mask_logits())
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2], atol=1e-3)
+
+    folder = save_backbone_folder(tmp_path / "vit", model.vit, Provenance(timm_name="test_vit", steps=(RANDOM,)))
+    assert "drop_path" not in (folder / "config.json").read_text()
 
 
 @torch.no_grad()

@@ -58,6 +58,17 @@ def test_failed_between_checkpoints(
     assert_same_end(run("instruct", start, tmp_path, workers=1, checkpoint_every=100), undisturbed)
 
 
+def test_stochastic_depth_falls_alike_after_an_interruption(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run("instruct", start, tmp_path / "undisturbed", drop_path_rate=0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedHook, "before_train_iter", stop_at(5, fail))
+        with pytest.raises(OSError, match="went away"):
+            run("instruct", start, tmp_path / "resumed", drop_path_rate=0.5)
+    assert_same_end(run("instruct", start, tmp_path / "resumed", drop_path_rate=0.5), expected)
+
+
 def test_finished_training_is_not_run_again(undisturbed: Path, start: Path, tmp_path: Path) -> None:
     run("instruct", start, tmp_path)
     before = (tmp_path / "history.csv").read_bytes()

@@ -189,6 +189,7 @@ def test_every_setting_says_what_it_means() -> None:
 def test_the_paper_scale_has_the_published_constants() -> None:
     config = vars(load_graph("sohes_full", "paper").stages["explore"].config)
     assert {key: config[key] for key in PUBLISHED} == PUBLISHED
+    assert load_graph("sohes_full", "paper").stages["instruct"].config.drop_path_rate == 0.3  # of ViT-Adapter
     suite = load_graph("zero_shot_suite", "paper").stages
     assert {key: getattr(suite["score-sohes_labels-coco"].config, key) for key in PUBLISHED} == PUBLISHED
     ours = {"algorithm": "superpixels", "keep_aspect": True, "max_masks": 1000}
