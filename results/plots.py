@@ -74,17 +74,18 @@ def plot_phases(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Pa
 
 
 def _plot_cited(axes: Axes, published: Sequence[Row]) -> float:
-    """Grey hatched bars of published means; returns the highest."""
+    """Grey hatched bars of published means, a star where human masks stand behind one; returns the highest."""
     means = [row for row in published if row.metric == "mask_ar_1000" and row.dataset == "mean of 7"]
     chosen = [next(row for row in means if row.method == method) for method in CITED_BARS]
-    frame = pd.DataFrame({"method": CITED_BARS, "value": [row.value for row in chosen]})
+    names = [row.method if row.supervision == "none" else f"{row.method}*" for row in chosen]
+    frame = pd.DataFrame({"method": names, "value": [row.value for row in chosen]})
     sns.barplot(frame, x="method", y="value", color=CITED, saturation=1, ax=axes)
     for bar in axes.patches:
         bar.set(hatch="///", edgecolor=MUTED, linewidth=0)
     _label_bars(axes)
     origin = ", ".join(sorted({row.publication for row in chosen}))
     axes.set_title("cited, other data", color=MUTED)
-    axes.set_xlabel(f"mean of 7 public data sets\n({origin})", color=MUTED)
+    axes.set_xlabel(f"mean of 7 public data sets\n({origin})\n* with human masks", color=MUTED)
     axes.set_ylabel("")
     axes.tick_params(colors=MUTED, labelleft=True)
     return float(frame["value"].max())

@@ -94,6 +94,8 @@ def test_zero_shot_keeps_cited_and_measured_apart(full_run):
         "UnSAM",
         "UnSAM",
     ]
+    human = "pseudo-labels refined with CascadePSP (a refiner trained on human masks)"
+    assert f"Supervision of SOHES, UnSAM: none; {human}." in cited.notes
     sohes = dict(zip(cited.header, lines_in_words(cited)[4], strict=True))
     assert (sohes["COCO"], sohes["SA-1B"], sohes["mean of 7"]) == ("30.5", "33.3", "30.1")
     hassod = dict(zip(cited.header, lines_in_words(cited)[3], strict=True))
