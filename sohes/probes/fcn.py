@@ -1,6 +1,6 @@
 """FCN probe: a small convolutional head, trained on cached features of a frozen backbone.
 
-Leopart's head and schedule (its `experiments/linear_probing`): SGD, momentum 0.9, weight decay 1e-4, cross-entropy on
+Leopart's head and schedule (its `experiments/linear_probing`), by the SGD of its linear probe: cross-entropy on
 100 x 100 px. Ours: no augmentation, since each image's features are computed once; and the head works on the grid of
 patches, its scores upsampled, unless `fcn_px` says otherwise (README §9).
 """
@@ -8,24 +8,21 @@ patches, its scores upsampled, unless `fcn_px` says otherwise (README §9).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
 from sohes.backbones.precision import autocast
-from sohes.data.label_maps import IGNORE
-from sohes.errors import DataError
 from sohes.probes.features import Features
-from sohes.probes.scoring import Scored, Task, annotation, score_patches
-from sohes.progress import Reporter, track
+from sohes.probes.scoring import Scored, Task, score_patches
+from sohes.probes.sgd import Places, descend, labelled_images, train_labels
 
 EPOCHS = 30
-LOSS_PX = 100  # side of the square on which the loss is computed
 CHANNELS = 512
-MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
 DROPOUT = 0.1
 _DROP_AT = 2 / 3  # of the steps, where the learning rate falls to a tenth
 
@@ -61,9 +58,7 @@ def fcn_probe(task: Task, seed: int) -> list[Scored]:
         DataError: no train image has a label that is left at 100 x 100 px.
     """
     config, device = task.config, task.backbone.device
-    labels = np.stack(
-        [annotation(item, size_px=task.size_px, score_px=LOSS_PX) for item in track(task.data.train, "labels")]
-    )
+    labels = train_labels(task)
     steps = config.fcn_steps or EPOCHS * -(-len(labels) // config.fcn_batch)
     head = train_head(
         task.train,
@@ -116,34 +111,34 @@ def train_head(
     Raises:
         DataError: no label in any image.
     """
-    labelled = np.flatnonzero((labels != IGNORE).any(axis=(1, 2)))
-    if not len(labelled):
-        raise DataError(f"no train image has a label at {LOSS_PX} x {LOSS_PX} px; label more of them")
+    labelled = labelled_images(labels)
+    size = min(batch, len(labelled))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        head = FcnHead(features.dim, classes).to(device)
-        optimizer = torch.optim.SGD(head.parameters(), lr=lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [round(_DROP_AT * steps)])
+        # features are kept channels last, and convolutions of a CPU are faster on them
+        head = FcnHead(features.dim, classes).to(device, memory_format=torch.channels_last)
+
+        def scores(places: Places) -> Tensor:
+            with autocast(device):
+                return head(_batch(features, places.tolist(), grid_px, device))
+
         order = _endless(labelled, np.random.default_rng(seed))
-        with Reporter("FCN probe", steps) as reporter:
-            for _ in range(steps):
-                places = [next(order) for _ in range(min(batch, len(labelled)))]
-                target = torch.from_numpy(labels[places]).long().to(device)
-                with autocast(device):
-                    scores = head(_batch(features, places, grid_px, device))
-                scores = interpolate(scores.float(), (LOSS_PX, LOSS_PX), mode="bilinear", align_corners=False)
-                loss = cross_entropy(scores, target, ignore_index=IGNORE)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                if on_step:
-                    on_step(loss.item())
-                reporter.advance(note=f"loss {loss.item():.3f}")
+        descend(
+            head,
+            scores,
+            labels,
+            (np.array(list(islice(order, size))) for _ in range(steps)),
+            steps=steps,
+            lr=lr,
+            drop_at=_DROP_AT,
+            at_once=size,
+            words="FCN probe",
+            on_step=on_step,
+        )
     return head.eval()
 
 
-def _endless(places: NDArray[np.int64], rng: np.random.Generator) -> Iterator[int]:
+def _endless(places: Places, rng: np.random.Generator) -> Iterator[int]:
     while True:
         yield from rng.permutation(places).tolist()
 
@@ -152,5 +147,5 @@ def _batch(features: Features, places: Sequence[int], grid_px: int | None, devic
     """Features (B, D, h, w) of images, upsampled to `grid_px` where that is given."""
     maps = torch.from_numpy(np.stack([features[place] for place in places])).permute(0, 3, 1, 2).to(device)
     if grid_px is None:
-        return maps.contiguous()
+        return maps
     return interpolate(maps, (grid_px, grid_px), mode="bilinear", align_corners=False)

@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 from sohes.errors import ConfigError, DataError
 from sohes.probes.data import ProbeItem
 from sohes.probes.features import Features
-from sohes.probes.knn import transfer
+from sohes.probes.neighbours import patch_bytes, score_transfer
 from sohes.probes.patches import check_memory, free_bytes, labelled_shares
-from sohes.probes.scoring import Scored, Task, score_patches
+from sohes.probes.scoring import Scored, Task
 from sohes.progress import track
 
 
@@ -40,17 +40,11 @@ def incontext_probe(task: Task, seed: int) -> list[Scored]:
         seed=seed,
         device=device,
     )
-    k, temperature = config.neighbours, config.temperature
+    k = config.neighbours
     if k > len(bank):
         raise ConfigError(f"neighbours={k}: the bank has {len(bank)} patches; lower it, or raise bank_size")
-
-    def scores(place: int) -> Tensor:
-        feature = torch.tensor(task.val[place]).to(device)
-        queries = normalize(feature.flatten(0, 1), dim=1)
-        return transfer(queries, bank, labels, k=k, temperature=temperature).unflatten(0, feature.shape[:2])
-
     note = f"in-context probe: a bank of {len(bank):,} of the {task.train.tokens:,} train patches, {k} neighbours"
-    return [score_patches(task, scores, method="in-context probe", probe="incontext", notes=(note,))]
+    return [score_transfer(task, bank, labels, method="in-context probe", probe="incontext", notes=(note,))]
 
 
 def build_bank(
@@ -85,7 +79,7 @@ def build_bank(
     each = min(size // count, features.side**2)
     if not each:
         raise ConfigError(f"bank_size={size} is less than a patch of each of the {count} train images; raise it")
-    row_bytes = 4 * (features.dim + classes)
+    row_bytes = patch_bytes(features.dim, classes, device)
     fits = (free_bytes(device) or 0) // row_bytes // count * count
     words = f"bank of {each * count:,} patches, {each * count * row_bytes / 1e9:.2f} GB"
     check_memory(each * count * row_bytes, device, f"the {each * count:,} patches of the bank", f"bank_size={fits}")

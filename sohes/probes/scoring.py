@@ -114,11 +114,11 @@ def to_label_map(scores: Tensor, size_hw: tuple[int, int], *, size_px: int | Non
         size_hw: H and W.
         size_px: side of the square that scores are brought to before, None for not; bilinear, as all of it.
     """
-    maps = scores.permute(2, 0, 1)[None].float()
+    maps = scores.permute(2, 0, 1)[None].float().contiguous()  # channels last, resizing takes six times as long
     if size_px is not None:
         maps = interpolate(maps, (size_px, size_px), mode="bilinear", align_corners=False)
     maps = interpolate(maps, size_hw, mode="bilinear", align_corners=False)
-    return maps[0].argmax(0).to(torch.uint8).cpu().numpy()
+    return maps[0].max(0).indices.to(torch.uint8).cpu().numpy()
 
 
 def annotation(item: ProbeItem, *, size_px: int, score_px: int | None) -> LabelMap:

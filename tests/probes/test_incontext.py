@@ -68,6 +68,7 @@ def test_what_cannot_be(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         incontext_probe(make_task(data, bank_size=3), 0)
     with pytest.raises(ConfigError, match=r"neighbours=30: the bank has 8 patches"):
         incontext_probe(make_task(data, bank_size=8), 0)
+    monkeypatch.setattr("sohes.probes.neighbours.rounds", lambda device: False)
     for module in (patches, incontext):
         monkeypatch.setattr(module, "free_bytes", lambda device: 4 * (6 + 4) * 41)
     with pytest.raises(ConfigError, match=r"the 256 patches of the bank need .* bank_size=40"):
