@@ -15,7 +15,7 @@ from PIL import Image
 
 from sohes.data.coco import ImageSet, read_coco
 from sohes.data.image_root import with_image_root
-from sohes.data.images import image_size, is_image_name
+from sohes.data.images import is_image_name, load_image
 from sohes.data.label_maps import IGNORE, LabelMap, one_sided, read_label_map, read_listing, semantic_classes
 from sohes.data.labelled import Labelled, check_labelled, few, read_labelled
 from sohes.data.prepare import SEMANTIC_SETS, data_folder
@@ -89,8 +89,9 @@ def read_probe_data(source: str | Path, *, max_train: int | None = None, max_val
         max_val: val images at most, the first ones; None for all.
 
     Raises:
-        DataError: not there, or none of these; a label map of another size than its image, or with a label that is no
-            class; a split without images or labels; fewer than two classes.
+        DataError: not there, or none of these; a label map that cannot be read, of another size than its image, or with
+            a label that is no class; a split without labels or without an image that can be read; fewer than two
+            classes.
     """
     path = _resolved(source)
     if path.is_file():
@@ -217,7 +218,8 @@ def _of_listings(folder: Path) -> _Splits:
     classes = {split: names for split, (_, names) in read.items()}
     if classes["train"] != classes["val"]:
         raise DataError(f"{folder}: field 'classes' of train.json and of val.json differ; both need the same list")
-    return _of_files({split: pairs for split, (pairs, _) in read.items()}, classes["train"], folder)
+    pairs = {split: pairs for split, (pairs, _) in read.items()}
+    return _of_files(pairs, classes["train"], folder, listed="field 'classes' of train.json")
 
 
 def _of_folder(folder: Path) -> _Splits:
@@ -248,28 +250,41 @@ def _of_folder(folder: Path) -> _Splits:
         pairs[split] = [(by_stem[stem], labels[stem]) for stem in sorted(labels)]
     listed = folder / "classes.txt"
     names = tuple(line.strip() for line in read_text(listed).splitlines() if line.strip()) if listed.exists() else None
-    return _of_files(pairs, names, folder)
+    return _of_files(pairs, names, folder, listed="classes.txt")
 
 
-def _of_files(pairs: dict[str, list[tuple[Path, Path]]], names: tuple[str, ...] | None, folder: Path) -> _Splits:
-    """Check every label map against its image, and see which classes occur."""
+def _of_files(
+    pairs: dict[str, list[tuple[Path, Path]]], names: tuple[str, ...] | None, folder: Path, *, listed: str
+) -> _Splits:
+    """Check every label map against its image, and see which classes occur; images that cannot be read are left out.
+
+    `listed` says where the names stand.
+    """
     items: dict[str, tuple[ProbeItem, ...]] = {}
     present: dict[str, set[int]] = {}
+    notes: list[str] = []
     for split, files in pairs.items():
         if not files:
             raise DataError(f"{folder}: no label map in split '{split}'; at least one is needed")
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             checked = list(track(pool.map(_checked, files), f"checking {split} label maps", total=len(files)))
-        if wrong := [fault for _, _, fault in checked if fault]:
-            raise DataError(f"{folder}: {len(wrong)} label map(s) of another size than their images: {few(wrong)}")
-        most = 0
+        if broken := [one for one in checked if isinstance(one, str)]:
+            if len(broken) == len(files):
+                raise DataError(f"{folder}: none of the images of split '{split}' can be read: {few(broken)}")
+            left_out = f"{len(broken)} of {len(files)} images of split '{split}' cannot be read and are left out"
+            notes.append(f"{left_out}: {few(broken)}")
+        usable = [(*pair, *one) for pair, one in zip(files, checked, strict=True) if not isinstance(one, str)]
+        if wrong := [fault for *_, fault in usable if fault]:
+            raise DataError(
+                f"{folder}: {len(wrong)} label map(s) of another size than their images: {few(wrong)}. Give each the "
+                "size of its image, scaled by nearest neighbour"
+            )
         present[split] = set()
-        for (_, mask), (_, labels, _) in zip(files, checked, strict=True):
+        for _, mask, _, labels, _ in usable:
             present[split] |= labels
-            most = max([most, *labels])
             if names is not None and labels and max(labels) >= len(names):
                 raise DataError(
-                    f"{mask}: label {max(labels)}, but there are {len(names)} class names, so labels end at "
+                    f"{mask}: label {max(labels)}, but {listed} has {len(names)} names, so labels end at "
                     f"{len(names) - 1}; add the name, or make such pixels 255"
                 )
         if not present[split]:
@@ -278,28 +293,31 @@ def _of_files(pairs: dict[str, list[tuple[Path, Path]]], names: tuple[str, ...] 
             ProbeItem(
                 name=image.name, image=image, labels=mask, size_hw=size_hw, label_map=partial(read_label_map, mask)
             )
-            for (image, mask), (size_hw, _, _) in zip(files, checked, strict=True)
+            for image, mask, size_hw, *_ in usable
         )
     seen = present["train"] | present["val"]
     classes = names or tuple(f"class {label}" for label in range(max(seen) + 1))
     if len(seen) < 2:
         raise DataError(f"{folder}: only '{classes[min(seen)]}' occurs in the label maps; at least two classes needed")
-    notes = []
     if never := [name for label, name in enumerate(classes) if label not in seen]:
         notes.append(f"{len(never)} of {len(classes)} classes never occur: {few(never)}")
     return _Splits(classes=classes, items=items, notes=[*notes, *one_sided(classes, present)])
 
 
-def _checked(pair: tuple[Path, Path]) -> tuple[tuple[int, int], set[int], str]:
-    """Size of the image, labels that occur, and what is wrong with the size of the label map."""
+def _checked(pair: tuple[Path, Path]) -> tuple[tuple[int, int], set[int], str] | str:
+    """Size of the image, labels that occur, and what is wrong with the size of the label map; or why it is left out."""
     image, mask = pair
-    size_hw = image_size(image)
     label_map = read_label_map(mask)
-    height, width = label_map.shape
+    try:
+        height, width, _ = load_image(image).shape
+    except DataError as error:
+        return str(error)
     fault = ""
-    if (height, width) != size_hw:
-        fault = f"{mask} is {height} x {width}, {image.name} {size_hw[0]} x {size_hw[1]} (height x width)"
-    return size_hw, set(np.unique(label_map).tolist()) - {IGNORE}, fault
+    if label_map.shape != (height, width):
+        fault = (
+            f"{mask} is {label_map.shape[0]} x {label_map.shape[1]}, {image.name} {height} x {width} (height x width)"
+        )
+    return (height, width), set(np.unique(label_map).tolist()) - {IGNORE}, fault
 
 
 def _draw(items: tuple[ProbeItem, ...], most: int | None) -> tuple[ProbeItem, ...]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from sohes.backbones.precision import autocast
 from sohes.probes.features import Features
@@ -115,8 +116,9 @@ def train_head(
     size = min(batch, len(labelled))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        # features are kept channels last, and convolutions of a CPU are faster on them
-        head = FcnHead(features.dim, classes).to(device, memory_format=torch.channels_last)
+        head = FcnHead(features.dim, classes).to(device)
+        # as features are kept; faster on a CPU
+        convert_conv2d_weight_memory_format(head, torch.channels_last)
 
         def scores(places: Places) -> Tensor:
             with autocast(device):

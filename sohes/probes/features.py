@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sohes.backbones.dense import DenseBackbone
 from sohes.backbones.precision import autocast_dtype
 from sohes.backbones.weights import cache_folder
 from sohes.data.images import load_image
-from sohes.errors import ConfigError, DataError
+from sohes.errors import ConfigError, DataError, WeightsError
 from sohes.files import atomic_path
 from sohes.probes.data import ProbeItem, stamp
 from sohes.progress import Reporter
@@ -107,6 +108,7 @@ def extract_features(
     Raises:
         ConfigError: the size is not a multiple of the patch.
         DataError: an image is smaller than a patch, or cannot be read.
+        WeightsError: a feature is not a finite number.
         SohesError: the disk is full.
     """
     patch_px = backbone.patch_size
@@ -121,8 +123,7 @@ def extract_features(
             f"{small[0].image}: {height} x {width} px (height x width), smaller than a patch of {patch_px} px; leave "
             f"out such images ({len(small)} of {len(items)})"
         )
-    root = (folder or cache_folder() / "features") / _key(backbone, size_px)
-    files = tuple(root / f"{content_hash(stamp(item.image))}.npy" for item in items)
+    files = _files(backbone, items, size_px, folder)
     missing = [place for place, file in enumerate(files) if not file.exists()]
     if missing:
         per_batch = batch_images(size_px, backbone.device)
@@ -133,10 +134,38 @@ def extract_features(
                 pixels = torch.from_numpy(np.stack(list(islice(images, len(places)))))
                 maps = _maps(backbone, pixels.to(backbone.device).permute(0, 3, 1, 2))
                 for place, feature in zip(places, maps, strict=True):
+                    if not np.isfinite(feature).all():
+                        raise WeightsError(
+                            f"{items[place].image}: its features are not finite (NaN or infinite), so the weights of "
+                            f"the backbone ({backbone.provenance.label}) are damaged or its training diverged; take "
+                            "another checkpoint"
+                        )
                     with atomic_path(files[place]) as temporary:
                         np.save(temporary, feature)
                 reporter.advance(len(places))
     return Features(files=files, size_px=size_px, patch_px=patch_px, dim=backbone.embed_dim)
+
+
+def check_disk(backbone: DenseBackbone, items: Sequence[ProbeItem], *, size_px: int) -> None:
+    """Refuse features that the disk would not hold, before the first is made.
+
+    Raises:
+        ConfigError: those that are not there yet take more than is free.
+    """
+    files = {file for file in _files(backbone, items, size_px, None) if not file.exists()}
+    needed = 4 * backbone.embed_dim * (size_px // backbone.patch_size) ** 2 * len(files)
+    place = cache_folder()
+    free = shutil.disk_usage(next(one for one in (place, *place.absolute().parents) if one.exists())).free
+    if needed > free:
+        raise ConfigError(
+            f"the features of {len(files)} images need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free in "
+            f"{place}; lower them with size_px=N, max_train=N or max_val=N, or let $SOHES_CACHE name a larger disk"
+        )
+
+
+def _files(backbone: DenseBackbone, items: Sequence[ProbeItem], size_px: int, folder: Path | None) -> tuple[Path, ...]:
+    root = (folder or cache_folder() / "features") / _key(backbone, size_px)
+    return tuple(root / f"{content_hash(stamp(item.image))}.npy" for item in items)
 
 
 @torch.no_grad()

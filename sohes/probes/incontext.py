@@ -31,20 +31,30 @@ def incontext_probe(task: Task, seed: int) -> list[Scored]:
         ConfigError: the bank does not fit in memory, or has fewer patches than there are neighbours to find.
         DataError: no train patch is annotated by half.
     """
-    config, device = task.config, task.backbone.device
-    bank, labels = build_bank(
-        task.train,
-        task.data.train,
-        classes=len(task.data.classes),
-        size=config.bank_size,
-        seed=seed,
-        device=device,
-    )
-    k = config.neighbours
+    k, device, classes = task.config.neighbours, task.backbone.device, len(task.data.classes)
+    each = patches_of_each(task)
+    bank, labels = build_bank(task.train, task.data.train, classes=classes, each=each, seed=seed, device=device)
     if k > len(bank):
         raise ConfigError(f"neighbours={k}: the bank has {len(bank)} patches; lower it, or raise bank_size")
     note = f"in-context probe: a bank of {len(bank):,} of the {task.train.tokens:,} train patches, {k} neighbours"
     return [score_transfer(task, bank, labels, method="in-context probe", probe="incontext", notes=(note,))]
+
+
+def patches_of_each(task: Task) -> int:
+    """Patches of every train image that go into a bank of `bank_size`, at most; known before features are extracted.
+
+    Raises:
+        ConfigError: less than one, or a bank that does not fit in memory.
+    """
+    size, device, count = task.config.bank_size, task.backbone.device, len(task.data.train)
+    each = min(size // count, (task.size_px // task.backbone.patch_size) ** 2)
+    if not each:
+        raise ConfigError(f"bank_size={size} is less than a patch of each of the {count} train images; raise it")
+    row_bytes = patch_bytes(task.backbone.embed_dim, len(task.data.classes), device)
+    fits = (free_bytes(device) or 0) // row_bytes // count * count
+    remedy = f"bank_size={fits}" if fits else "max_train=N"
+    check_memory(each * count * row_bytes, device, f"the {each * count:,} patches of the bank", remedy)
+    return each
 
 
 def build_bank(
@@ -52,19 +62,19 @@ def build_bank(
     items: Sequence[ProbeItem],
     *,
     classes: int,
-    size: int,
+    each: int,
     seed: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """A bank of at most `size` labelled patches, as many of every image as it has and the bank holds.
+    """A bank of at most `each` labelled patches of every image.
 
-    Images are read one at a time; memory is what the bank needs, which is said before.
+    Images are read one at a time; memory is what the bank needs.
 
     Args:
         features: of the train images.
         items: the train images.
         classes: number of classes C.
-        size: patches in the bank, at most.
+        each: patches of an image, at most; see `patches_of_each`.
         seed: of the draw, see `draw_patches`.
         device: where the bank is kept.
 
@@ -72,21 +82,14 @@ def build_bank(
         Features (M, D) of length 1, and shares of classes (M, C), both float32.
 
     Raises:
-        ConfigError: less than one patch an image, or a bank that does not fit in memory.
         DataError: no patch is annotated by half.
     """
-    count = len(features)
-    each = min(size // count, features.side**2)
-    if not each:
-        raise ConfigError(f"bank_size={size} is less than a patch of each of the {count} train images; raise it")
-    row_bytes = patch_bytes(features.dim, classes, device)
-    fits = (free_bytes(device) or 0) // row_bytes // count * count
-    words = f"bank of {each * count:,} patches, {each * count * row_bytes / 1e9:.2f} GB"
-    check_memory(each * count * row_bytes, device, f"the {each * count:,} patches of the bank", f"bank_size={fits}")
-    bank, labels = torch.empty(each * count, features.dim, device=device), torch.empty(each * count, classes)
+    size = each * len(features)
+    words = f"bank of {size:,} patches, {size * patch_bytes(features.dim, classes, device) / 1e9:.2f} GB"
+    bank, labels = torch.empty(size, features.dim, device=device), torch.empty(size, classes)
     filled = 0
     for place, item in enumerate(track(items, words)):
-        kept, shares = labelled_shares(item, features, classes)
+        kept, shares = labelled_shares(item, size_px=features.size_px, patch_px=features.patch_px, classes=classes)
         drawn = draw_patches(shares, each, np.random.default_rng([seed, place]))
         end = filled + len(drawn)
         tokens = features[place].reshape(-1, features.dim)[kept][drawn]

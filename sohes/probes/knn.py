@@ -20,25 +20,21 @@ def knn_probe(task: Task, seed: int) -> list[Scored]:
     Raises:
         ConfigError: more neighbours than train patches, or train patches that do not fit in memory.
     """
-    patches = labelled_patches(task)
-    if task.config.neighbours > len(patches):
-        raise ConfigError(
-            f"neighbours={task.config.neighbours}: there are only {len(patches)} labelled train patches; lower it"
-        )
-    bank, labels = memory_bank(patches, task.backbone.device)
+    k, device = task.config.neighbours, task.backbone.device
+    row_bytes = patch_bytes(task.backbone.embed_dim, len(task.data.classes), device)
+
+    def check(count: int) -> None:
+        if k > count:
+            raise ConfigError(f"neighbours={k}: there are only {count} labelled train patches; lower it")
+        check_memory(count * row_bytes, device, f"{count:,} train patches", "max_train=N or size_px=N")
+
+    bank, labels = memory_bank(labelled_patches(task, check), device)
     return [score_transfer(task, bank, labels, method="k-NN probe", probe="knn")]
 
 
 def memory_bank(patches: LabelledPatches, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All kept patches on a device: features (M, D) of length 1, and shares of classes (M, C).
-
-    Raises:
-        ConfigError: they do not fit in its memory.
-    """
-    count, classes = patches.shares.shape
-    needed = count * patch_bytes(patches.features.dim, classes, device)
-    check_memory(needed, device, f"{count:,} train patches", "max_train=N")
-    bank = torch.empty(count, patches.features.dim, device=device)
+    """All kept patches on a device: features (M, D) of length 1, and shares of classes (M, C)."""
+    bank = torch.empty(len(patches), patches.features.dim, device=device)
     first = 0
     for tokens, _ in patches.chunks(device):
         bank[first : first + len(tokens)] = normalize(tokens, dim=1)

@@ -44,7 +44,8 @@ def overcluster_probe(task: Task, seed: int) -> list[Scored]:
     """
     classes = len(task.data.classes)
     numbers = [*dict.fromkeys((*task.config.clusters, classes))]
-    check_clusters(numbers, classes=classes, patches=task.val.tokens)
+    patches = len(task.data.val) * (task.size_px // task.backbone.patch_size) ** 2
+    check_clusters(numbers, classes=classes, patches=patches)
     points = principal_components(task.val, components=task.config.components)
     scored = []
     for k in numbers:

@@ -71,30 +71,37 @@ class LabelledPatches:
         return 4 * count * (self.features.dim + classes)
 
 
-def labelled_patches(task: Task) -> LabelledPatches:
+def labelled_patches(task: Task, check: Callable[[int], None] = lambda count: None) -> LabelledPatches:
     """The train patches of a task.
+
+    Args:
+        task: what the probe was given.
+        check: is told their number before features are extracted, and may refuse it.
 
     Raises:
         DataError: no patch is annotated by half.
     """
-    features, classes = task.train, len(task.data.classes)
     kept, shares = [], []
+    patch_px = task.backbone.patch_size
     for item in track(task.data.train, "labels of patches"):
-        keep, rows = labelled_shares(item, features, classes)
+        keep, rows = labelled_shares(item, size_px=task.size_px, patch_px=patch_px, classes=len(task.data.classes))
         kept.append(keep)
         shares.append(rows)
-    found = LabelledPatches(features, np.stack(kept), np.concatenate(shares))
-    if not len(found):
+    count = sum(map(len, shares))
+    if not count:
         raise DataError(
-            f"{task.data.name}: no patch of {features.patch_px} px of the train images is annotated by half; give "
-            "denser label maps"
+            f"{task.data.name}: no patch of {patch_px} px of the train images is annotated by half; give denser label "
+            "maps"
         )
-    return found
+    check(count)
+    return LabelledPatches(task.train, np.stack(kept), np.concatenate(shares))
 
 
-def labelled_shares(item: ProbeItem, features: Features, classes: int) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+def labelled_shares(
+    item: ProbeItem, *, size_px: int, patch_px: int, classes: int
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     """Which patches (T,) of an image are annotated by half, and the shares of the C classes in those (t, C)."""
-    share = patch_shares(item.label_map(), size_px=features.size_px, patch_px=features.patch_px, classes=classes)
+    share = patch_shares(item.label_map(), size_px=size_px, patch_px=patch_px, classes=classes)
     share = share.reshape(-1, classes + 1)
     keep = share[:, classes] < _MOST_VOID
     rows = share[keep, :classes]

@@ -26,7 +26,7 @@ def probe(config: ProbeConfig, inputs: dict[str, Path], out: Path) -> StageResul
     Writes the confusions of each seed (kept when it is run again), `classes.csv`, and pictures below `out`.
 
     Raises:
-        ConfigError: no data; a class that these do not have; what the probe itself refuses.
+        ConfigError: no data; `out` is no folder; a class that these do not have; what the probe itself refuses.
         DataError: data that cannot be used.
         WeightsError: a backbone that cannot be used.
     """
@@ -37,6 +37,8 @@ def probe(config: ProbeConfig, inputs: dict[str, Path], out: Path) -> StageResul
     source = inputs.get("data", config.data)
     if source is None:
         raise ConfigError("no labelled data: give the input 'data', or the setting data=COCO_FILE_OR_FOLDER")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ConfigError(f"{out}: a file, where a folder for the results is needed; name another")
     data = read_probe_data(source, max_train=config.max_train, max_val=config.max_val)
     chosen = _labels(config.classes, data)
     outcomes = [run_probe(config, data, inputs["backbone"], Path(out))]

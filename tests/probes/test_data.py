@@ -124,7 +124,7 @@ def _other_classes(folder: Path) -> None:
     ("spoil", "words"),
     [
         (_small, r"1 label map\(s\) of another size than their images: .*01\.png is 40 x 28, 01\.png 40 x 56 \(height"),
-        (_foreign, r"00\.png: label 7, but there are 3 class names, so labels end at 2"),
+        (_foreign, r"00\.png: label 7, but classes.txt has 3 names, so labels end at 2"),
         (_lonely, r"1 label maps without an image in .*images/val: 02"),
         (_void, "all pixels of split 'val' are 255"),
         (_unlabelled, "no label map in split 'train'"),

@@ -11,7 +11,7 @@ import torch
 from sohes.errors import ConfigError
 from sohes.evaluation.semantic import semantic_scores
 from sohes.probes import incontext, patches
-from sohes.probes.incontext import build_bank, draw_patches, incontext_probe
+from sohes.probes.incontext import build_bank, draw_patches, incontext_probe, patches_of_each
 from sohes.probes.knn import knn_probe
 
 from .colours import make_task, write_data
@@ -43,7 +43,7 @@ def test_a_small_bank(data: Path) -> None:
     again, other = incontext_probe(task, 0)[0], incontext_probe(task, 1)[0]
     assert np.array_equal(scored.confusions, again.confusions)
     bank = [
-        build_bank(task.train, task.data.train, classes=4, size=63, seed=seed, device=torch.device("cpu"))
+        build_bank(task.train, task.data.train, classes=4, each=15, seed=seed, device=torch.device("cpu"))
         for seed in (0, 0, 1)
     ]
     assert torch.equal(bank[0][0], bank[1][0])
@@ -72,5 +72,5 @@ def test_what_cannot_be(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (patches, incontext):
         monkeypatch.setattr(module, "free_bytes", lambda device: 4 * (6 + 4) * 41)
     with pytest.raises(ConfigError, match=r"the 256 patches of the bank need .* bank_size=40"):
-        incontext_probe(make_task(data), 0)
+        patches_of_each(make_task(data))
     incontext_probe(make_task(data, bank_size=40, neighbours=5), 0)
