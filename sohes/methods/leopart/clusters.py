@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin
+from threadpoolctl import threadpool_limits
 
 from sohes.errors import ConfigError, DataError
 from sohes.masks import FloatArray
@@ -85,7 +86,7 @@ def unit_length(points: FloatArray) -> FloatArray:
 def fit_centroids(
     points: FloatArray, count: int, *, seed: int, restarts: int, iterations: int, name: str
 ) -> FloatArray:
-    """Centroids (K, P) float32 of the k-means of points (N, P).
+    """Centroids (K, P) float32 of the k-means of points (N, P), the same whatever the number of cores.
 
     Args:
         count: K.
@@ -100,7 +101,8 @@ def fit_centroids(
             f"{name}={count} is more than the {distinct:,} distinct patches there are to cluster; give more images, or "
             f"set {name} to at most {distinct}"
         )
-    fitted = KMeans(count, n_init=restarts, max_iter=iterations, random_state=seed).fit(points)
+    with threadpool_limits(1, user_api="openmp"):  # sums of several threads are rounded in any order
+        fitted = KMeans(count, n_init=restarts, max_iter=iterations, random_state=seed).fit(points)
     return np.asarray(fitted.cluster_centers_, np.float32)
 
 
