@@ -111,7 +111,7 @@ def _out_is_a_file(paths: dict[str, Path]) -> None:
         (_no_image, ("none of the images of split 'val' can be read:",)),
         (_tiny, ("00.png: 12 x 300 px", "smaller than a patch of 16 px; leave out such images (1 of 4)")),
         (_no_data, ("nothing: no such file, folder or prepared set. Give a COCO file",)),
-        (_no_backbone, ("bands",)),
+        (_no_backbone, ("bands: not a timm folder, config.json is missing; give a folder that has it",)),
         (_out_is_a_file, ("out: a file, where a folder for the results is needed; name another",)),
     ],
 )
