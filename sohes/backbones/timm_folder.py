@@ -141,7 +141,7 @@ def load_backbone_folder(folder: Path) -> BackboneFolder:
     folder = Path(folder)
     if not (folder / CONFIG).exists():
         raise WeightsError(
-            f"{folder}: not a timm folder, {CONFIG} is missing; give a folder that has it, a weights file or a timm name"
+            f"{folder}: not a timm folder, {CONFIG} is missing; give a folder that has it, weights or a timm name"
         )
     timm_config = read_json(folder / CONFIG)
     if not isinstance(timm_config, dict) or "architecture" not in timm_config:
