@@ -21,10 +21,12 @@ from sohes.data.images import ImageLike, as_image
 from sohes.errors import DataError
 from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
+from sohes.explore.ranking import ranked_forest
 from sohes.explore.refine import clean_mask, make_refiner
 from sohes.explore.region_tree import grow_tree
 from sohes.explore.regions import Rectangle, Regions, Upsampler, find_regions
 from sohes.explore.settings import ExploreSettings
+from sohes.explore.superpixel_graph import edge_strength
 from sohes.explore.superpixels import superpixels
 from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, non_maximum_suppression, pairwise_iou
 from sohes.rle import encode_window
@@ -153,21 +155,26 @@ class Explorer:
         return self._forest(found, size_hw)
 
     def _explore_superpixels(self, image: NDArray[np.uint8]) -> Exploration:
-        """The regions that superpixels merge into, the best `max_masks` by how long they stand out."""
+        """The best regions of the trees that superpixels of several sizes merge into."""
         settings = self.settings
         size_hw = (image.shape[0], image.shape[1])
         (features,) = yield [_resized(image, self._global_size(size_hw))]
-        labels = superpixels(
-            image,
-            scale=settings.superpixel_scale,
-            sigma=settings.superpixel_sigma,
-            min_size=max(1, round(settings.superpixel_area * size_hw[0] * size_hw[1])),
+        features, edges = _prepared(features, center=True), edge_strength(image)
+        area = size_hw[0] * size_hw[1]
+        trees = []
+        for scale in settings.superpixel_scale:
+            min_size = max(1, round(settings.superpixel_area * area))
+            labels = superpixels(image, scale=scale, sigma=settings.superpixel_sigma, min_size=min_size)
+            weights = {"edge_weight": settings.edge_weight, "size_weight": settings.size_weight}
+            trees.append(grow_tree(image, labels, features, edges, **weights))
+        return ranked_forest(
+            trees,
+            min_area=settings.min_area_px,
+            max_area=settings.max_area_frac * area,
+            max_masks=settings.max_masks,
+            nms_iou=settings.nms_iou,
+            theta_cover=settings.theta_cover,
         )
-        tree = grow_tree(image, labels, _prepared(features, center=True), edge_weight=settings.edge_weight)
-        largest = settings.max_area_frac * size_hw[0] * size_hw[1]
-        possible = np.flatnonzero((settings.min_area_px <= tree.areas) & (tree.areas <= largest))
-        kept = possible[np.argsort(-tree.scores[possible], kind="stable")[: settings.max_masks]]
-        return tree.forest(kept)
 
     def _global_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         patch, size = self.backbone.patch_size, self.settings.size_global

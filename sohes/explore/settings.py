@@ -89,11 +89,13 @@ class ExploreSettings:
     """Masks per image at most [ours]."""
     theta_cover: Cover = 0.9
     """Coverage that makes a mask part of another [HASSOD]."""
-    superpixel_scale: Positive = 50.0
-    """Larger means larger superpixels; this and what follows is for algorithm=superpixels [ours]."""
+    superpixel_scale: NonEmpty[Positive] = (25.0, 50.0, 100.0)
+    """Larger means larger superpixels, a tree for each; this and what follows is for algorithm=superpixels [ours]."""
     superpixel_sigma: NonNegative = 0.8
     """Blur before superpixels, px [ours]."""
     superpixel_area: Share = 1.6e-4
     """Share of the image below which a superpixel joins a neighbour [ours]."""
     edge_weight: NonNegative = 0.05
     """Weight of an edge of one CIELAB unit per pixel against a cosine [ours]."""
+    size_weight: NonNegative = 0.1
+    """Weight of the logarithm of the smaller region's area against a cosine [ours]."""

@@ -592,6 +592,7 @@ def test_superpixels_instead_of_patches() -> None:
     assert [forest.parent[found[name]] for name in expected] == [found["both"]] * 2 + [-1, -1]
     assert (np.diff(forest.scores) <= 0).all()
     assert explorer(**options, max_masks=2)(image).rles == forest.rles[:2]
+    assert explorer(**options, superpixel_scale=(50.0,))(image).rles  # one tree
 
     areas = np.sort(forest.areas)
     for bound, kept in ((areas[0], areas), (areas[0] + 1, areas[1:]), (10**6, [])):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import cv2
 import numpy as np
 import pytest
 from scipy import ndimage
-from skimage.color import rgb2lab
 
-from sohes.explore.region_tree import RegionTree, edge_strength, grow_tree
+from sohes.explore.region_tree import RegionTree, grow_tree
+from sohes.explore.superpixel_graph import edge_strength, mean_colours
 from sohes.explore.superpixels import superpixels
 from sohes.masks import FloatArray
 from sohes.rle import BoolArray
@@ -20,14 +22,11 @@ def test_a_picture_of_one_colour_is_one_superpixel() -> None:
     labels = superpixels(image, scale=1, sigma=0.8, min_size=1)
     assert not labels.any()
     features = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
-    tree = grow_tree(image, labels, features, edge_weight=0.1)
+    tree = grow_tree(image, labels, features, edge_strength(image), edge_weight=0.1, size_weight=0.1)
     assert (len(tree), tree.parent.tolist(), tree.areas.tolist()) == (1, [-1], [126])
     assert tree.boxes.tolist() == [[0, 0, 9, 14]]
-    assert tree.scores.tolist() == [0.5]
     assert tree.window(0)[0].all()
-    forest = tree.forest(np.array([0]))
-    assert forest.masks.all()
-    assert forest.parent.tolist() == [-1]
+    assert (tree.perimeter.tolist(), tree.contrast.tolist()) == ([46], [0])
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (2, 1)])
@@ -36,35 +35,10 @@ def test_the_smallest_pictures(size_hw: tuple[int, int]) -> None:
     labels = superpixels(image, scale=1, sigma=0, min_size=1)
     count = size_hw[0] * size_hw[1]
     assert labels.ravel().tolist() == list(range(count))
-    tree = grow_tree(image, labels, np.ones((3, 3, 2), np.float32), edge_weight=0.1)
+    edges = edge_strength(image)
+    tree = grow_tree(image, labels, np.ones((3, 3, 2), np.float32), edges, edge_weight=0.1, size_weight=0.1)
     assert len(tree) == 2 * count - 1
     assert tree.areas[-1] == count
-
-
-def test_edge_strength_by_other_libraries() -> None:
-    image = few_colours(1, 33, 41)
-    image[:16] = ndimage.gaussian_filter(image[:16], (2, 2, 0))
-    lab = rgb2lab(image)
-    answers = []
-    for sigma in (1, 2):
-        smooth = ndimage.gaussian_filter(lab, (sigma, sigma, 0), mode="mirror")
-        slopes = [
-            ndimage.sobel(plane, axis, mode="mirror") / 8 for plane in np.moveaxis(smooth, -1, 0) for axis in (0, 1)
-        ]
-        answers.append(sigma * np.linalg.norm(slopes, axis=0))
-    found = edge_strength(image)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.maximum(*answers), rtol=0.02, atol=0.05)  # CIELAB's constants differ
-    assert (answers[0] > answers[1] + 1).any()
-    assert (answers[1] > answers[0] + 1).any()
-
-
-def test_edge_strength_of_a_large_picture_is_that_of_its_parts() -> None:
-    image = few_colours(3, 1100, 40)
-    whole = edge_strength(image)
-    for top in (0, 480, 500, 700):
-        part = edge_strength(image[top : top + 400])
-        np.testing.assert_array_equal(part[20:-20], whole[top + 20 : top + 380])
 
 
 def example(seed: int) -> tuple[Image, Labels, FloatArray]:
@@ -77,7 +51,7 @@ def example(seed: int) -> tuple[Image, Labels, FloatArray]:
 
 
 def grow_by_loops(
-    labels: Labels, features: FloatArray, strength: FloatArray, edge_weight: float
+    labels: Labels, features: FloatArray, strength: FloatArray, edge_weight: float, size_weight: float
 ) -> tuple[list[int], list[float], list[BoolArray]]:
     """Parents, similarities at which regions came to be, and masks, from scratch at every merger.
 
@@ -104,11 +78,13 @@ def grow_by_loops(
             x, y = (whole[masks[alive[c]]].sum(0) for c in (a, b))
             lengths = np.linalg.norm(x), np.linalg.norm(y)
             cosine = x @ y / (lengths[0] * lengths[1]) if min(lengths) > 1e-9 else -1.0
-            similarity = np.float32(cosine - edge_weight * np.mean(along))
-            if best is None or similarity > best[0]:
-                best = similarity, a, b
+            similarity = cosine - edge_weight * np.mean(along)
+            smaller = min(masks[alive[a]].sum(), masks[alive[b]].sum())
+            rank = np.float32(similarity - size_weight * np.log(smaller))
+            if best is None or rank > best[0]:
+                best = rank, similarity, a, b
         assert best is not None
-        similarity, a, b = best
+        _, similarity, a, b = best
         for c in (a, b):
             parents[alive[c]] = len(masks)
         masks.append(masks[alive[a]] | masks[alive[b]])
@@ -120,9 +96,9 @@ def grow_by_loops(
 
 
 def check_tree(
-    tree: RegionTree, labels: Labels, features: FloatArray, strength: FloatArray, edge_weight: float
+    tree: RegionTree, labels: Labels, features: FloatArray, strength: FloatArray, edge_weight: float, size_weight: float
 ) -> None:
-    parents, born, masks = grow_by_loops(labels, features, strength, edge_weight)
+    parents, born, masks = grow_by_loops(labels, features, strength, edge_weight, size_weight)
     assert tree.parent.tolist() == parents
     died = [born[parent] if parent >= 0 else -1 for parent in parents]
     expected = np.maximum(np.subtract(born, died), 0)
@@ -141,13 +117,49 @@ def check_tree(
         assert tree.cohesion[region] == pytest.approx(cohesion, abs=1e-5)
 
 
-@pytest.mark.parametrize("edge_weight", [0, 0.02, 0.5])
+@pytest.mark.parametrize("weights", [(0, 0), (0.02, 0.1), (0.5, 0.03), (0.05, 2)])
 @pytest.mark.parametrize("seed", range(3))
-def test_trees_by_loops(seed: int, edge_weight: float) -> None:
+def test_trees_by_loops(seed: int, weights: tuple[float, float]) -> None:
     image, labels, features = example(seed)
     assert labels.max() > 10
-    tree = grow_tree(image, labels, features, edge_weight=edge_weight)
-    check_tree(tree, labels, features, edge_strength(image), edge_weight)
+    edges = edge_strength(image)
+    tree = grow_tree(image, labels, features, edges, edge_weight=weights[0], size_weight=weights[1])
+    check_tree(tree, labels, features, edges, *weights)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outlines_and_contrast_by_loops(seed: int) -> None:
+    image, labels, features = example(seed)
+    tree = grow_tree(image, labels, features, edge_strength(image), edge_weight=0.05, size_weight=0.1)
+    colour = mean_colours(labels, image)[labels]
+    for region in range(len(tree)):
+        mask = np.zeros(labels.shape, dtype=bool)
+        window, (top, left) = tree.window(region)
+        mask[top : top + window.shape[0], left : left + window.shape[1]] = window
+        framed = np.pad(mask, 1)
+        around, perimeter = [], 0
+        for y, x in zip(*np.nonzero(framed), strict=True):
+            for row, column in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+                if not framed[row, column]:
+                    perimeter += 1
+                    if 0 < row <= labels.shape[0] and 0 < column <= labels.shape[1]:
+                        around.append(colour[row - 1, column - 1])
+        assert tree.perimeter[region] == perimeter
+        expected = np.linalg.norm(colour[mask].mean(0) - np.mean(around, axis=0)) if around else 0
+        assert tree.contrast[region] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_size_weight_lets_small_regions_merge_first() -> None:
+    """Of four stripes the two wide ones are the most alike; with a weight the narrow ones go first."""
+    labels = np.repeat(np.arange(4, dtype=np.int32), [20, 20, 2, 2])[None].repeat(6, 0)
+    vectors = np.array([[1, 0], [1, 0.1], [0.5, 1], [0, 1]], np.float32)
+    blank = np.zeros((*labels.shape, 3), np.uint8)
+    edges = edge_strength(blank)
+    firsts = []
+    for size_weight in (0, 0.2):
+        tree = grow_tree(blank, labels, vectors[labels], edges, edge_weight=0, size_weight=size_weight)
+        firsts.append(np.flatnonzero(tree.parent == 4).tolist())
+    assert firsts == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize("kind", ["all alike", "zero", "two directions", "some zero"])
@@ -164,15 +176,17 @@ def test_ties_go_to_the_smallest_superpixels(kind: str) -> None:
         case "some zero":
             features[:, 2:] = 0
     blank = np.full((*labels.shape, 3), 200, np.uint8)  # no edges, so only features count
-    tree = grow_tree(blank, labels, features, edge_weight=0.1)
-    check_tree(tree, labels, features, edge_strength(blank), 0.1)
+    edges = edge_strength(blank)
+    tree = grow_tree(blank, labels, features, edges, edge_weight=0.1, size_weight=0)
+    check_tree(tree, labels, features, edges, 0.1, 0)
 
 
 def test_a_tie_that_only_a_merger_makes() -> None:
     """Region 0 is as similar to 3 as, later, to 1 and 2 together; before, it is less similar to each of them."""
     labels = np.array([[0, 0, 0], [1, 2, 3]], np.int32)
     vectors = np.array([[1, 1, 0, 0, 0], [2, 0, 2, 1, 1], [0, 2, 2, 1, 1], [1, 0, -1, 0, 0]], np.float32)
-    tree = grow_tree(np.zeros((2, 3, 3), np.uint8), labels, vectors[labels], edge_weight=0)
+    image, edges = np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.float32)
+    tree = grow_tree(image, labels, vectors[labels], edges, edge_weight=0, size_weight=0)
     assert tree.parent.tolist() == [5, 4, 4, 6, 5, 6, -1]
 
 
@@ -180,55 +194,29 @@ def test_edges_decide_where_features_do_not() -> None:
     image = np.full((10, 30, 3), 128, np.uint8)
     image[:, 10:20], image[:, 20:] = 140, 250
     labels = superpixels(image, scale=1, sigma=0, min_size=1)
-    tree = grow_tree(image, labels, np.ones((2, 6, 3), np.float32), edge_weight=0.1)
+    features, edges = np.ones((2, 6, 3), np.float32), edge_strength(image)
+    tree = grow_tree(image, labels, features, edges, edge_weight=0.1, size_weight=0)
     assert tree.parent.tolist() == [3, 3, 4, 4, -1]
     assert tree.persistence[0] < tree.persistence[2]
 
 
-def test_scores_rank_by_persistence_and_size() -> None:
-    image, labels, features = example(0)
-    tree = grow_tree(image, labels, features, edge_weight=0.05)
-    standing = tree.persistence * np.sqrt(tree.areas)
-    assert np.array_equal(np.argsort(tree.scores, kind="stable"), np.argsort(standing, kind="stable"))
-    assert tree.scores.min() >= 0
-    assert tree.scores.max() < 1
-    assert np.median(tree.scores) == pytest.approx(0.5)
-    np.testing.assert_allclose(tree.scores, standing / (standing + np.median(standing)), rtol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_forests_of_chosen_regions(seed: int) -> None:
-    image, labels, features = example(seed)
-    tree = grow_tree(image, labels, features, edge_weight=0.05)
-    rng = np.random.default_rng(seed)
-    for count in (0, 1, 9, len(tree)):
-        chosen = rng.choice(len(tree), count, replace=False)
-        forest = tree.forest(chosen)
-        assert forest.size_hw == labels.shape
-        assert forest.scores.tolist() == tree.scores[chosen].tolist()
-        assert forest.attributes["cohesion"].tolist() == tree.cohesion[chosen].tolist()
-        masks = forest.masks
-        for index, region in enumerate(chosen):
-            mask = np.zeros(labels.shape, dtype=bool)
-            window, (top, left) = tree.window(region)
-            mask[top : top + window.shape[0], left : left + window.shape[1]] = window
-            assert np.array_equal(masks[index], mask)
-            above = [other for other in range(count) if other != index and (masks[other] >= masks[index]).all()]
-            assert np.flatnonzero(forest.ancestor[:, index]).tolist() == above
-            nearest = min(above, key=lambda other: masks[other].sum(), default=-1)
-            assert forest.parent[index] == nearest
-
-
 def test_the_same_picture_gives_the_same_tree() -> None:
     image, labels, features = example(3)
-    trees = [grow_tree(image, labels.copy(), features.copy(), edge_weight=0.05) for _ in range(2)]
-    for name in ("rank", "start", "stop", "parent", "areas", "boxes", "persistence", "cohesion"):
-        first, second = (getattr(tree, name) for tree in trees)
+    edges = edge_strength(image)
+    trees = [
+        grow_tree(image, labels.copy(), features.copy(), edges, edge_weight=0.05, size_weight=0.1) for _ in range(2)
+    ]
+    for field in fields(RegionTree):
+        first, second = (getattr(tree, field.name) for tree in trees)
         assert first.tobytes() == second.tobytes()
 
 
 def test_scale_of_the_features_does_not_matter() -> None:
     image, labels, features = example(2)
-    tree, other = (grow_tree(image, labels, features * scale, edge_weight=0.05) for scale in (1, np.float32(1024)))
+    edges = edge_strength(image)
+    tree, other = (
+        grow_tree(image, labels, features * scale, edges, edge_weight=0.05, size_weight=0.1)
+        for scale in (1, np.float32(1024))
+    )
     assert tree.parent.tolist() == other.parent.tolist()
     assert tree.persistence.tolist() == other.persistence.tolist()
