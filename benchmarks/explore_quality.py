@@ -41,6 +41,7 @@ T = TypeVar("T")
 CALIBRATION_IMAGES = 32
 
 WITHOUT_LOCAL: dict[str, Any] = {
+    "algorithm": "sohes",
     "center": False,
     "size_global": 1176,
     "keep_aspect": True,

@@ -31,7 +31,7 @@ from sohes.files import read_json
 from sohes.settings_table import print_table
 
 SETTINGS = ["--set", "size_global=64", "size_local=32", "theta_merge=[0.95, 0.8, 0.5]", "max_crops=2"]
-SETTINGS += ["min_area_px=20", "center=false"]
+SETTINGS += ["algorithm=sohes", "min_area_px=20", "center=false"]
 BACKBONE = ["--backbone", "random:test_vit"]
 
 
@@ -207,6 +207,13 @@ def test_nothing_set(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "without any mask" not in capsys.readouterr().out
     store = LabelStore(tmp_path)
     assert all(len(forest) for _, forest in store)
+    assert (store.header["algorithm"], store.header["thresholds"]) == ("superpixels", None)
+
+
+def test_thresholds_left_to_the_images(photos: Path, tmp_path: Path) -> None:
+    assert main(["explore", str(photos), "--out", str(tmp_path), *BACKBONE, "--set", "algorithm=sohes"]) == 0
+    store = LabelStore(tmp_path)
+    assert all(len(forest) for _, forest in store)
     assert len(store.header["thresholds"]) > 20
 
 
@@ -312,7 +319,13 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     for seed in range(260):
         pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((64, 64)).save(folder / f"{seed:03d}.png")
-    settings = ["--set", "size_global=64", "max_crops=0", "min_area_px=20"]  # thresholds are those of the noise
+    settings = [
+        "--set",
+        "algorithm=sohes",
+        "size_global=64",
+        "max_crops=0",
+        "min_area_px=20",
+    ]  # thresholds are those of the noise
     command = [sys.executable, "-m", "sohes.cli", "explore", str(folder), *BACKBONE, *settings, "--overlays", "0"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     for attempt in range(4):

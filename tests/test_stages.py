@@ -37,7 +37,9 @@ from sohes.segmenters.segmenter import load_segmenter
 from sohes.segmenters.stage import ExportConfig, export
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
-EXPLORE = ExploreConfig(size_global=64, size_local=32, max_crops=2, min_area_px=20, shard_size=3, overlays=1)
+EXPLORE = ExploreConfig(
+    algorithm="sohes", size_global=64, size_local=32, max_crops=2, min_area_px=20, shard_size=3, overlays=1
+)
 SMALL = {
     "iterations": 3,
     "batch_size": 2,

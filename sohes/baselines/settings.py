@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import model_validator
 
 from sohes.configuration import Count, Natural, NonEmpty, NonNegative, Positive, PositiveShare, Share, settings
-from sohes.explore.settings import Cosine, ExploreSettings
+from sohes.explore.settings import Algorithm, Cosine, ExploreSettings
 
 
 @settings
@@ -50,6 +50,8 @@ class DinoSettings(SohesSettings):
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # it has the published constants
 
+    algorithm: Algorithm = "sohes"
+    """Patches that merge by their features [paper]."""
     theta_merge: NonEmpty[Cosine] | None = (0.4,)
     """The cosine at which regions merge [HASSOD, Table 8]."""
     max_crops: Natural = 0
@@ -64,6 +66,8 @@ class DinoSettings(SohesSettings):
     """IoU of a mask with itself before refinement, at least [HASSOD]."""
     nms_iou: PositiveShare = 0.9
     """IoU above which masks are duplicates [UnSAM]."""
+    max_masks: Count = 300
+    """Masks per image at most [ours]."""
 
     @model_validator(mode="after")
     def _one_level(self) -> Self:

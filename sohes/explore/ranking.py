@@ -46,26 +46,26 @@ def ranked_forest(
         Scores fall, in [0, 1), with 0.5 for the median merit. Attribute `cohesion`: see `RegionTree`.
     """
     kept = [np.flatnonzero((min_area <= tree.areas) & (tree.areas <= max_area)) for tree in trees]
-    pool = _Pool(trees, kept)
-    merit = pool.merit()
-    chosen, ranking, common = _choose(pool, merit, max_masks, nms_iou)
-    ancestor = coverage_ancestors(common / pool.areas[chosen], theta_cover)
+    candidates = _Candidates(trees, kept)
+    merit = candidates.merit()
+    chosen, ranking, common = _choose(candidates, merit, max_masks, nms_iou)
+    ancestor = coverage_ancestors(common / candidates.areas[chosen], theta_cover)
     size_hw = (trees[0].rank.shape[0], trees[0].rank.shape[1])
     rles = []
     for place in chosen:
-        mask, corner = trees[pool.tree[place]].window(pool.region[place])
+        mask, corner = trees[candidates.tree[place]].window(candidates.region[place])
         rles.append(encode_window(mask, corner, size_hw))
     return MaskForest(
         size_hw=size_hw,
         rles=rles,
         scores=(ranking / (ranking + (np.median(merit) if len(merit) else 1))).astype(np.float32),
         ancestor=ancestor,
-        parent=nearest_parents(ancestor, pool.areas[chosen]),
-        attributes={"cohesion": pool.column("cohesion")[chosen].astype(np.float32)},
+        parent=nearest_parents(ancestor, candidates.areas[chosen]),
+        attributes={"cohesion": candidates.column("cohesion")[chosen].astype(np.float32)},
     )
 
 
-class _Pool:
+class _Candidates:
     """The regions of all trees that are considered, R together.
 
     Attributes:
@@ -131,7 +131,7 @@ class _Pool:
 
 
 def _choose(
-    pool: _Pool, merit: NDArray[np.float64], count: int, nms_iou: float
+    candidates: _Candidates, merit: NDArray[np.float64], count: int, nms_iou: float
 ) -> tuple[IntArray, NDArray[np.float64], NDArray[np.float64]]:
     """Places of the chosen regions (K,), best first, what ranks them (K,), and the pixels they share (K, K)."""
     closest = np.zeros(len(merit))  # highest IoU with a chosen region
@@ -141,11 +141,11 @@ def _choose(
     while left.any() and len(chosen) < count:
         value = np.where(left, merit * np.sqrt(1 - closest), -1)
         best = int(value.argmax())
-        shared = pool.common(best)
+        shared = candidates.common(best)
         chosen.append(best)
         ranking.append(value[best])
         common.append(shared.astype(np.int32))
-        np.maximum(closest, shared / (pool.areas + pool.areas[best] - shared), out=closest)
+        np.maximum(closest, shared / (candidates.areas + candidates.areas[best] - shared), out=closest)
         left &= closest <= nms_iou
         left[best] = False
     places = np.asarray(chosen, dtype=np.int64)

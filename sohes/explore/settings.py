@@ -28,6 +28,7 @@ Cosine = Annotated[float, Field(ge=-1, le=1.01)]  # above 1 nothing merges
 # what phase 1 does as published, where the defaults do otherwise; a key "preset" stands for all of it
 PAPER: Mapping[str, Any] = MappingProxyType(
     {
+        "algorithm": "sohes",
         "center": False,  # [HASSOD]
         "size_global": 480,  # [HASSOD]
         "keep_aspect": False,  # [HASSOD]
@@ -36,21 +37,22 @@ PAPER: Mapping[str, Any] = MappingProxyType(
         "refiner": "local_crf",  # [SOHES: CRF, or cascadepsp, which is trained on human masks]
         "refine_iou": 0.5,  # [HASSOD]
         "nms_iou": 0.9,  # [UnSAM]
+        "max_masks": 300,  # [ours]
     }
 )
 
 
 @settings
 class ExploreSettings:
-    """Settings of phase 1. The defaults suit any ViT and any photograph; `PAPER` has the published constants.
+    """Settings of phase 1. The defaults suit any ViT and any photograph; `PAPER` is the published algorithm.
 
     Where the paper's value is unknown, that of its lineage (HASSOD, UnSAM) is taken.
     """
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": PAPER}
 
-    algorithm: Algorithm = "sohes"
-    """The paper's, or superpixels that merge by features and edges [ours]."""
+    algorithm: Algorithm = "superpixels"
+    """Superpixels that merge by features and edges; sohes: the paper's, of patches that merge by features [ours]."""
     feature: Feature = "key"
     """What the ViT's last block gives: keys, or output tokens [HASSOD]."""
     center: bool = True
@@ -85,7 +87,7 @@ class ExploreSettings:
     """Share of the image that a mask covers at most [UnSAM]."""
     nms_iou: PositiveShare = 0.95
     """IoU above which masks are duplicates [ours]."""
-    max_masks: Count = 300
+    max_masks: Count = 1000
     """Masks per image at most [ours]."""
     theta_cover: Cover = 0.9
     """Coverage that makes a mask part of another [HASSOD]."""

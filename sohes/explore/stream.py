@@ -148,15 +148,17 @@ def require_masks(summary: Summary, settings: ExploreSettings, folder: Path) -> 
     """
     if summary.masks or not summary.images:
         return
-    if settings.theta_merge is not None and settings.algorithm == "sohes":
+    clusters = settings.algorithm == "sohes"
+    if settings.theta_merge is not None and clusters:
         remedy = (
             f"The thresholds theta_merge={list(settings.theta_merge)} do not suit the features of this backbone; leave "
             "them to the images: theta_merge=null"
         )
     else:
+        refined = f" or refine_iou ({settings.refine_iou})" if clusters else ""
         remedy = (
-            f"Nothing that was found passes the filters: lower min_area_px ({settings.min_area_px} px) or refine_iou "
-            f"({settings.refine_iou}), or raise max_area_frac ({settings.max_area_frac})"
+            f"Nothing that was found passes the filters: lower min_area_px ({settings.min_area_px} px){refined}, or "
+            f"raise max_area_frac ({settings.max_area_frac})"
         )
     raise DataError(f"{folder}: no mask in any of {summary.images:,} images. {remedy}.")
 

@@ -10,7 +10,15 @@ from sohes.baselines.settings import DinoSettings, SohesSettings
 from sohes.errors import ConfigError, WeightsError
 
 # what the suite's single-threshold rows are made with
-PUBLISHED = {"center": False, "size_global": 480, "keep_aspect": False, "refine_iou": 0.5, "nms_iou": 0.9}
+PUBLISHED = {
+    "algorithm": "sohes",
+    "max_masks": 300,
+    "center": False,
+    "size_global": 480,
+    "keep_aspect": False,
+    "refine_iou": 0.5,
+    "nms_iou": 0.9,
+}
 TINY = {"backbone": "random:vit_tiny_patch16_224", "center": True, "size_global": 128, "min_patches": 2}
 
 
@@ -22,7 +30,9 @@ def image() -> np.ndarray:
 
 
 def test_scores_rank_by_cohesion(image: np.ndarray) -> None:
-    baseline = make_baseline("sohes", SohesSettings(**TINY, theta_merge=(0.8, 0.4, 0.1), max_crops=2, size_local=64))
+    baseline = make_baseline(
+        "sohes", SohesSettings(**TINY, algorithm="sohes", theta_merge=(0.8, 0.4, 0.1), max_crops=2, size_local=64)
+    )
     forest = baseline.predict(image)
     assert len(forest) > 1
     assert np.array_equal(forest.scores, forest.attributes["cohesion"])

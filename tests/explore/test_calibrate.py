@@ -89,7 +89,7 @@ def test_without_images() -> None:
 
 
 def uncalibrated(**settings: Any) -> Explorer:
-    options: dict[str, Any] = {"theta_merge": None, "size_global": 96, "max_crops": 0, "region_counts": (4, 12, 30)}
+    options: dict[str, Any] = {"algorithm": "sohes", "size_global": 96, "max_crops": 0, "region_counts": (4, 12, 30)}
     return Explorer(Colours(), ExploreSettings(**options | settings))
 
 
@@ -134,7 +134,9 @@ def test_calibrated_explorers_find_as_many_regions(backbone: type[Colours], cent
 
 @pytest.mark.parametrize("variant", ["patch 8", "register tokens"])
 def test_vits_of_random_weights(variant: str) -> None:
-    settings = ExploreSettings(theta_merge=None, size_global=112, max_crops=0, region_counts=(4, 12, 30), min_area_px=1)
+    settings = ExploreSettings(
+        algorithm="sohes", size_global=112, max_crops=0, region_counts=(4, 12, 30), min_area_px=1
+    )
     explorer = Explorer(DenseViT(tiny(variant)), settings).calibrated([clouds(0, 60, 90), clouds(1, 90, 60)])
     thresholds = explorer.settings.theta_merge
     assert thresholds is not None

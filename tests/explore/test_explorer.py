@@ -606,7 +606,7 @@ def test_superpixels_instead_of_patches() -> None:
 def test_any_vit_on_pictures_of_any_size(variant: str, feature: str) -> None:
     backbone = DenseViT(tiny(variant), feature=feature)
     patch = backbone.patch_size
-    options: dict[str, Any] = {"size_global": 100, "size_local": 50, "center": True, "theta_merge": (0.3,)}
+    options: dict[str, Any] = {"algorithm": "sohes", "size_global": 100, "size_local": 50, "theta_merge": (0.3,)}
     for size_hw, keep_aspect in (((37, 101), False), ((37, 101), True), ((64, 48), True)):
         settings = ExploreSettings(**options, keep_aspect=keep_aspect, theta_small=0.5, max_crops=2)
         found = Explorer(backbone, settings)
@@ -646,7 +646,7 @@ def test_photographs_with_nothing_set(assets: Path, weights: str) -> None:
 def test_what_a_vit_of_random_weights_sees() -> None:
     image = picture(96)
     half = paint(image, GREEN, 0, 0, 96, 48)
-    settings = ExploreSettings(size_global=192, max_crops=0, center=True, theta_merge=(0.0,))
+    settings = ExploreSettings(algorithm="sohes", size_global=192, max_crops=0, theta_merge=(0.0,))
     forest = Explorer(DenseViT(tiny("patch 16"), feature="token"), settings)(image)
     places(forest, {"left": half, "right": ~half}, 0.9)
 

@@ -41,6 +41,7 @@ class Batched(Explorer):
 
 def make_explorer(rows: int = 1) -> Batched:
     settings = ExploreSettings(
+        algorithm="sohes",
         size_global=128,
         keep_aspect=True,
         theta_merge=(0.99, 0.9, 0.6),
@@ -89,7 +90,9 @@ def test_order_and_forests_are_those_of_single_images(rows: int, workers: int, l
 @pytest.mark.parametrize("feature_threads", [1], indirect=True)
 def test_views_of_several_images_share_a_batch() -> None:
     explorer = make_explorer(rows=4)
-    explorer.settings = ExploreSettings(size_global=64, max_crops=0, theta_merge=(0.9,), refiner="none")
+    explorer.settings = ExploreSettings(
+        algorithm="sohes", size_global=64, max_crops=0, theta_merge=(0.9,), refiner="none"
+    )
     started = threading.Barrier(8)  # all images are loaded before any is explored
 
     def load(seed: int) -> Image:
