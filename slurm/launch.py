@@ -78,6 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(
         prog="launch.py",
+        allow_abbrev=False,  # --set would be taken for --settings
         **help_page(
             "python slurm/launch.py sohes_full instruct.iterations=50 --dry-run",
             "Run every stage of a recipe that is not up to date. A key is STAGE.FIELD, STAGE.resources.FIELD, "

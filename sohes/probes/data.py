@@ -18,7 +18,7 @@ from sohes.data.image_root import with_image_root
 from sohes.data.images import is_image_name, load_image
 from sohes.data.label_maps import IGNORE, LabelMap, one_sided, read_label_map, read_listing, semantic_classes
 from sohes.data.labelled import Labelled, check_labelled, few, read_labelled
-from sohes.data.prepare import SEMANTIC_SETS, data_folder
+from sohes.data.prepare import resolve_labelled
 from sohes.data.sources import split_images
 from sohes.errors import DataError
 from sohes.files import read_json, read_text, walk_files
@@ -93,7 +93,7 @@ def read_probe_data(source: str | Path, *, max_train: int | None = None, max_val
             a label that is no class; a split without labels or without an image that can be read; fewer than two
             classes.
     """
-    path = _resolved(source)
+    path = resolve_labelled(source)
     if path.is_file():
         name, found = path.stem, _of_coco(_halves(path))
     elif all((path / f"{split}.json").is_file() for split in SPLITS):
@@ -163,21 +163,6 @@ class _Splits:
     classes: tuple[str, ...]
     items: dict[str, tuple[ProbeItem, ...]]
     notes: Sequence[str]
-
-
-def _resolved(source: str | Path) -> Path:
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    prepared = data_folder() / str(source)
-    if Path(source).name == str(source) and prepared.is_dir():
-        return prepared
-    if str(source) in SEMANTIC_SETS:
-        raise DataError(f"{prepared}: not prepared yet; run: sohes data prepare {source} --root DIR")
-    raise DataError(
-        f"{source}: no such file, folder or prepared set. Give a COCO file with categories, a folder with images/ and "
-        "masks/, or a set that `sohes data prepare` made"
-    )
 
 
 def _halves(path: Path) -> Labelled:

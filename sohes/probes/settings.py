@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator
 
 from sohes.configuration import Count, Natural, NonEmpty, NonNegative, Positive, settings
+from sohes.data.prepare import resolve_labelled
 from sohes.errors import unknown_name
 from sohes.probes.registry import PROBES
 
@@ -93,7 +94,7 @@ class ProbeConfig(LinearSettings, SgdSettings, KnnSettings, OverclusterSettings,
     probe: Annotated[str, AfterValidator(_known_probe)] = "linear"
     """Name of the probe, see `sohes.probes.registry`."""
     data: str | None = None
-    """Labelled data where no stage gives them: see `read_probe_data`."""
+    """Labelled data in place of those of the run: see `read_probe_data`."""
     size_px: Count = 448
     """Side to which images are squashed, px, rounded to the patch [Leopart]."""
     score_px: Count | None = None
@@ -112,6 +113,9 @@ class ProbeConfig(LinearSettings, SgdSettings, KnnSettings, OverclusterSettings,
     """Which backbone it is in a run that compares both; empty, and with a start backbone: both are told apart."""
 
     def outside_inputs(self) -> list[Path]:
-        """Files whose change makes the stage run again."""
-        path = Path(self.data).expanduser() if self.data else None
-        return [path] if path and path.exists() else []
+        """Files whose change makes the stage run again.
+
+        Raises:
+            DataError: data that are not there.
+        """
+        return [resolve_labelled(self.data)] if self.data else []

@@ -34,9 +34,9 @@ def probe(config: ProbeConfig, inputs: dict[str, Path], out: Path) -> StageResul
     from sohes.probes.outcome import run_probe
     from sohes.probes.pictures import write_pictures
 
-    source = inputs.get("data", config.data)
+    source = config.data or inputs.get("data")
     if source is None:
-        raise ConfigError("no labelled data: give the input 'data', or the setting data=COCO_FILE_OR_FOLDER")
+        raise ConfigError("no labelled data: give the setting data=COCO_FILE_OR_FOLDER, or the input 'data'")
     if Path(out).exists() and not Path(out).is_dir():
         raise ConfigError(f"{out}: a file, where a folder for the results is needed; name another")
     data = read_probe_data(source, max_train=config.max_train, max_val=config.max_val)

@@ -9,7 +9,7 @@ from sohes.data.prepare.catalogue import DATASETS
 from sohes.data.prepare.semantic_sets import SEMANTIC_SETS
 from sohes.errors import DataError, unknown_name
 
-__all__ = ["DATASETS", "SEMANTIC_SETS", "data_folder", "prepared", "resolve_ground_truth"]
+__all__ = ["DATASETS", "SEMANTIC_SETS", "data_folder", "prepared", "resolve_ground_truth", "resolve_labelled"]
 
 
 def data_folder() -> Path:
@@ -43,3 +43,23 @@ def resolve_ground_truth(value: str) -> Path:
     if Path(value).name != value or Path(value).suffix:
         raise DataError(f"{value}: no such file; give a COCO file or the name of a data set (sohes data list)")
     raise DataError(unknown_name("data set", value, DATASETS))
+
+
+def resolve_labelled(source: str | Path) -> Path:
+    """The labelled data meant by `source`: an existing file or folder, or the name of a prepared set.
+
+    Raises:
+        DataError: neither; the message has the command that prepares a known set.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    own = data_folder() / str(source)
+    if Path(source).name == str(source) and own.is_dir():
+        return own
+    if str(source) in SEMANTIC_SETS:
+        raise DataError(f"{own}: not prepared yet; run: sohes data prepare {source} --root DIR")
+    raise DataError(
+        f"{source}: no such file, folder or prepared set. Give a COCO file with categories, a folder with images/ and "
+        "masks/, or a set that `sohes data prepare` made"
+    )

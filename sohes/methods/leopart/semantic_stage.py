@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sohes.configuration import Count, Natural, settings
+from sohes.data.prepare import resolve_labelled
 from sohes.methods.leopart.segment_settings import METHOD
 from sohes.records import Measurement, StageResult, over_seeds
 
@@ -24,7 +25,7 @@ class SemanticScoresConfig:
     """Communities against classes."""
 
     data: str | None = None
-    """Labelled data where no stage gives them, see `read_probe_data`; the val split is scored."""
+    """Labelled data in place of those of the run, see `read_probe_data`; the val split is scored."""
     max_val: Count | None = None
     """Val images at most, the first ones; null: all."""
     tokens: Count = 500_000
@@ -35,6 +36,14 @@ class SemanticScoresConfig:
     """Repetitions of Infomap and k-means [ours; Leopart: 10 and 5]."""
     seed: Natural = 0
     """First seed of a k-means and of the draw of its patches; Infomap's first is the segmenter's."""
+
+    def outside_inputs(self) -> list[Path]:
+        """Files whose change makes the stage run again.
+
+        Raises:
+            DataError: data that are not there.
+        """
+        return [resolve_labelled(self.data)] if self.data else []
 
 
 def semantic(config: SemanticScoresConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -54,7 +63,7 @@ def semantic(config: SemanticScoresConfig, inputs: dict[str, Path], out: Path) -
     from sohes.probes.data import read_probe_data
     from sohes.segmenters.segmenter import load_segmenter
 
-    source = inputs.get("data") or config.data
+    source = config.data or inputs.get("data")
     if source is None:
         raise ConfigError("no labelled data to score on: give data=FOLDER, or the input data")
     made = load_segmenter(inputs["segmenter"])
