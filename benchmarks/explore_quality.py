@@ -27,6 +27,7 @@ from sohes.backbones.weights import resolve_weights
 from sohes.data.coco import ImageItem, ImageSet, read_coco
 from sohes.data.images import load_image
 from sohes.data.listing import list_images
+from sohes.errors import DataError
 from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.explore.explorer import Explorer, View
 from sohes.explore.settings import ExploreSettings
@@ -53,7 +54,7 @@ WITHOUT_LOCAL: dict[str, Any] = {
     "max_masks": 1000,
 }
 SOHES: dict[str, Any] = {**WITHOUT_LOCAL, "size_local": 252, "max_crops": 16}
-SUPERPIXELS: dict[str, Any] = {**WITHOUT_LOCAL, "algorithm": "superpixels", "size_global": 784}
+SUPERPIXELS: dict[str, Any] = {"size_global": 784}
 PUBLISHED = (5, 8, 13, 23, 40, 76)  # regions that 0.1 ... 0.6 leave on DINO ViT-B/8 (sohes/explore/README.md §7)
 
 # what changes, and the settings; rows of "sohes" differ from "sohes, no local step" in one choice
@@ -75,7 +76,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "superpixels, 1176 px": ("resolution", {**SUPERPIXELS, "size_global": 1176}),
     "superpixels, tokens": ("feature", {**SUPERPIXELS, "feature": "token"}),
     "superpixels, without edges": ("linkage", {**SUPERPIXELS, "edge_weight": 0.0}),
+    "superpixels, without size": ("linkage", {**SUPERPIXELS, "size_weight": 0.0}),
     "superpixels, edges alone": ("linkage", {**SUPERPIXELS, "edge_weight": 1e3}),
+    "superpixels, one tree": ("trees", {**SUPERPIXELS, "superpixel_scale": (50.0,)}),
+    "superpixels, three trees": ("trees", {**SUPERPIXELS, "superpixel_scale": (25.0, 50.0, 100.0)}),
 }
 
 
@@ -129,7 +133,7 @@ def main() -> None:
         rows.append({"variant": name, "changed": changed, "backbone": backbone, **_score(explorer, truth, name)})
         with atomic_path(table) as temporary:
             pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.2f")
-        print(pd.DataFrame(rows).iloc[:, :12].to_string(index=False, float_format="%.1f"), flush=True)
+        print(pd.DataFrame(rows).iloc[:, :13].to_string(index=False, float_format="%.1f"), flush=True)
     _plot(pd.DataFrame(rows), options.out.with_suffix(".png"))
 
 
@@ -139,7 +143,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--architecture", help="timm name of a weights file, with tag, where it does not tell")
     parser.add_argument("--name", help="what the table calls the backbone (default: where its weights come from)")
     parser.add_argument("--ground-truth", required=True, type=Path, help="COCO file")
-    parser.add_argument("--images", required=True, type=Path, help="folder of its images")
+    parser.add_argument("--images", required=True, type=Path, help="folder of its images; others are left out")
     parser.add_argument("--calibrate-on", required=True, type=Path, help="folder of other images")
     parser.add_argument("--out", required=True, type=Path, help="of the table and the plot, without suffix")
     parser.add_argument("--cache", type=Path, default=Path(".cache/explore_quality"))
@@ -149,7 +153,11 @@ def _options() -> argparse.Namespace:
 
 
 def _with_images(truth: ImageSet, folder: Path, limit: int | None) -> ImageSet:
-    items = _spread([replace(item, path=folder / item.path.name) for item in truth.items], limit or len(truth.items))
+    there = [replace(item, path=folder / item.path.name) for item in truth.items]
+    there = [item for item in there if item.path.exists()]
+    if not there:
+        raise DataError(f"{folder}: holds none of the images of {truth.source}; --images is their folder")
+    items = _spread(there, limit or len(there))
     return replace(truth, items=items, annotations={item.id: truth.annotations.get(item.id, []) for item in items})
 
 
@@ -174,6 +182,7 @@ def _score(explorer: CachedExplorer, truth: ImageSet, name: str) -> dict[str, An
         "ar_m": 100 * scores.mask_ar_1000_m,
         "ar_l": 100 * scores.mask_ar_1000_l,
         "ar_100": 100 * scores.mask_ar_100,
+        "ar_200": 100 * scores.recall_at_count[199],
         "ar_1000_low": 100 * scores.intervals["mask_ar_1000"][0],
         "ar_1000_high": 100 * scores.intervals["mask_ar_1000"][1],
         "masks_an_image": scores.n_predictions / count,

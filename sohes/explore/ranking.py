@@ -31,7 +31,7 @@ def ranked_forest(
 ) -> MaskForest:
     """The best regions of several trees of one image, best first; what is part of what follows from coverage.
 
-    A region's merit is agreement x contrast x compactness x root(persistence x area), with 4π area / perimeter² as
+    A region's merit is agreement x compactness x root(persistence x contrast x area), with 4π area / perimeter² as
     compactness. Each time the region of the highest merit times root(1 - highest IoU with the regions chosen before) is
     chosen, and that product ranks it.
 
@@ -111,7 +111,7 @@ class _Candidates:
         contrast = np.maximum(self.column("contrast"), _LEAST_CONTRAST)
         persistence = np.maximum(self.column("persistence"), _LEAST_PERSISTENCE)
         compactness = 4 * np.pi * self.areas / self.column("perimeter") ** 2
-        return self.agreement() * contrast * compactness * np.sqrt(persistence * self.areas)
+        return self.agreement() * compactness * np.sqrt(persistence * contrast * self.areas)
 
     def common(self, place: int) -> NDArray[np.float64]:
         """Pixels that a region has in common with every other, (R,)."""

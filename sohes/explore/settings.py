@@ -91,7 +91,7 @@ class ExploreSettings:
     """Masks per image at most [ours]."""
     theta_cover: Cover = 0.9
     """Coverage that makes a mask part of another [HASSOD]."""
-    superpixel_scale: NonEmpty[Positive] = (25.0, 50.0, 100.0)
+    superpixel_scale: NonEmpty[Positive] = (25.0, 50.0, 100.0, 200.0)
     """Larger means larger superpixels, a tree for each; this and what follows is for algorithm=superpixels [ours]."""
     superpixel_sigma: NonNegative = 0.8
     """Blur before superpixels, px [ours]."""

@@ -62,9 +62,10 @@ def rank_by_loops(trees: list[RegionTree], options: dict[str, Any]) -> tuple[lis
             ]
             agreement = np.mean(others) if others else 1.0
             compactness = 4 * np.pi * mask.sum() / float(tree.perimeter[region]) ** 2
-            standing = np.sqrt(max(float(tree.persistence[region]), 1e-3) * mask.sum())
+            contrast = max(float(tree.contrast[region]), 1.0)
+            standing = np.sqrt(max(float(tree.persistence[region]), 1e-3) * contrast * mask.sum())
             pool.append(mask)
-            merits.append(agreement * max(float(tree.contrast[region]), 1.0) * compactness * standing)
+            merits.append(agreement * compactness * standing)
     left, chosen, ranking = set(range(len(pool))), [], []
     while left and len(chosen) < options["max_masks"]:
         closest = {i: max((overlap(pool[i], pool[j]) for j in chosen), default=0.0) for i in left}
