@@ -1,4 +1,4 @@
-"""Pictures of a forest: wholes, parts and subparts side by side, and contact sheets."""
+"""Pictures of a forest: wholes, parts and subparts or its best masks side by side, and contact sheets."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from PIL import Image, ImageDraw, ImageFont
 from sohes.data.coco import ImageSet
 from sohes.data.images import ImageArray, load_image
 from sohes.files import atomic_path, shortened
-from sohes.masks import MaskForest
-from sohes.plotting import distinct_hues, oklch
-from sohes.rle import BoolArray, MaskRuns
+from sohes.masks import MaskForest, pairwise_coverage
+from sohes.plotting import categorical, distinct_hues, oklch
+from sohes.rle import BoolArray, IntArray, MaskRuns
 
 LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
+CUTS = (4, 16, 64)  # masks in the panels of a deep forest
 PANEL_PX = 1024  # longer side of a panel; larger pictures are scaled down
 _GAP = 6  # px of white between panels
 _CAPTION_PX = 18
 _MIN_SIDE_PX = 200  # smaller pictures are enlarged, or their captions would not fit
 _TINT = 0.6
+_CROSSING = (0.1, 0.9)  # masks of which the smaller lies in the other to such a share cross ...
+_ALIKE = 0.8  # ... and those of which each covers so much of the other look the same
 
 
 def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
-    """Four panels in a row: the picture, then its wholes, its parts, and its subparts with all that is deeper.
-
-    A part has about the hue of its whole, lighter or darker. Outside a panel's masks the picture is pale, the levels
-    above show as outlines. Larger masks are painted first. A panel has `PANEL_PX` at most.
+    """Four panels in a row: the picture, then the three of `level_panels`. A panel has `PANEL_PX` at most.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -41,16 +41,60 @@ def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
     if image.shape[:2] != forest.size_hw:
         raise ValueError(f"the picture is {image.shape[:2]} px, the masks are {forest.size_hw} px")
     image = panel_sized(image)
-    colours, depth = forest_colours(forest), np.minimum(forest.depth, len(LEVELS) - 1)
-    panels, captions = [image], ["image"]
+    captions, panels = zip(*level_panels(image, forest), strict=True)
+    return grid([image, *panels], ["image", *captions], columns=1 + len(panels))
+
+
+def level_panels(image: ImageArray, forest: MaskForest) -> list[tuple[str, ImageArray]]:
+    """Captions and panels: the wholes, the parts, and the subparts with all that is deeper; or a deep forest's cuts.
+
+    A part has about the hue of its whole, lighter or darker. Outside a panel's masks the picture is pale, the levels
+    above show as outlines. Larger masks are painted first.
+
+    Where most masks lie deeper than subparts, no level is one that a person would name. Then the panels show the best
+    4, 16 and 64 masks, see `best_masks`; each keeps its colour.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; may be a smaller version of the picture that the masks belong to.
+        forest: the masks.
+    """
+    depth = forest.depth
+    if 2 * np.count_nonzero(depth >= len(LEVELS)) > len(forest):
+        best = best_masks(forest, CUTS[-1])
+        colours = (255 * categorical(len(best))).astype(np.float32)
+        cuts = [best[:count] for count in CUTS]
+        return [(f"best {len(cut)}", paint(image, forest.select(cut), colours[: len(cut)])) for cut in cuts]
+    colours, depth = forest_colours(forest), np.minimum(depth, len(LEVELS) - 1)
+    panels = []
     above = np.zeros(image.shape[:2], np.uint8)
     for level, name in enumerate(LEVELS):
         chosen = np.flatnonzero(depth == level)
         ink, outlines = _drawn(forest.select(chosen), (image.shape[0], image.shape[1]))
-        panels.append(_coloured(image, ink, colours[chosen], above))
-        captions.append(f"{name}: {len(chosen)}")
+        panels.append((f"{name}: {len(chosen)}", _coloured(image, ink, colours[chosen], above)))
         above |= outlines
-    return grid(panels, captions, columns=len(panels))
+    return panels
+
+
+def best_masks(forest: MaskForest, count: int) -> IntArray:
+    """The best masks of which any two lie apart or one in the other, (K,) indices, best first; of equals the larger.
+
+    Masks that cross a better one, or look the same, are left out. Only the best 4 x `count` are considered.
+
+    Args:
+        forest: ranked by its scores.
+        count: masks at most.
+    """
+    order = np.lexsort((-forest.areas, -forest.scores))[: 4 * count]
+    covered = pairwise_coverage([forest.rles[index] for index in order])
+    inside, mutual = np.maximum(covered, covered.T), np.minimum(covered, covered.T)
+    clash = ((_CROSSING[0] < inside) & (inside < _CROSSING[1])) | (mutual > _ALIKE)
+    left = np.ones(len(order), dtype=bool)
+    best: list[int] = []
+    for place, index in enumerate(order.tolist()):
+        if left[place] and len(best) < count:
+            best.append(index)
+            left &= ~clash[place]
+    return np.asarray(best, dtype=np.int64)
 
 
 def panel_sized(image: ImageArray) -> ImageArray:

@@ -12,7 +12,7 @@ import pytest
 
 from sohes.data import draw
 from sohes.data.coco import read_coco
-from sohes.data.draw import forest_colours, grid, overlay
+from sohes.data.draw import best_masks, forest_colours, grid, level_panels, overlay
 from sohes.data.images import load_image
 from sohes.masks import MaskForest
 from sohes.rle import encode_window
@@ -66,6 +66,40 @@ def test_a_small_mask_stays_in_sight_whatever_the_order() -> None:
         picture = panel(overlay(np.full((240, 240, 3), 128, dtype=np.uint8), MaskForest.from_masks(masks[order])), 1)
         assert np.array_equal(picture[90, 90], picture[90, 58])
         assert not np.array_equal(picture[90, 90], picture[180, 180])
+
+
+def nested(*sides: int) -> np.ndarray:
+    """Squares of a picture of 240 px that share a corner, (M, 240, 240)."""
+    rows, columns = np.mgrid[:240, :240]
+    return np.stack([np.maximum(rows, columns) < side for side in sides])
+
+
+def test_a_deep_forest_is_drawn_as_its_best_masks() -> None:
+    masks = np.concatenate([nested(200, 160, 120, 80, 50, 30, 20, 12), np.roll(nested(30), 205, axis=(1, 2))])
+    deep = MaskForest.from_masks(masks, scores=np.array([0.5, 0.9, 0.8, 0.7, 0.4, 0.3, 0.2, 0.1, 0.6]))
+    assert deep.depth.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
+    image = np.full((240, 240, 3), 128, dtype=np.uint8)
+    panels = dict(level_panels(image, deep))
+    assert list(panels) == ["best 4", "best 9"]
+    first, last = panels["best 4"], panels["best 9"]
+    covered = np.ptp(first.astype(int), axis=2) > 20  # what no mask covers is grey
+    assert covered[[100, 20, 220, 180], [100, 20, 220, 180]].tolist() == [True, True, True, False]
+    assert np.array_equal(first[100, 100], last[100, 100]), "a mask keeps its colour"
+    assert not np.array_equal(first[20, 20], last[20, 20])
+    shallow = deep.select([1, 2, 3, 8])
+    assert [caption for caption, _ in level_panels(image, shallow)] == ["wholes: 2", "parts: 1", "subparts: 1"]
+
+
+def test_the_best_masks_nest_or_lie_apart() -> None:
+    """Left half; its near copy; a band across both halves; a band of which a tenth lies outside; right half; a part."""
+    masks = np.zeros((6, 240, 240), dtype=bool)
+    masks[0, :, :120] = masks[1, :, :125] = masks[2, 100:140] = masks[3, 10:20, 25:125] = masks[4, :, 120:] = True
+    masks[5, 50:60, 10:110] = True
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.5])
+    assert best_masks(MaskForest.from_masks(masks, scores=scores), 6).tolist() == [0, 3, 4, 5]
+    assert best_masks(MaskForest.from_masks(masks, scores=scores), 2).tolist() == [0, 3]
+    assert best_masks(MaskForest.from_masks(masks[[5, 0, 1]]), 3).tolist() == [2, 0], "of equals the largest"
+    assert best_masks(MaskForest.from_masks(masks[:0]), 3).tolist() == []
 
 
 def test_an_empty_forest_and_a_tiny_picture() -> None:

@@ -1,0 +1,67 @@
+"""Four photographs that everybody has, and what is seen in them: the README's first picture, the last one of a demo.
+
+    python -m sohes.explore.photographs results/first_picture.jpg
+
+They come with scikit-image, under CC0 or in the public domain.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sohes.data.draw import grid, level_panels
+from sohes.data.images import ImageArray, load_image
+from sohes.files import atomic_path
+from sohes.masks import MaskForest
+from sohes.progress import track
+
+FILES = ("chelsea.png", "coffee.png", "astronaut.png", "rocket.jpg")  # in every wheel; nothing is downloaded
+_HEIGHT_PX = 300  # of a panel
+_JPEG_QUALITY = 85
+
+
+def photographs() -> dict[str, ImageArray]:
+    """The photographs, (H, W, 3) uint8 RGB, by name.
+
+    Raises:
+        DataError: scikit-image does not hold one.
+    """
+    folder = Path(str(files("skimage"))) / "data"
+    return {Path(name).stem: load_image(folder / name) for name in FILES}
+
+
+def draw_photographs(ways: Mapping[str, Callable[[ImageArray], MaskForest]], path: Path) -> Path:
+    """One JPEG: a column for each photograph, below it for each way to segment it the panels of `level_panels`.
+
+    Args:
+        ways: what stands before the captions, and the way: image (H, W, 3) uint8 RGB to forest.
+        path: of the picture.
+    """
+    columns = []
+    for name, image in track(photographs().items(), "photographs"):
+        small = Image.fromarray(image)
+        width = round(small.width * _HEIGHT_PX / small.height)
+        panels = [np.asarray(small.resize((width, _HEIGHT_PX), Image.Resampling.LANCZOS))]
+        captions = [name]
+        for way, segment in ways.items():
+            for caption, panel in level_panels(panels[0], segment(image)):
+                panels.append(panel)
+                captions.append(f"{way}, {caption}" if way else caption)
+        columns.append(grid(panels, captions, columns=1))
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.hstack(columns)).save(temporary, quality=_JPEG_QUALITY, subsampling=0)
+    return path
+
+
+if __name__ == "__main__":
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.backbones.weights import PACKAGED
+    from sohes.explore.explorer import Explorer
+
+    print(draw_photographs({"": Explorer(load_backbone(PACKAGED))}, Path(sys.argv[1])))
