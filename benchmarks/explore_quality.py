@@ -60,6 +60,7 @@ PUBLISHED = (5, 8, 13, 23, 40, 76)  # regions that 0.1 ... 0.6 leave on DINO ViT
 # what changes, and the settings; rows of "sohes" differ from "sohes, no local step" in one choice
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "nothing set": ("defaults", {}),
+    "sohes, nothing else set": ("defaults", {"algorithm": "sohes"}),
     "superpixels": ("superpixels", SUPERPIXELS),
     "sohes": ("sohes", SOHES),
     "sohes, no local step": ("local step", WITHOUT_LOCAL),

@@ -1,4 +1,4 @@
-"""The regions of several trees as one ranked forest [ours] (README §9).
+"""The regions of several trees as one ranked forest [ours] (README §8).
 
 A region is a range of its tree's superpixels. What regions of two trees have in common follows from what the trees'
 superpixels have in common, so masks are made of the chosen regions alone.

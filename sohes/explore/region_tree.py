@@ -84,9 +84,9 @@ def grow_tree(
         edge_weight: per CIELAB unit of colour difference across a pixel.
         size_weight: per e-fold of area.
     """
-    sums = pooled_features(labels, features)
     length = np.linalg.norm(features, axis=-1, keepdims=True)
-    unit_sums = pooled_features(labels, features / np.maximum(length, 1e-12))
+    both = np.concatenate([features, features / np.maximum(length, 1e-12)], axis=-1)
+    sums, unit_sums = (half.copy() for half in np.split(pooled_features(labels, both), 2, axis=1))
     areas = np.bincount(labels.ravel())
     border, strength = borders(labels, edges, len(areas))
     merges, similarity = _merge(sums, border.copy(), strength, areas.astype(np.float64), edge_weight, size_weight)

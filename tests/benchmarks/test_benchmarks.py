@@ -15,7 +15,7 @@ import torch
 from sohes.files import read_json
 
 EXPLORE = ["--limit", "2", "--scenes-px", "96", "--set", "size_global=98", "max_crops=1", "size_local=56"]
-EXPLORE += ["min_side_px=16", "min_area_px=20", "center=true", "theta_merge=null"]
+EXPLORE += ["algorithm=sohes", "min_side_px=16", "min_area_px=20", "center=true", "theta_merge=null"]
 PROBES = ["--backbone", "random:vit_tiny_patch16_224", "--size", "128", "--images", "8", "--rounds", "1"]
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "clustering": ("clustering", ["6", "9", "--channels", "5"]),

@@ -87,6 +87,17 @@ def test_order_and_forests_are_those_of_single_images(rows: int, workers: int, l
     assert {shape[0] for shape in batches} == {rows}  # type: ignore[comparison-overlap]
 
 
+@pytest.mark.parametrize(("rows", "workers"), [(1, 1), (2, 3)])
+def test_superpixels_whatever_runs_beside_them(rows: int, workers: int) -> None:
+    explorer = make_explorer(rows)
+    explorer.settings = ExploreSettings(size_global=128, min_area_px=20)
+    alone = [content(explorer(picture(seed))) for seed in range(6)]
+    assert all(len(forest[1]) > 3 for forest in alone)
+    items = ((seed, partial(picture, seed)) for seed in range(6))
+    results = list(explore_stream(explorer, items, workers=workers))
+    assert [content(forest) for _, forest in results] == alone
+
+
 @pytest.mark.parametrize("feature_threads", [1], indirect=True)
 def test_views_of_several_images_share_a_batch() -> None:
     explorer = make_explorer(rows=4)
