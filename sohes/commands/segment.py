@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from sohes.files import atomic_path, printable, shortened, write_json
 from sohes.help import help_page
 
 if TYPE_CHECKING:
+    from sohes.data.images import ImageArray
     from sohes.masks import MaskForest
 
 
@@ -20,8 +21,12 @@ def add_parser(commands: Any) -> None:
     """Describe the command."""
     parser = commands.add_parser(
         "segment",
-        help="segment images with a trained checkpoint",
-        **help_page("sohes segment photos/ --checkpoint runs/sohes_full-demo/correct/segmenter --out out/"),
+        help="segment images, with a trained checkpoint or by phase 1",
+        **help_page(
+            "sohes segment photos/ --checkpoint runs/sohes_full-demo/correct/segmenter --out out/",
+            "Without a checkpoint, phase 1 of SOHES segments: what `sohes explore` finds with nothing set, by the ViT "
+            "that comes packaged.",
+        ),
     )
     parser.add_argument(
         "source",
@@ -29,7 +34,7 @@ def add_parser(commands: Any) -> None:
         metavar="SOURCE",
         help="folders, image files, .txt with a path on each line, tar archives ('a/{000..019}.tar'), or a COCO .json",
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="segmenter folder, …/correct/segmenter of a run")
+    parser.add_argument("--checkpoint", type=Path, help="segmenter folder, …/correct/segmenter of a run")
     parser.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON per image")
     parser.add_argument("--min-score", type=float, default=0.5, help="show masks scored above this (default 0.5)")
     parser.set_defaults(run=run)
@@ -44,10 +49,9 @@ def run(options: argparse.Namespace) -> int:
     from sohes.data.draw import overlay
     from sohes.data.listing import list_images
     from sohes.progress import track
-    from sohes.segmenters.segmenter import load_segmenter
 
     listing = list_images(*options.source, leave_out=options.out)
-    segmenter = load_segmenter(options.checkpoint)
+    segment = _trained(options.checkpoint, options.min_score) if options.checkpoint else _phase_1(options.min_score)
     paths = [Path(name) for name in listing.names]
     names = output_names(paths)
     skipped = {}
@@ -58,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"sohes: skipped: {error}", file=sys.stderr)
             skipped[printable(path)] = str(error)
             continue
-        forest = segmenter.segment(image, min_score=options.min_score)
+        forest = segment(image)
         picture = options.out / f"{names[path]}.png"
         with atomic_path(picture) as temporary:
             Image.fromarray(overlay(image, forest)).save(temporary)
@@ -71,6 +75,25 @@ def run(options: argparse.Namespace) -> int:
     for line in listing.notes:
         print(line)
     return 1 if len(skipped) == len(paths) else 0
+
+
+def _trained(checkpoint: Path, min_score: float) -> Callable[[ImageArray], MaskForest]:
+    from sohes.segmenters.segmenter import load_segmenter
+
+    segmenter = load_segmenter(checkpoint)
+    return lambda image: segmenter.segment(image, min_score=min_score)
+
+
+def _phase_1(min_score: float) -> Callable[[ImageArray], MaskForest]:
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.backbones.weights import PACKAGED
+    from sohes.explore.explorer import Explorer
+    from sohes.segmenters.decode import select_forest
+
+    backbone = load_backbone(PACKAGED)
+    print(f"no --checkpoint: phase 1 with nothing set, on {backbone.provenance.label}", file=sys.stderr)
+    explorer = Explorer(backbone)
+    return lambda image: select_forest(explorer(image), min_score=min_score)
 
 
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:
