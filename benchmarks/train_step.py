@@ -29,8 +29,9 @@ from sohes.files import write_json
 from sohes.instruct.module import InstructModule
 from sohes.records import hardware, versions
 from sohes.segmenters.losses import drawn_points, segmentation_loss
-from sohes.segmenters.mask2former import EntitySegmenter, build_segmenter
+from sohes.segmenters.mask2former import build_mask2former
 from sohes.segmenters.matching import Matching, Targets, match
+from sohes.segmenters.model import EntitySegmenter
 from sohes.segmenters.points import random_points
 from sohes.segmenters.settings import LossSettings
 
@@ -211,7 +212,7 @@ def compare(model: str, side: int, options: argparse.Namespace) -> dict[str, Any
     device = default_device()
     torch.manual_seed(0)
     timm_config = {"architecture": MODELS[model], "model_args": {"img_size": side}, "pretrained_cfg": {}}
-    segmenter = build_segmenter(timm_config, neck=options.neck, seed=0, num_queries=options.queries).to(device)
+    segmenter = build_mask2former(timm_config, neck=options.neck, seed=0, num_queries=options.queries).to(device)
     reference = reference_of(segmenter)
     pixels = torch.randn(options.batch, 3, side, side, device=device)
     targets = make_targets(options.batch, options.targets, side, device)

@@ -19,7 +19,7 @@ from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.masks import MaskForest
 from sohes.segmenters import hub
 from sohes.segmenters.entity import save_segmenter
-from sohes.segmenters.mask2former import ENTITY
+from sohes.segmenters.model import ENTITY
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
 ROOT = Path(__file__).parents[1]

@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from huggingface_hub.dataclasses import strict
 from timm.layers import DropPath
-from timm.models import checkpoint
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoBackbone, AutoConfig
 from transformers.modeling_outputs import BackboneOutput
 
-from sohes.backbones.neck import SCALES, TimmNeck, TimmNeckConfig
+from sohes.backbones.neck import SCALES, TimmNeck, TimmNeckConfig, embed, run
 from sohes.layers.deformable_layer import DeformableAttention, pixel_centres
 
 STAGES = 4
@@ -171,33 +170,18 @@ class TimmAdapter(TimmNeck):
         """The prior's tokens at the end, and the patch tokens after every stage."""
         vit, prefix, depth = self.vit, self.vit.num_prefix_tokens, len(self.vit.blocks)
         patch_centres, prior_centres = (pixel_centres(one, prior.device) for one in ([grid], shapes))
-        tokens, arguments = self._embed(pixel_values)
+        tokens, arguments = embed(vit, pixel_values)
         stages = []
         for stage, (injector, extractor) in enumerate(zip(self.injectors, self.extractors, strict=True)):
             patches = injector(tokens[:, prefix:], patch_centres, prior, shapes)
             tokens = torch.cat([tokens[:, :prefix], patches], dim=1)
             for block in range(depth * stage // STAGES, depth * (stage + 1) // STAGES):
-                tokens = self._run(vit.blocks[block], tokens, arguments[block])
+                tokens = run(vit, vit.blocks[block], tokens, **arguments[block])
             prior = extractor(prior, shapes, prior_centres, tokens[:, prefix:], grid)
             stages.append(vit.norm(tokens)[:, prefix:])
         for extractor in self.last_extractors:
             prior = extractor(prior, shapes, prior_centres, tokens[:, prefix:], grid)
         return prior, stages
-
-    def _embed(self, pixel_values: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
-        """The ViT's tokens before its blocks, and each block's further arguments: timm's Eva ViTs rotate positions."""
-        vit = self.vit
-        tokens = vit._pos_embed(vit.patch_embed(pixel_values))
-        if not isinstance(tokens, tuple):
-            return vit.norm_pre(tokens), [{} for _ in vit.blocks]
-        tokens, rope = tokens
-        own = rope if getattr(vit, "rope_mixed", False) else [rope] * len(vit.blocks)
-        return vit.norm_pre(tokens), [{"rope": one} for one in own]
-
-    def _run(self, block: nn.Module, tokens: Tensor, arguments: dict[str, Any]) -> Tensor:
-        if self.vit.grad_checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, tokens, **arguments)
-        return block(tokens, **arguments)
 
 
 AutoConfig.register(TimmAdapterConfig.model_type, TimmAdapterConfig)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
+from timm.models import checkpoint
 from torch import Tensor, nn
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.configuration_utils import PreTrainedConfig
@@ -51,6 +52,28 @@ class TimmNeck(BackboneMixin, PreTrainedModel):
         """Every module keeps its own initialisation; the ViT's weights are loaded by whoever builds the model."""
 
     def grid_size(self, pixel_values: Tensor) -> tuple[int, int]:
-        """Patches in a column and in a row of the images."""
-        patch_height, patch_width = self.vit.patch_embed.patch_size
-        return pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+        """See `grid_size`."""
+        return grid_size(self.vit, pixel_values)
+
+
+def grid_size(vit: VisionTransformer, pixel_values: Tensor) -> tuple[int, int]:
+    """Patches in a column and in a row of images (B, 3, H, W)."""
+    patch_height, patch_width = vit.patch_embed.patch_size
+    return pixel_values.shape[-2] // patch_height, pixel_values.shape[-1] // patch_width
+
+
+def embed(vit: VisionTransformer, pixel_values: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+    """A ViT's tokens (B, T, D) before its blocks, and further arguments of each: timm's Eva ViTs rotate positions."""
+    tokens = vit._pos_embed(vit.patch_embed(pixel_values))
+    if not isinstance(tokens, tuple):
+        return vit.norm_pre(tokens), [{} for _ in vit.blocks]
+    tokens, rope = tokens
+    own = rope if getattr(vit, "rope_mixed", False) else [rope] * len(vit.blocks)
+    return vit.norm_pre(tokens), [{"rope": one} for one in own]
+
+
+def run(vit: VisionTransformer, part: nn.Module, tokens: Tensor, **arguments: Any) -> Tensor:
+    """What a block of the ViT, or what stands beside one, makes of tokens; not kept where the ViT checkpoints."""
+    if vit.grad_checkpointing and torch.is_grad_enabled():
+        return checkpoint(part, tokens, **arguments)
+    return part(tokens, **arguments)

@@ -28,8 +28,8 @@ from sohes.engine.ema import update_ema
 from sohes.engine.hooks import bare
 from sohes.engine.schedules import cosine
 from sohes.segmenters.losses import segmentation_loss
-from sohes.segmenters.mask2former import EntitySegmenter
 from sohes.segmenters.matching import Targets, match
+from sohes.segmenters.model import EntitySegmenter
 from sohes.segmenters.settings import LossSettings
 
 SHORT = 2000  # steps; in a shorter training the teachers start faster (README §2)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sohes.backbones.precision import autocast
 from sohes.segmenters.losses import segmentation_loss
-from sohes.segmenters.mask2former import EntitySegmenter
 from sohes.segmenters.matching import Targets, match
+from sohes.segmenters.model import EntitySegmenter
 from sohes.segmenters.settings import LossSettings
 
 

@@ -67,7 +67,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.instruct.module import InstructModule
     from sohes.instruct.training import train_on_labels
     from sohes.segmenters.entity import save_segmenter
-    from sohes.segmenters.mask2former import build_segmenter
+    from sohes.segmenters.mask2former import build_mask2former
 
     start = load_backbone_folder(inputs["backbone"])
     labels, source = LabelStore(inputs["labels"]), inputs["images"] / "source.json"
@@ -80,7 +80,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
             note="phase 2",
         )
     )
-    segmenter = build_segmenter(
+    segmenter = build_mask2former(
         start.timm_config,
         neck=config.neck,
         seed=config.seed,

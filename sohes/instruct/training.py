@@ -22,7 +22,7 @@ from sohes.instruct.settings import TrainingSettings, check_canvas
 from sohes.instruct.watch import WatchHook, read_watched
 from sohes.records import config_hash
 from sohes.segmenters.acceleration import accelerate
-from sohes.segmenters.mask2former import EntitySegmenter
+from sohes.segmenters.model import EntitySegmenter
 
 
 @dataclass(frozen=True)

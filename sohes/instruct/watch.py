@@ -31,7 +31,7 @@ from sohes.files import atomic_path
 from sohes.masks import MaskForest
 from sohes.segmenters.decode import select_forest
 from sohes.segmenters.entity import EntityPredictor, save_segmenter
-from sohes.segmenters.mask2former import EntitySegmenter
+from sohes.segmenters.model import EntitySegmenter
 
 FALL = 2.0  # points of agreement below the start that are worth a warning (README §5)
 

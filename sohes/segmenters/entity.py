@@ -25,10 +25,14 @@ from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import MaskForest
 from sohes.rle import encode_masks
 from sohes.segmenters.decode import decode_parents, relations
-from sohes.segmenters.mask2former import ENTITY, EntitySegmenter, EntitySegmenterConfig
+from sohes.segmenters.mask2former import Mask2FormerSegmenter
+from sohes.segmenters.model import ENTITY, EntitySegmenter
 from sohes.segmenters.segmenter import TrainedSegmenter, segmenter_kind
 
 MAX_MASKS = 1000  # of an image, by score [protocol]
+MODELS: dict[str, type[EntitySegmenter]] = {  # by the `model_type` in a folder's config.json
+    model.config_class.model_type: model for model in (Mask2FormerSegmenter,)
+}
 _PIXELS = 1 << 22  # of masks brought to full size at a time: 16 MB, which processors and allocators reuse
 
 
@@ -40,14 +44,13 @@ class EntityPredictor(TrainedSegmenter):
         provenance: of the ViT inside, the training that made the segmenter last.
     """
 
-    description = (
-        "Mask2Former with an ancestor head, as in SOHES (Cao et al., *Self-supervised Open-world Hierarchical Entity "
-        "Segmentation*, ICLR 2024). It predicts the entities of an image, their parts and subparts as class-agnostic "
-        "masks, each with a score, and which mask is part of which."
-    )
-
     def __init__(self, model: EntitySegmenter, provenance: Provenance) -> None:
         super().__init__(provenance)
+        self.description = (
+            f"{model.title} with an ancestor head, in the manner of SOHES (Cao et al., *Self-supervised Open-world "
+            "Hierarchical Entity Segmentation*, ICLR 2024). It predicts the entities of an image, their parts and "
+            "subparts as class-agnostic masks, each with a score, and which mask is part of which."
+        )
         self.model = model.eval()
         self.device = next(model.parameters()).device
         config = model.vit.pretrained_cfg
@@ -150,11 +153,11 @@ def load_model(folder: Path) -> tuple[EntitySegmenter, Provenance]:
         WeightsError: not a segmenter folder, one of another kind, or damaged.
     """
     folder = Path(folder)
-    if (kind := segmenter_kind(folder)) != EntitySegmenterConfig.model_type:
-        raise WeightsError(f"{folder}: a segmenter of kind {kind}; this takes {EntitySegmenterConfig.model_type} only")
+    if (kind := segmenter_kind(folder)) not in MODELS:
+        raise WeightsError(f"{folder}: a segmenter of kind {kind}; this takes {' or '.join(MODELS)} only")
     try:
         with _no_bars():
-            loaded: Any = EntitySegmenter.from_pretrained(
+            loaded: Any = MODELS[kind].from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True
             )
         provenance = read_provenance(folder / PROVENANCE)

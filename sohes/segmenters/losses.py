@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sohes.backbones.precision import autocast_dtype
-from sohes.segmenters.mask2former import ENTITY, NOTHING, SegmenterOutput, mask_logits
 from sohes.segmenters.matching import Matching, Targets
+from sohes.segmenters.model import ENTITY, NOTHING, SegmenterOutput, mask_logits
 from sohes.segmenters.points import random_points, sample_masks, sample_points
 from sohes.segmenters.settings import LossSettings
 
@@ -49,9 +49,8 @@ def segmentation_loss(
         out = None if excluded is None else excluded[layer]
         terms["entity"].append(_entity_loss(output.entity_logits[layer], matching, settings.no_object_weight, out))
         random = random_points(keys, layer + 1, rows[layer], drawn_points(settings), targets.masks.device)
-        mask, dice = _mask_loss(
-            output.mask_embeddings[layer], output.pixel_features, targets, matching, random, settings
-        )
+        features = output.pixel_features[layer]
+        mask, dice = _mask_loss(output.mask_embeddings[layer], features, targets, matching, random, settings)
         terms["mask"].append(mask / count)
         terms["dice"].append(dice / count)
     loss = {name: getattr(settings, f"{name}_weight") * torch.stack(values).sum() for name, values in terms.items()}
@@ -65,7 +64,7 @@ def unlike_targets(output: SegmenterOutput, targets: Targets) -> list[Tensor]:
 
     Such a query may have found what the labels lack (`soft_no_object`, README §3).
     """
-    (height, width), device = output.pixel_features.shape[-2:], targets.masks.device
+    (height, width), device = output.pixel_features[-1].shape[-2:], targets.masks.device
     lines, columns = (
         ((torch.arange(small, device=device) + 0.5) * (large / small)).long()
         for small, large in zip((height, width), targets.masks.shape[-2:], strict=True)

@@ -1,13 +1,12 @@
-"""Mask2Former over a ViT with a head that predicts which entity is part of which (README §2).
+"""Mask2Former over a ViT, with an ancestor head (README §2).
 
 The Mask2Former is that of `transformers`; `save_pretrained` and `from_pretrained` work as everywhere.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -26,13 +25,12 @@ from sohes.backbones.adapter import TimmAdapterConfig
 from sohes.backbones.pyramid import TimmPyramidConfig
 from sohes.backbones.timm_folder import VisionTransformer
 from sohes.layers.deformable_layer import attend, pixel_centres
-
-ENTITY, NOTHING = 0, 1  # places in the logit pair
-_COVERAGE_SIDE = 128  # px, about; larger maps are read at every second, third, ... pixel
+from sohes.segmenters.ancestor_head import AncestorHead
+from sohes.segmenters.model import EntitySegmenter, SegmenterOutput
 
 
 @strict
-class EntitySegmenterConfig(Mask2FormerConfig):
+class Mask2FormerSegmenterConfig(Mask2FormerConfig):
     """Mask2Former's configuration and the ancestor head's; `inference_*_px` is the size images are shown at."""
 
     model_type = "sohes_entity_segmenter"
@@ -117,74 +115,14 @@ class MaskPredictor(Mask2FormerMaskPredictor):
         return embeddings, outside
 
 
-class AncestorHead(nn.Module):
-    """P[i, j]: is query i's entity an ancestor of query j's? (README §2; the form is this project's.)
+class Mask2FormerSegmenter(Mask2FormerPreTrainedModel, EntitySegmenter):
+    """The queries predict before the decoder and after each of its layers, all on the same pixels."""
 
-    With `rule` it starts as the coverage rule that made the labels (j lies in i by at least `theta_cover`, i in j by
-    less), applied to the predicted masks. It learns how sharp that rule is and where its threshold lies for masks that
-    are less exact, and from the queries what the masks do not say: two embeddings of each, one a role, for the relation
-    is not symmetric. Without, the embeddings are all it has, and it starts by saying no to every pair.
-    """
+    title: ClassVar[str] = "Mask2Former"
+    config_class = Mask2FormerSegmenterConfig
+    config: Mask2FormerSegmenterConfig
 
-    def __init__(self, dim: int, hidden: int, *, rule: bool = True) -> None:
-        super().__init__()
-        self.as_ancestor = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
-        self.as_descendant = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, hidden))
-        self.rule = rule
-        if rule:
-            self.threshold = nn.Parameter(torch.tensor(math.log(0.9 / 0.1)))
-            self.sharpness = nn.Parameter(torch.tensor(2.0))
-        else:
-            self.bias = nn.Parameter(torch.tensor(math.log(0.05 / 0.95)))  # few pairs are related
-
-    def forward(self, queries: Tensor, mask_logits: Tensor) -> Tensor:
-        """Logits (B, N, N) float32 of queries (B, N, D) and their masks (B, N, h, w); the diagonal means nothing."""
-        ancestor, descendant = self.as_ancestor(queries), self.as_descendant(queries)
-        product = (ancestor @ descendant.transpose(1, 2)).float() / ancestor.shape[-1] ** 0.5
-        if not self.rule:
-            return product + self.bias
-        covered = torch.logit(coverage(mask_logits), eps=0.01)
-        rule = torch.minimum(covered - self.threshold, self.threshold - covered.transpose(1, 2))
-        return self.sharpness * rule + product
-
-
-@torch.no_grad()
-def coverage(mask_logits: Tensor) -> Tensor:
-    """C[i, j] (B, N, N) float32: the share of mask j that mask i covers, of logits (B, N, h, w); 0 of an empty mask."""
-    with torch.autocast(mask_logits.device.type, enabled=False):  # areas beyond 256 px are not exact in bfloat16
-        inside = (mask_logits > 0).flatten(2).float()
-        return inside @ inside.transpose(1, 2) / inside.sum(-1).clamp(min=1)[:, None, :]
-
-
-@dataclass(frozen=True)
-class SegmenterOutput:
-    """Raw predictions. The lists have one entry for the learned queries and one after each decoder layer.
-
-    Mask logits are kept as the products that they are: all of them would take tens of gigabytes at the paper's scale.
-    """
-
-    entity_logits: list[Tensor]  # (B, N, 2): entity, nothing
-    mask_embeddings: list[Tensor]  # (B, N, C) of the queries
-    pixel_features: Tensor  # (B, C, h, w)
-    ancestor_logits: Tensor  # (B, N, N), of the last layer's queries
-
-    def mask_logits(self, layer: int = -1) -> Tensor:
-        """Mask logits (B, N, h, w) float32 of all queries after a layer."""
-        return mask_logits(self.mask_embeddings[layer], self.pixel_features)
-
-
-def mask_logits(embeddings: Tensor, features: Tensor) -> Tensor:
-    """Mask logits (B, N, h, w) float32 of queries (B, N, C) on pixels (B, C, h, w)."""
-    return torch.einsum("bnc,bchw->bnhw", embeddings, features).float()
-
-
-class EntitySegmenter(Mask2FormerPreTrainedModel):
-    """(B, 3, H, W) normalised pixels to N entities and their relations."""
-
-    config_class = EntitySegmenterConfig
-    config: EntitySegmenterConfig
-
-    def __init__(self, config: EntitySegmenterConfig) -> None:
+    def __init__(self, config: Mask2FormerSegmenterConfig) -> None:
         super().__init__(config)
         self.model = Mask2FormerModel(config)
         for layer in self.model.pixel_level_module.decoder.encoder.layers:
@@ -200,10 +138,9 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
 
     @property
     def vit(self) -> VisionTransformer:
-        """The timm ViT inside."""
         return self.model.pixel_level_module.encoder.vit
 
-    def train(self, mode: bool = True) -> EntitySegmenter:
+    def train(self, mode: bool = True) -> Mask2FormerSegmenter:
         """Training mode, but for the pixel decoder's layers where there is no dropout.
 
         In it, each of them would make the CPU wait for the GPU, to see whether all values are finite.
@@ -216,19 +153,19 @@ class EntitySegmenter(Mask2FormerPreTrainedModel):
     def forward(self, pixel_values: Tensor) -> SegmenterOutput:
         hidden = self.model(pixel_values=pixel_values, output_hidden_states=True)
         queries = [state.transpose(0, 1) for state in hidden.transformer_decoder_intermediate_states]
-        embeddings, features = list(hidden.masks_queries_logits), hidden.pixel_decoder_last_hidden_state
-        step = max(1, max(features.shape[-2:]) // _COVERAGE_SIDE)
-        with torch.no_grad():
-            coarse = mask_logits(embeddings[-1], features[..., ::step, ::step])
-        return SegmenterOutput(
-            entity_logits=[self.class_predictor(state).float() for state in queries],
-            mask_embeddings=embeddings,
-            pixel_features=features,
-            ancestor_logits=self.ancestor_head(queries[-1], coarse),
-        )
+        embeddings = hidden.masks_queries_logits
+        return self.output(queries, embeddings, [hidden.pixel_decoder_last_hidden_state] * len(queries))
+
+    def checkpoint_activations(self) -> None:
+        super().checkpoint_activations()
+        self.supports_gradient_checkpointing = True  # the layers do; transformers' class does not say so
+        with warnings.catch_warnings():
+            # newer releases have another name for it, but the older ones that may be installed know only this one
+            warnings.simplefilter("ignore", FutureWarning)
+            self.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def build_segmenter(
+def build_mask2former(
     timm_config: dict[str, Any],
     *,
     neck: str,
@@ -236,7 +173,7 @@ def build_segmenter(
     pyramid_dim: int = 256,
     drop_path_rate: float = 0.0,
     **options: Any,
-) -> EntitySegmenter:
+) -> Mask2FormerSegmenter:
     """An untrained segmenter around the ViT that `timm_config` describes.
 
     Args:
@@ -245,7 +182,7 @@ def build_segmenter(
         seed: of the initialisation.
         pyramid_dim: channels of the pyramid's maps; the adapter's have the ViT's width.
         drop_path_rate: stochastic depth of the ViT's last block, linear from 0 at its first, and of the adapter.
-        options: go to `EntitySegmenterConfig`.
+        options: go to `Mask2FormerSegmenterConfig`.
     """
     if drop_path_rate:
         arguments = timm_config.get("model_args", {}) | {"drop_path_rate": drop_path_rate}
@@ -257,4 +194,4 @@ def build_segmenter(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EntitySegmenter(EntitySegmenterConfig(backbone_config=backbone, **options))
+        return Mask2FormerSegmenter(Mask2FormerSegmenterConfig(backbone_config=backbone, **options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sohes.segmenters.assignment import assign
-from sohes.segmenters.mask2former import ENTITY, SegmenterOutput
+from sohes.segmenters.model import ENTITY, SegmenterOutput
 from sohes.segmenters.points import random_points, sample_masks, sample_points
 from sohes.segmenters.settings import LossSettings
 
@@ -76,11 +77,17 @@ def match(output: SegmenterOutput, targets: Targets, settings: LossSettings) -> 
     wanted = sample_masks(targets.masks.flatten(0, 1), rows, points.repeat_interleave(most, 0)).unflatten(
         0, (images, -1)
     )
-    features = sample_points(output.pixel_features, points).to(output.pixel_features.dtype)
+
+    @functools.cache  # layers may share their features
+    def at_points(features: Tensor) -> Tensor:
+        return sample_points(features, points).to(features.dtype)
+
     costs = torch.stack(
         [
-            _cost(entity, (embeddings @ features).float(), wanted, settings)
-            for entity, embeddings in zip(output.entity_logits, output.mask_embeddings, strict=True)
+            _cost(entity, (embeddings @ at_points(features)).float(), wanted, settings)
+            for entity, embeddings, features in zip(
+                output.entity_logits, output.mask_embeddings, output.pixel_features, strict=True
+            )
         ]
     )
     costs = costs.nan_to_num(_INVALID, _INVALID, _INVALID).cpu()  # of all layers at once: one wait for the device

@@ -20,7 +20,7 @@ from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.errors import ConfigError
 from sohes.instruct.stage import InstructConfig
 from sohes.layers.deformable_layer import DeformableAttention, pixel_centres
-from sohes.segmenters.mask2former import EntitySegmenter, PixelDecoderAttention, build_segmenter
+from sohes.segmenters.mask2former import Mask2FormerSegmenter, PixelDecoderAttention, build_mask2former
 from tests.backbones.conftest import VARIANTS as PLAIN
 
 VARIANTS: dict[str, dict[str, Any]] = PLAIN | {
@@ -184,12 +184,12 @@ def test_its_library_finds_it_by_its_config() -> None:
 @pytest.mark.parametrize("neck", ["adapter", "pyramid"])
 @torch.no_grad()
 def test_a_segmenter_saved_and_loaded(neck: str, tmp_path: Path) -> None:
-    model = build_segmenter(VARIANTS["patch 8"], neck=neck, seed=0, pyramid_dim=32, **SEGMENTER).eval()
+    model = build_mask2former(VARIANTS["patch 8"], neck=neck, seed=0, pyramid_dim=32, **SEGMENTER).eval()
     assert model.model.pixel_level_module.encoder.config.model_type == f"timm_vit_{neck}"
     if neck == "adapter":
         model.model.pixel_level_module.encoder = opened(model.model.pixel_level_module.encoder)
     model.save_pretrained(tmp_path)
-    again = EntitySegmenter.from_pretrained(tmp_path).eval()
+    again = Mask2FormerSegmenter.from_pretrained(tmp_path).eval()
     pixels = torch.randn(1, 3, 32, 48)
     found, expected = again(pixels), model(pixels)
     assert torch.equal(found.mask_logits(), expected.mask_logits())
@@ -202,9 +202,9 @@ def test_a_segmenter_saved_and_loaded(neck: str, tmp_path: Path) -> None:
 def test_stochastic_depth_is_in_training_alone(neck: str, tmp_path: Path) -> None:
     options = {"neck": neck, "seed": 0, "pyramid_dim": 32} | SEGMENTER
     timm_config = VARIANTS["patch 16"]
-    plain = build_segmenter(timm_config, **options).eval()
-    build_segmenter(timm_config, **options, drop_path_rate=0.3).save_pretrained(tmp_path / "segmenter")
-    model = EntitySegmenter.from_pretrained(tmp_path / "segmenter").eval()  # as phase 3 finds it
+    plain = build_mask2former(timm_config, **options).eval()
+    build_mask2former(timm_config, **options, drop_path_rate=0.3).save_pretrained(tmp_path / "segmenter")
+    model = Mask2FormerSegmenter.from_pretrained(tmp_path / "segmenter").eval()  # as phase 3 finds it
     assert "model_args" not in timm_config
     rates = [getattr(block.drop_path2, "drop_prob", 0.0) for block in model.vit.blocks]
     assert rates == pytest.approx([0, 0.06, 0.12, 0.18, 0.24, 0.3])
@@ -228,7 +228,7 @@ def test_stochastic_depth_is_in_training_alone(neck: str, tmp_path: Path) -> Non
 @torch.no_grad()
 def test_the_pixel_decoder_attends_as_its_library_does() -> None:
     """Same parameters, same start, same output as the module whose place it takes."""
-    model = build_segmenter(VARIANTS["patch 8"], neck="pyramid", seed=0, pyramid_dim=32, **SEGMENTER)
+    model = build_mask2former(VARIANTS["patch 8"], neck="pyramid", seed=0, pyramid_dim=32, **SEGMENTER)
     for layer in model.model.pixel_level_module.decoder.encoder.layers:
         ours = layer.self_attn
         assert type(ours) is PixelDecoderAttention

@@ -16,8 +16,8 @@ from sohes.correct.settings import TeacherSettings
 from sohes.engine.hooks import AfterStepHook
 from sohes.errors import ConfigError
 from sohes.segmenters import losses
-from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Matching, Targets
+from sohes.segmenters.model import SegmenterOutput
 from tests.segmenters.samples import output_of
 from tests.segmenters.tiny import LOSSES, tiny_segmenter
 

@@ -69,7 +69,7 @@ def test_bfloat16_where_the_device_has_it_and_the_setting_allows_it(
     dataset = ForestSamples(read_coco(scenes / "train.json"), LabelStore(scenes / "labels"), settings, seed=0, **normal)
     module = InstructModule(tiny_segmenter(), LOSSES, bf16=bf16)
     seen = []
-    module.segmenter.register_forward_hook(lambda _, inputs, output: seen.append(output.pixel_features.dtype))
+    module.segmenter.register_forward_hook(lambda _, inputs, output: seen.append(output.pixel_features[-1].dtype))
     terms = module(**collate([dataset[0]]))
     assert seen == [dtype]
     assert {value.dtype for value in terms.values()} == {torch.float32}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Matching, Targets
+from sohes.segmenters.model import SegmenterOutput
 from sohes.segmenters.settings import LossSettings
 
 SIZE = 8
@@ -35,7 +35,8 @@ def output_of(entity_logits: list[Tensor], mask_logits: list[Tensor], ancestor_l
     """An output with these mask logits (B, N, h, w): its features tell each pixel from all others."""
     images, _, height, width = mask_logits[0].shape
     features = torch.eye(height * width).view(1, -1, height, width).expand(images, -1, -1, -1)
-    return SegmenterOutput(entity_logits, [logits.flatten(2) for logits in mask_logits], features, ancestor_logits)
+    embeddings = [logits.flatten(2) for logits in mask_logits]
+    return SegmenterOutput(entity_logits, embeddings, [features] * len(embeddings), ancestor_logits)
 
 
 def make_targets(counts: list[int], seed: int = 1) -> Targets:

@@ -11,7 +11,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from sohes.engine.optimizer import freeze_blocks
 from sohes.segmenters.acceleration import accelerate
-from sohes.segmenters.mask2former import EntitySegmenter
+from sohes.segmenters.model import EntitySegmenter
 from tests.segmenters.tiny import tiny_segmenter
 
 PIXELS = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -17,10 +17,8 @@ from sohes.errors import DataError, WeightsError
 from sohes.files import read_json, write_json
 from sohes.segmenters import entity as module
 from sohes.segmenters.entity import EntityPredictor, load_model, prediction_scores, save_segmenter
-from sohes.segmenters.mask2former import (
-    EntitySegmenter,
-    SegmenterOutput,
-)
+from sohes.segmenters.mask2former import Mask2FormerSegmenter
+from sohes.segmenters.model import EntitySegmenter, SegmenterOutput
 from sohes.segmenters.segmenter import load_segmenter
 from tests.segmenters.samples import output_of
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
@@ -64,7 +62,7 @@ def test_round_trip_is_exact(model: EntitySegmenter, folder: Path, tmp_path: Pat
 
 
 def test_loads_as_any_hugging_face_model(model: EntitySegmenter, folder: Path) -> None:
-    loaded = EntitySegmenter.from_pretrained(folder)
+    loaded = Mask2FormerSegmenter.from_pretrained(folder)
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         found, expected = loaded(pixels), model(pixels)
@@ -116,7 +114,7 @@ class Told(torch.nn.Module):
 
     def __init__(self, real: EntitySegmenter, output: SegmenterOutput) -> None:
         super().__init__()
-        self.vit, self.config, self.output = real.vit, real.config, output
+        self.vit, self.config, self.title, self.output = real.vit, real.config, real.title, output
 
     def forward(self, pixels: Tensor) -> SegmenterOutput:
         return self.output

@@ -11,8 +11,8 @@ import torch
 
 from sohes.segmenters import losses
 from sohes.segmenters.losses import ancestor_loss, segmentation_loss, unlike_targets
-from sohes.segmenters.mask2former import SegmenterOutput
 from sohes.segmenters.matching import Targets, match
+from sohes.segmenters.model import SegmenterOutput
 from sohes.segmenters.settings import LossSettings
 from tests.segmenters.samples import SETTINGS, SIZE, grid_points, make_output, make_targets, output_of, pairs
 
@@ -182,7 +182,7 @@ def test_the_loss_does_not_depend_on_how_a_batch_is_spread() -> None:
         part = SegmenterOutput(
             [x[images] for x in output.entity_logits],
             [x[images] for x in output.mask_embeddings],
-            output.pixel_features[images],
+            [x[images] for x in output.pixel_features],
             output.ancestor_logits[images],
         )
         theirs = Targets(*(x[images] for x in (targets.masks, targets.valid, targets.ancestor, targets.keys)))

@@ -14,7 +14,7 @@ from sohes.errors import WeightsError
 from sohes.files import write_json
 from sohes.masks import MaskForest
 from sohes.segmenters.entity import load_model
-from sohes.segmenters.mask2former import EntitySegmenterConfig
+from sohes.segmenters.mask2former import Mask2FormerSegmenterConfig
 from sohes.segmenters.segmenter import KINDS, Segmenter, TrainedSegmenter, load_segmenter
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
@@ -82,7 +82,7 @@ def test_unknown_kinds_name_the_known_ones(tmp_path: Path) -> None:
 
 def test_folders_of_before_are_still_known() -> None:
     """What their config.json calls them."""
-    assert EntitySegmenterConfig.model_type == "sohes_entity_segmenter" in KINDS
+    assert Mask2FormerSegmenterConfig.model_type == "sohes_entity_segmenter" in KINDS
 
 
 def test_a_segmenter_predicts() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sohes.backbones.provenance import RANDOM, SOHES, Provenance, Step
-from sohes.segmenters.mask2former import EntitySegmenter, build_segmenter
+from sohes.segmenters.mask2former import Mask2FormerSegmenter, build_mask2former
 from sohes.segmenters.settings import LossSettings
 
 TIMM_CONFIG: dict[str, Any] = {
@@ -17,9 +17,9 @@ PROVENANCE = Provenance(timm_name="vit_tiny_patch16_224", steps=(RANDOM, Step(me
 LOSSES = LossSettings(points=64)
 
 
-def tiny_segmenter(*, seed: int = 0, queries: int = 8, neck: str = "pyramid") -> EntitySegmenter:
+def tiny_segmenter(*, seed: int = 0, queries: int = 8, neck: str = "pyramid") -> Mask2FormerSegmenter:
     """Untrained, on the CPU."""
-    return build_segmenter(
+    return build_mask2former(
         TIMM_CONFIG,
         neck=neck,
         seed=seed,
