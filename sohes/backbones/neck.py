@@ -50,10 +50,18 @@ class TimmNeck(BackboneMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Every module keeps its own initialisation; the ViT's weights are loaded by whoever builds the model."""
+        init_buffers(module)
 
     def grid_size(self, pixel_values: Tensor) -> tuple[int, int]:
         """See `grid_size`."""
         return grid_size(self.vit, pixel_values)
+
+
+def init_buffers(module: nn.Module) -> None:
+    """Fill what no file holds of a timm module, rotary frequencies for one: transformers loads a model without."""
+    fill = getattr(module, "init_non_persistent_buffers", None)
+    if callable(fill):
+        fill()
 
 
 def grid_size(vit: VisionTransformer, pixel_values: Tensor) -> tuple[int, int]:

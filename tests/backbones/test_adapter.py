@@ -163,14 +163,17 @@ def test_attention_starts_on_a_ring_with_equal_weights() -> None:
     torch.testing.assert_close(output[0, 0, :4], torch.tensor([9.5, 7.0, 4.5, 7.0]))
 
 
+@pytest.mark.parametrize("variant", ["patch 14", "rotated positions"])
 @torch.no_grad()
-def test_saved_and_loaded(tmp_path: Path) -> None:
-    model = opened(build("patch 14"))
+def test_saved_and_loaded(variant: str, tmp_path: Path) -> None:
+    """Rotary frequencies too, which are in no file."""
+    model = opened(build(variant))
     model.save_pretrained(tmp_path)
     again = TimmAdapter.from_pretrained(tmp_path).eval()
     state = again.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    images = torch.randn(1, 3, 28, 42)
+    side = 2 * int(model.vit.patch_embed.patch_size[0])
+    images = torch.randn(1, 3, side, 2 * side)
     for one, other in zip(again(images).feature_maps, model(images).feature_maps, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
