@@ -14,7 +14,7 @@ from slurm.graph import Graph, Stage
 from slurm.state import StageFolder
 from sohes.errors import ConfigError, DataError
 from sohes.files import file_digest, walk_files
-from sohes.records import content_hash
+from sohes.records import content_hash, hashed_values
 
 _CHANGES_SHOWN = 3
 
@@ -45,10 +45,9 @@ def config_values(config: Any, *, hashed: bool = False) -> dict[str, Any]:
     """Fields of a configuration as JSON-able values.
 
     Args:
-        hashed: leave out the fields that the class lists in NOT_IN_HASH, which cannot change results.
+        hashed: only those that decide results, see `hashed_values`.
     """
-    left_out: frozenset[str] = getattr(config, "NOT_IN_HASH", frozenset()) if hashed else frozenset()
-    values = {key: value for key, value in asdict(config).items() if key not in left_out}
+    values = hashed_values(config) if hashed else asdict(config)
     return {key: _plain(value) for key, value in values.items()}
 
 

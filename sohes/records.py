@@ -184,9 +184,20 @@ def content_hash(value: Any) -> str:
 
 
 def config_hash(config: Any) -> str:
-    """Hash of a configuration (a dataclass), less the fields in its NOT_IN_HASH, which cannot change results."""
+    """Hash of the values of a configuration (a dataclass) that decide results, see `hashed_values`."""
+    return content_hash(hashed_values(config))
+
+
+def hashed_values(config: Any) -> dict[str, Any]:
+    """Values of a configuration (a dataclass) that decide results.
+
+    Left out are the fields in its NOT_IN_HASH, which cannot change any, and the later fields in its ADDED where they
+    have the value given there, which is what was done before they came: so hashes of before still hold.
+    """
     left_out: frozenset[str] = getattr(config, "NOT_IN_HASH", frozenset())
-    return content_hash({key: value for key, value in asdict(config).items() if key not in left_out})
+    added: Mapping[str, Any] = getattr(config, "ADDED", {})
+    values = asdict(config).items()
+    return {key: value for key, value in values if key not in left_out and not (key in added and added[key] == value)}
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from sohes.data.label_store import LabelWriter
 from sohes.data.scenes.scene import write_scenes
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.segmenters.entity import save_segmenter
+from sohes.segmenters.segmenter import segmenter_kind
 from tests.engine.toy import assert_equal, curves, end
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
@@ -46,7 +47,10 @@ CORRECT: dict[str, Any] = {
 }
 
 
-def prepare(folder: Path) -> Path:
+TINY = {"mask2former": "pyramid", "eomt": "eomt"}  # the setting `segmenter`, and a tiny one of the kind
+
+
+def prepare(folder: Path, segmenter: str = "mask2former") -> Path:
     """Three scenes of 64 px and two held-out ones with their forests as labels, a backbone and a segmenter."""
     write_scenes(folder / "images", train=3, val=2, size=64)
     for split, name in (("train", "labels"), ("val", "watch")):
@@ -57,17 +61,23 @@ def prepare(folder: Path) -> Path:
                 forest.attributes.clear()
                 writer.add(item.id, str(item.path), forest)
     torch.manual_seed(0)
-    model = tiny_segmenter()
+    model = tiny_segmenter(TINY[segmenter])
     save_backbone_folder(folder / "backbone", model.vit, PROVENANCE)
     save_segmenter(folder / "segmenter", model, PROVENANCE)
     return folder
 
 
+def instruct_config(start: Path, **changes: Any) -> InstructConfig:
+    """Phase 2 of the kind of segmenter that `prepare` made."""
+    kind = "eomt" if "eomt" in segmenter_kind(start / "segmenter") else "mask2former"
+    return InstructConfig(**COMMON | INSTRUCT | {"segmenter": kind} | changes)
+
+
 def run(phase: str, start: Path, out: Path, **changes: Any) -> Path:
-    """Phase 2 ("instruct") or 3 ("correct") from what `prepare` made; returns `out`."""
+    """Phase 2 ("instruct") or 3 ("correct") from what `prepare` made, of the same kind; returns `out`."""
     inputs = {name: start / name for name in ("images", "labels", "watch", "backbone", "segmenter")}
     if phase == "instruct":
-        instruct(InstructConfig(**COMMON | INSTRUCT | changes), inputs, out)
+        instruct(instruct_config(start, **changes), inputs, out)
     else:
         correct(CorrectConfig(**COMMON | CORRECT | changes), inputs, out)
     return out

@@ -74,6 +74,16 @@ def build_vit(timm_config: Mapping[str, Any]) -> VisionTransformer:
     return model
 
 
+def with_stochastic_depth(timm_config: dict[str, Any], rate: float) -> dict[str, Any]:
+    """`config.json`'s content for a ViT that in training leaves out its last block's branches with probability `rate`.
+
+    Those of the blocks before it less, linearly, of the first never.
+    """
+    if not rate:
+        return timm_config
+    return timm_config | {"model_args": timm_config.get("model_args", {}) | {"drop_path_rate": rate}}
+
+
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> list[str]:
     """Load `state` strictly, in the model's own dtype, but for a classifier in it; the keys that were left out.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from sohes.configuration import Count, settings
 from sohes.files import read_json
 from sohes.instruct.settings import Neck, TrainingSettings
 from sohes.records import StageResult
+
+if TYPE_CHECKING:
+    from sohes.segmenters.model import EntitySegmenter
 
 # what a reader of "head against rule" should know
 ANCESTOR_NOTES = {
@@ -24,18 +27,22 @@ ANCESTOR_NOTES = {
 class InstructConfig(TrainingSettings):
     """Phase 2 at paper scale (README)."""
 
+    ADDED: ClassVar[dict[str, Any]] = {"segmenter": "mask2former", "drop_path_rate": 0.0, "ancestor_rule": True}
+
+    segmenter: Literal["mask2former", "eomt"] = "mask2former"
+    """Architecture; eomt makes masks from the tokens of the ViT alone, so it is lighter [EoMT]."""
     neck: Neck = "adapter"
-    """What makes a feature pyramid around the ViT; pyramid is the light one [ours]."""
+    """What makes a feature pyramid around Mask2Former's ViT; pyramid is the light one [ours]."""
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth of the ViT's last block, linear from 0 at its first; ViT-Adapter has 0.3 for ViT-B [ours]."""
     queries: Count = 1000
     """Masks that the segmenter predicts per image [ours]."""
     hidden_dim: Annotated[int, Field(ge=32, multiple_of=32)] = 256
-    """Width of pixel decoder and queries [Mask2Former]."""
+    """Width of Mask2Former's pixel decoder and queries [Mask2Former]."""
     encoder_layers: Count = 6
-    """Layers of the pixel decoder [Mask2Former]."""
+    """Layers of Mask2Former's pixel decoder [Mask2Former]."""
     decoder_layers: Count = 9
-    """Layers of the transformer decoder [Mask2Former]."""
+    """Layers of Mask2Former's transformer decoder [Mask2Former]."""
     ancestor_rule: bool = True
     """The ancestor head starts as the coverage rule of the predicted masks; false: it sees queries alone [ours]."""
     inference_short_px: Count = 1024
@@ -67,7 +74,8 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.instruct.module import InstructModule
     from sohes.instruct.training import train_on_labels
     from sohes.segmenters.entity import save_segmenter
-    from sohes.segmenters.mask2former import build_mask2former
+    from sohes.segmenters.eomt import EomtSegmenter
+    from sohes.segmenters.mask_annealing import MaskAnnealing
 
     start = load_backbone_folder(inputs["backbone"])
     labels, source = LabelStore(inputs["labels"]), inputs["images"] / "source.json"
@@ -80,24 +88,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
             note="phase 2",
         )
     )
-    segmenter = build_mask2former(
-        start.timm_config,
-        neck=config.neck,
-        seed=config.seed,
-        pyramid_dim=config.hidden_dim,
-        drop_path_rate=config.drop_path_rate,
-        num_queries=config.queries,
-        feature_size=config.hidden_dim,
-        mask_feature_size=config.hidden_dim,
-        hidden_dim=config.hidden_dim,
-        encoder_feedforward_dim=4 * config.hidden_dim,
-        dim_feedforward=8 * config.hidden_dim,
-        encoder_layers=config.encoder_layers,
-        decoder_layers=config.decoder_layers + 1,  # transformers counts the prediction from the learned queries
-        ancestor_rule=config.ancestor_rule,
-        inference_short_px=config.inference_short_px,
-        inference_long_px=config.inference_long_px,
-    )
+    segmenter = _build(config, start.timm_config)
     segmenter.vit.load_state_dict(start.model.state_dict())
     trained = train_on_labels(
         InstructModule(segmenter, config, bf16=config.bf16),
@@ -109,6 +100,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         provenance=provenance,
         name="instruct",
         seed=config.seed,
+        hooks=[MaskAnnealing(segmenter, config.seed)] if isinstance(segmenter, EomtSegmenter) else [],
         identity={"backbone": start.provenance.sha256},
     )
     if is_main_process():
@@ -116,4 +108,33 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     return StageResult(
         notes=[f"phase 2: {trained.notes[0]}", *trained.notes[1:], ANCESTOR_NOTES[config.ancestor_rule]],
         artefacts=trained.artefacts,
+    )
+
+
+def _build(config: InstructConfig, timm_config: dict[str, Any]) -> EntitySegmenter:
+    from sohes.segmenters.eomt import build_eomt
+    from sohes.segmenters.mask2former import build_mask2former
+
+    shared: dict[str, Any] = {
+        "seed": config.seed,
+        "drop_path_rate": config.drop_path_rate,
+        "num_queries": config.queries,
+        "ancestor_rule": config.ancestor_rule,
+        "inference_short_px": config.inference_short_px,
+        "inference_long_px": config.inference_long_px,
+    }
+    if config.segmenter == "eomt":
+        return build_eomt(timm_config, **shared)
+    return build_mask2former(
+        timm_config,
+        **shared,
+        neck=config.neck,
+        pyramid_dim=config.hidden_dim,
+        feature_size=config.hidden_dim,
+        mask_feature_size=config.hidden_dim,
+        hidden_dim=config.hidden_dim,
+        encoder_feedforward_dim=4 * config.hidden_dim,
+        dim_feedforward=8 * config.hidden_dim,
+        encoder_layers=config.encoder_layers,
+        decoder_layers=config.decoder_layers + 1,  # transformers counts the prediction from the learned queries
     )

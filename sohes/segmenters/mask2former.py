@@ -23,7 +23,7 @@ from transformers.models.mask2former.modeling_mask2former import (
 
 from sohes.backbones.adapter import TimmAdapterConfig
 from sohes.backbones.pyramid import TimmPyramidConfig
-from sohes.backbones.timm_folder import VisionTransformer
+from sohes.backbones.timm_folder import VisionTransformer, with_stochastic_depth
 from sohes.layers.deformable_layer import attend, pixel_centres
 from sohes.segmenters.ancestor_head import AncestorHead
 from sohes.segmenters.model import EntitySegmenter, SegmenterOutput
@@ -184,9 +184,7 @@ def build_mask2former(
         drop_path_rate: stochastic depth of the ViT's last block, linear from 0 at its first, and of the adapter.
         options: go to `Mask2FormerSegmenterConfig`.
     """
-    if drop_path_rate:
-        arguments = timm_config.get("model_args", {}) | {"drop_path_rate": drop_path_rate}
-        timm_config = timm_config | {"model_args": arguments}
+    timm_config = with_stochastic_depth(timm_config, drop_path_rate)
     backbone = (
         TimmPyramidConfig(timm_config=timm_config, pyramid_dim=pyramid_dim)
         if neck == "pyramid"

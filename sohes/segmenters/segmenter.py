@@ -20,7 +20,8 @@ from sohes.segmenters.decode import select_forest
 
 # `model_type` in a folder's config.json -> what loads it, given the folder and a device; imported when it is needed
 KINDS = {
-    "sohes_entity_segmenter": "sohes.segmenters.entity:load_entity_predictor",
+    "sohes_entity_segmenter": "sohes.segmenters.entity:load_entity_predictor",  # Mask2Former
+    "sohes_eomt_segmenter": "sohes.segmenters.entity:load_entity_predictor",
     "leopart_segmenter": "sohes.methods.leopart.segmenter:load_leopart_segmenter",
 }
 

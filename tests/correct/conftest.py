@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.phases import prepare, run
+from tests.phases import TINY, prepare, run
 
 
-@pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the phase starts from."""
-    return prepare(tmp_path_factory.mktemp("start"))
+@pytest.fixture(scope="session", params=TINY)
+def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the phase starts from, for each kind of segmenter."""
+    return prepare(tmp_path_factory.mktemp("start"), request.param)
 
 
 @pytest.fixture(scope="session")

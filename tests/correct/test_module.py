@@ -19,14 +19,14 @@ from sohes.segmenters import losses
 from sohes.segmenters.matching import Matching, Targets
 from sohes.segmenters.model import SegmenterOutput
 from tests.segmenters.samples import output_of
-from tests.segmenters.tiny import LOSSES, tiny_segmenter
+from tests.segmenters.tiny import KINDS, LOSSES, tiny_segmenter
 
 CANVAS = 64
 SETTINGS = TeacherSettings(teacher_min_area_px=10, teacher_warmup=0)
 
 
-def make(settings: TeacherSettings = SETTINGS, iterations: int = 5000) -> CorrectModule:
-    return CorrectModule(tiny_segmenter(), LOSSES, settings, iterations=iterations)
+def make(settings: TeacherSettings = SETTINGS, iterations: int = 5000, kind: str = "pyramid") -> CorrectModule:
+    return CorrectModule(tiny_segmenter(kind), LOSSES, settings, iterations=iterations)
 
 
 @pytest.fixture
@@ -82,8 +82,9 @@ def test_buffers_follow_too(module: CorrectModule) -> None:
     assert int(module.teacher.count) == 3
 
 
-def test_teacher_is_never_trained(module: CorrectModule) -> None:
-    module.train()
+@pytest.mark.parametrize("kind", KINDS)
+def test_teacher_is_never_trained(kind: str) -> None:
+    module = make(kind=kind).train()
     assert module.student.training
     assert not any(part.training for part in module.teacher.modules())
     assert not any(parameter.requires_grad for parameter in module.teacher.parameters())

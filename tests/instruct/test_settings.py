@@ -18,7 +18,8 @@ def test_how_a_training_is_run_is_no_part_of_its_identity() -> None:
         assert config.NOT_IN_HASH == WatchSettings.NOT_IN_HASH
     changed = InstructConfig(workers=1, checkpoint_every=7, watch_every=0, compile=True, checkpoint_activations=True)
     assert config_hash(changed) == config_hash(InstructConfig())
-    assert config_hash(InstructConfig(lr=1e-3)) != config_hash(InstructConfig())
+    for change in ({"lr": 1e-3}, {"segmenter": "eomt"}, {"drop_path_rate": 0.3}, {"ancestor_rule": False}):
+        assert config_hash(InstructConfig(**change)) != config_hash(InstructConfig())
 
 
 def test_checkpoints_of_before_are_of_the_same_configuration() -> None:

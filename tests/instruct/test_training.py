@@ -18,8 +18,8 @@ from sohes.instruct.module import InstructModule
 from sohes.instruct.settings import SampleSettings
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.segmenters.entity import load_model
-from tests.phases import COMMON, INSTRUCT
-from tests.segmenters.tiny import LOSSES, PROVENANCE, tiny_segmenter
+from tests.phases import instruct_config
+from tests.segmenters.tiny import KINDS, LOSSES, PROVENANCE, tiny_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,16 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_ten_steps_reduce_every_term(scenes: Path) -> None:
+@pytest.mark.parametrize(("kind", "steps"), [("pyramid", 10), ("adapter", 10), ("eomt", 60)])
+def test_some_steps_reduce_every_term(scenes: Path, kind: str, steps: int) -> None:
     settings = SampleSettings(crop_px=64, scale_min=1, scale_max=1, flip=0, min_area_px=16)
     normal = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     dataset = ForestSamples(read_coco(scenes / "train.json"), LabelStore(scenes / "labels"), settings, seed=0, **normal)
     batch = collate([dataset[0], dataset[1]])
-    module = InstructModule(tiny_segmenter(queries=16), LOSSES)
+    module = InstructModule(tiny_segmenter(kind, queries=16), LOSSES)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
     history = []
-    for _ in range(10):
-        torch.manual_seed(0)
+    for _ in range(steps):
         terms = module(**batch)
         assert set(terms) == {"loss_entity", "loss_mask", "loss_dice", "loss_ancestor"}
         loss = sum(terms.values())
@@ -59,15 +59,16 @@ def test_ten_steps_reduce_every_term(scenes: Path) -> None:
     assert [name for name, gradient in gradients.items() if gradient is None] == []  # what distributed training needs
 
 
+@pytest.mark.parametrize("kind", ["pyramid", "eomt"])
 @pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_bfloat16_where_the_device_has_it_and_the_setting_allows_it(
-    scenes: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype, kind: str
 ) -> None:
     monkeypatch.setattr("sohes.backbones.precision._cpu_has_bf16", lambda: True)
     settings = SampleSettings(crop_px=64, scale_min=1, scale_max=1, flip=0, min_area_px=16)
     normal = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     dataset = ForestSamples(read_coco(scenes / "train.json"), LabelStore(scenes / "labels"), settings, seed=0, **normal)
-    module = InstructModule(tiny_segmenter(), LOSSES, bf16=bf16)
+    module = InstructModule(tiny_segmenter(kind), LOSSES, bf16=bf16)
     seen = []
     module.segmenter.register_forward_hook(lambda _, inputs, output: seen.append(output.pixel_features[-1].dtype))
     terms = module(**collate([dataset[0]]))
@@ -86,8 +87,9 @@ def test_canvas_must_fit_the_patches(scenes: Path, tmp_path: Path) -> None:
             instruct(InstructConfig(crop_px=crop, hidden_dim=32, queries=4), inputs, tmp_path / "out")
 
 
-def test_the_vit_learns_slower_and_its_first_blocks_slowest() -> None:
-    module = InstructModule(tiny_segmenter(), LOSSES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_vit_learns_slower_and_its_first_blocks_slowest(kind: str) -> None:
+    module = InstructModule(tiny_segmenter(kind), LOSSES)
     config = InstructConfig(lr=1.0, backbone_lr_factor=0.5, layer_decay=0.5)
     groups = training._parameter_groups(module, module.segmenter, config)
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
@@ -102,7 +104,10 @@ def test_the_vit_learns_slower_and_its_first_blocks_slowest() -> None:
 @pytest.mark.parametrize("rule", [True, False])
 def test_the_record_says_how_the_ancestor_head_started(start: Path, tmp_path: Path, rule: bool) -> None:
     inputs = {name: start / name for name in ("images", "labels", "backbone")}
-    result = instruct(InstructConfig(**COMMON | INSTRUCT, ancestor_rule=rule), inputs, tmp_path)
+    config = instruct_config(start, ancestor_rule=rule)
+    result = instruct(config, inputs, tmp_path)
     said = "starts as the coverage rule" if rule else "from the queries alone"
     assert [note for note in result.notes if note.startswith("ancestor head: " + said)] == result.notes[-1:]
-    assert load_model(tmp_path / "segmenter")[0].config.ancestor_rule is rule
+    model, _ = load_model(tmp_path / "segmenter")
+    assert model.title.lower() == config.segmenter
+    assert model.ancestor_head.rule is rule

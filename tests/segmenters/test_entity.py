@@ -17,17 +17,16 @@ from sohes.errors import DataError, WeightsError
 from sohes.files import read_json, write_json
 from sohes.segmenters import entity as module
 from sohes.segmenters.entity import EntityPredictor, load_model, prediction_scores, save_segmenter
-from sohes.segmenters.mask2former import Mask2FormerSegmenter
 from sohes.segmenters.model import EntitySegmenter, SegmenterOutput
 from sohes.segmenters.segmenter import load_segmenter
 from tests.segmenters.samples import output_of
-from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
+from tests.segmenters.tiny import PROVENANCE, TIMM_CONFIG, tiny_segmenter
 
 
-@pytest.fixture(scope="module")
-def model() -> EntitySegmenter:
-    """One tiny model for all tests here; nobody changes it."""
-    return tiny_segmenter().eval()
+@pytest.fixture(scope="module", params=["pyramid", "eomt"])
+def model(request: pytest.FixtureRequest) -> EntitySegmenter:
+    """One tiny model of each kind for all tests here; nobody changes it."""
+    return tiny_segmenter(request.param).eval()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ def test_round_trip_is_exact(model: EntitySegmenter, folder: Path, tmp_path: Pat
 
 
 def test_loads_as_any_hugging_face_model(model: EntitySegmenter, folder: Path) -> None:
-    loaded = Mask2FormerSegmenter.from_pretrained(folder)
+    loaded = type(model).from_pretrained(folder)
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         found, expected = loaded(pixels), model(pixels)
@@ -205,22 +204,30 @@ def test_damaged_folders(model: EntitySegmenter, tmp_path: Path) -> None:
         load_model(tmp_path / "s")
     weights.write_bytes(whole)
     config = read_json(tmp_path / "s" / "config.json")
-    write_json(tmp_path / "s" / "config.json", config | {"decoder_layers": 4})
+    timm_config = {**TIMM_CONFIG, "model_args": {**TIMM_CONFIG["model_args"], "depth": 3}}
+    deeper = {"decoder_layers": 4} if model.title == "Mask2Former" else {"timm_config": timm_config}
+    write_json(tmp_path / "s" / "config.json", config | deeper)
     with pytest.raises(WeightsError, match="missing keys"):
         load_model(tmp_path / "s")
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("model", "change"),
     [
-        {"num_attention_heads": "two"},
-        {"hidden_dim": -1},
-        {"backbone_config": None},
-        {"backbone_config": {"model_type": "timm_pyramid", "timm_config": {"architecture": "resnet50"}}},
-        {"backbone_config": {"model_type": "bert"}},
-        [],
+        ("pyramid", {"num_attention_heads": "two"}),
+        ("pyramid", {"hidden_dim": -1}),
+        ("pyramid", {"backbone_config": None}),
+        ("pyramid", {"backbone_config": {"model_type": "timm_pyramid", "timm_config": {"architecture": "resnet50"}}}),
+        ("pyramid", {"backbone_config": {"model_type": "bert"}}),
+        ("pyramid", []),
+        ("eomt", {"num_queries": "two"}),
+        ("eomt", {"num_queries": 7}),
+        ("eomt", {"query_blocks": 3}),
+        ("eomt", {"timm_config": None}),
+        ("eomt", {"timm_config": {"architecture": "resnet50"}}),
     ],
     ids=str,
+    indirect=["model"],
 )
 def test_configs_that_describe_no_model(folder: Path, tmp_path: Path, change: dict[str, object] | list[object]) -> None:
     copied = Path(shutil.copytree(folder, tmp_path / "s"))

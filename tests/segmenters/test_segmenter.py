@@ -14,6 +14,7 @@ from sohes.errors import WeightsError
 from sohes.files import write_json
 from sohes.masks import MaskForest
 from sohes.segmenters.entity import load_model
+from sohes.segmenters.eomt import EomtSegmenterConfig
 from sohes.segmenters.mask2former import Mask2FormerSegmenterConfig
 from sohes.segmenters.segmenter import KINDS, Segmenter, TrainedSegmenter, load_segmenter
 
@@ -66,7 +67,9 @@ def test_one_line_makes_a_kind_of_segmenter_known(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(KINDS, "halves", f"{__name__}:load_halves")
     folder = HALVES.save(tmp_path / "s")
     assert load_segmenter(folder, device="cpu") is HALVES
-    with pytest.raises(WeightsError, match=r"a segmenter of kind halves; this takes sohes_entity_segmenter only"):
+    with pytest.raises(
+        WeightsError, match=r"kind halves; this takes sohes_entity_segmenter or sohes_eomt_segmenter only"
+    ):
         load_model(folder)
 
 
@@ -83,6 +86,7 @@ def test_unknown_kinds_name_the_known_ones(tmp_path: Path) -> None:
 def test_folders_of_before_are_still_known() -> None:
     """What their config.json calls them."""
     assert Mask2FormerSegmenterConfig.model_type == "sohes_entity_segmenter" in KINDS
+    assert EomtSegmenterConfig.model_type == "sohes_eomt_segmenter" in KINDS
 
 
 def test_a_segmenter_predicts() -> None:

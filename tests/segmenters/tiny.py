@@ -1,11 +1,12 @@
-"""A segmenter of two ViT blocks and two decoder layers, for every test that needs one."""
+"""Segmenters around two ViT blocks, for every test that needs one."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sohes.backbones.provenance import RANDOM, SOHES, Provenance, Step
-from sohes.segmenters.mask2former import Mask2FormerSegmenter, build_mask2former
+from sohes.segmenters.eomt import build_eomt
+from sohes.segmenters.mask2former import build_mask2former
 from sohes.segmenters.settings import LossSettings
 
 TIMM_CONFIG: dict[str, Any] = {
@@ -15,16 +16,24 @@ TIMM_CONFIG: dict[str, Any] = {
 }
 PROVENANCE = Provenance(timm_name="vit_tiny_patch16_224", steps=(RANDOM, Step(method=SOHES)))
 LOSSES = LossSettings(points=64)
+KINDS = ("pyramid", "adapter", "eomt")  # Mask2Former with either neck, and EoMT
 
 
-def tiny_segmenter(*, seed: int = 0, queries: int = 8, neck: str = "pyramid") -> Mask2FormerSegmenter:
-    """Untrained, on the CPU."""
+def tiny_segmenter(kind: str = "pyramid", *, seed: int = 0, queries: int = 8) -> Any:
+    """An untrained one of `KINDS`, on the CPU; three of its layers predict."""
+    shared: dict[str, Any] = {
+        "seed": seed,
+        "num_queries": queries,
+        "ancestor_dim": 16,
+        "inference_short_px": 64,
+        "inference_long_px": 128,
+    }
+    if kind == "eomt":
+        return build_eomt(TIMM_CONFIG, query_blocks=2, **shared)
     return build_mask2former(
         TIMM_CONFIG,
-        neck=neck,
-        seed=seed,
+        neck=kind,
         pyramid_dim=32,
-        num_queries=queries,
         feature_size=32,
         mask_feature_size=32,
         hidden_dim=32,
@@ -33,7 +42,5 @@ def tiny_segmenter(*, seed: int = 0, queries: int = 8, neck: str = "pyramid") ->
         encoder_layers=1,
         decoder_layers=3,
         num_attention_heads=2,
-        ancestor_dim=16,
-        inference_short_px=64,
-        inference_long_px=128,
+        **shared,
     )
