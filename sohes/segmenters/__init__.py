@@ -1,1 +1,1 @@
-"""An image in, a forest of masks out: what all segmenters share, and Mask2Former with an ancestor head."""
+"""An image in, a forest of masks out: what all segmenters share, and two models with an ancestor head."""

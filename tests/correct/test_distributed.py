@@ -60,7 +60,7 @@ def test_what_is_not_compared_has_no_effect(folders: dict[str, tuple[Path, Path]
     pixels = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     before = model(pixels)
     moved = [value for key, value in model.named_parameters() if WITHOUT_EFFECT.search(key)]
-    assert moved
+    assert moved or model.title == "EoMT"  # of which all is compared
     for value in moved:
         value += torch.linspace(-0.05, 0.05, value.numel())
     after = model(pixels)
