@@ -75,10 +75,7 @@ def build_vit(timm_config: Mapping[str, Any]) -> VisionTransformer:
 
 
 def with_stochastic_depth(timm_config: dict[str, Any], rate: float) -> dict[str, Any]:
-    """`config.json`'s content for a ViT that in training leaves out its last block's branches with probability `rate`.
-
-    Those of the blocks before it less, linearly, of the first never.
-    """
+    """`timm_config` with stochastic depth, `rate` in the last block and linear from 0 in the first; 0: as it is."""
     if not rate:
         return timm_config
     return timm_config | {"model_args": timm_config.get("model_args", {}) | {"drop_path_rate": rate}}

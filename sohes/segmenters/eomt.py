@@ -42,7 +42,7 @@ class EomtSegmenterConfig(PreTrainedConfig):
 
 
 class EomtSegmenter(EntitySegmenter):
-    """In training the queries predict before each block that they share with the patches and after it, else at the end.
+    """In training the queries predict before each block that they share with the patches, and always at the end.
 
     Attributes:
         masked: for each of these blocks the queries (N,) bool that see only the patches inside their own mask, in
