@@ -54,7 +54,13 @@ def add_parser(commands: Any) -> None:
         metavar="KEY=VALUE",
         help="settings that differ; without any, list what can be set and leave",
     )
-    parser.add_argument("--overlays", type=int, default=6, metavar="N", help="pictures drawn at the end (default 6)")
+    parser.add_argument(
+        "--overlays",
+        type=int,
+        default=6,
+        metavar="N",
+        help="first images, drawn as soon as they are done (default 6)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -72,9 +78,12 @@ def run(options: argparse.Namespace) -> int:
     """Explore, then sum up when no part is missing; 1 when no image could be used.
 
     Raises:
+        ConfigError: a wrong setting, or a number of overlays below 0.
         DataError: no image has a mask.
     """
     job = parse_shard(options.shard)
+    if options.overlays < 0:
+        raise ConfigError(f"--overlays must be at least 0, not {options.overlays}")
     settings = parse_settings(options.set, preset=options.preset)
 
     from sohes.backbones.timm_vit import load_backbone
@@ -87,14 +96,14 @@ def run(options: argparse.Namespace) -> int:
     listing = list_images(*options.source, leave_out=options.out)
     backbone = load_backbone(options.backbone, architecture=options.architecture, feature=settings.feature)
     explorer = calibrated_on(Explorer(backbone, settings), listing)
-    explore_listing(explorer, listing, options.out, description="explore", job=job)
+    explore_listing(explorer, listing, options.out, description="explore", job=job, overlays=options.overlays)
     store = LabelStore(options.out, partial=True)
     done = len(store) + len(store.skipped)
     if done < len(listing):
         print(f"part {options.shard} is done; {options.out} holds {done:,} of {len(listing):,} images")
         return 0
     summary = summarise(store)
-    for line in [*finish(store, summary, overlays=options.overlays), *listing.notes]:
+    for line in [*finish(store, summary), *listing.notes]:
         print(line)
     require_masks(summary, settings, store.folder)
     return 0 if len(store) else 1
@@ -157,15 +166,13 @@ def parse_settings(pairs: list[str], *, preset: str | None = None) -> ExploreSet
     return built
 
 
-def finish(store: LabelStore, summary: Summary, *, overlays: int) -> list[str]:
-    """Write `summary.json`, `summary.png`, `skipped.json` and overlays beside the labels; lines for the terminal."""
-    from sohes.commands.labels import draw_overlays
+def finish(store: LabelStore, summary: Summary) -> list[str]:
+    """Write `summary.json`, `summary.png` and `skipped.json` beside the labels; lines for the terminal."""
     from sohes.data.summary import plot_summary
 
     write_json(store.folder / "summary.json", summary.as_json())
     write_json(store.folder / "skipped.json", [{"file": f, "reason": r} for f, r in store.skipped.items()])
     plot_summary(summary, store.header["init"], store.folder / "summary.png")
-    draw_overlays(store, store.folder / "overlays", overlays)
     for file, reason in list(store.skipped.items())[:3]:
         print(f"sohes: skipped {file}: {reason.removeprefix(f'{file}: ')}", file=sys.stderr)
     if len(store.skipped) > 3:

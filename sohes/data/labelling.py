@@ -13,7 +13,7 @@ from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.data.listing import Listing
 from sohes.errors import DataError
 from sohes.masks import MaskForest
-from sohes.progress import track
+from sohes.progress import Reporter
 
 Job = tuple[int, Callable[[], ImageArray]]  # place of an image, and what loads it
 Outcome = tuple[int, MaskForest | DataError]  # place of an image, and its forest or why there is none
@@ -89,11 +89,15 @@ def label_listing(
         left = writer.left(len(listing), job)
         jobs = ((place, partial(listing.load, place)) for places in left for place in places)
         done = share - sum(map(len, left))
-        for place, result in track(segment(jobs), description, total=share, done=done):
-            if isinstance(result, DataError):
-                writer.skip(listing.names[place], str(result))
-            else:
-                writer.add(listing.ids[place], listing.names[place], result)
+        masks = images = 0
+        with Reporter(description, share, done=done) as reporter:
+            for place, result in segment(jobs):
+                if isinstance(result, DataError):
+                    writer.skip(listing.names[place], str(result))
+                else:
+                    writer.add(listing.ids[place], listing.names[place], result)
+                    masks, images = masks + len(result), images + 1
+                reporter.advance(note=f"{masks / max(images, 1):.0f} masks per image")
 
 
 def _loads(listing: Listing, name: str) -> bool:

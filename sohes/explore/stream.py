@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -22,12 +21,13 @@ import torch
 
 from sohes.backbones.provenance import MASKS, join_supervision
 from sohes.data.images import ImageArray
-from sohes.data.label_store import even_shard_size
+from sohes.data.label_store import LabelStore, even_shard_size
 from sohes.data.labelling import label_listing
 from sohes.data.listing import Listing
 from sohes.data.summary import Summary
 from sohes.errors import DataError
 from sohes.explore.explorer import Exploration, Explorer, View
+from sohes.explore.overlays import FirstOverlays
 from sohes.explore.settings import TRAINED_ON_HUMAN_MASKS, ExploreSettings
 from sohes.masks import FloatArray, MaskForest
 from sohes.progress import track
@@ -88,7 +88,9 @@ def explore_listing(
     description: str,
     shard_size: int | None = None,
     job: tuple[int, int] = (0, 1),
-) -> None:
+    overlays: int = 0,
+    overlay_folder: Path | None = None,
+) -> list[Path]:
     """Phase 1 of a listing's images into a label store; resumes where it was interrupted.
 
     Args:
@@ -98,6 +100,11 @@ def explore_listing(
         description: shown beside the progress.
         shard_size: images per shard, what an interruption loses at most; by default what divides among jobs evenly.
         job: (i, n) for the i-th of n jobs that write the store together, i counted from 0.
+        overlays: of so many images pictures are drawn, the first ones, each as soon as its forest exists.
+        overlay_folder: of the pictures; by default "overlays" beside the labels.
+
+    Returns:
+        The pictures, once no image is missing.
 
     Raises:
         DataError: the store was made from other images or with other settings, or cannot be read.
@@ -118,8 +125,9 @@ def explore_listing(
         "human_trained": trained_on_human_masks(settings),
         "supervision": supervision(explorer),
     }
+    first = FirstOverlays(listing, overlays, overlay_folder or folder / "overlays")
     label_listing(
-        partial(explore_stream, explorer),
+        lambda jobs: first.drawn_from(explore_stream(explorer, jobs)),
         listing,
         folder,
         header=header,
@@ -127,6 +135,8 @@ def explore_listing(
         shard_size=shard_size or even_shard_size(len(listing)),
         job=job,
     )
+    store = LabelStore(folder, partial=True)
+    return first.complete(store) if len(store) + len(store.skipped) == len(listing) else []
 
 
 def trained_on_human_masks(settings: ExploreSettings) -> bool:
