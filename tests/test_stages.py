@@ -26,7 +26,7 @@ from sohes.data.stage import ImagesConfig, LabelledConfig, images, labelled
 from sohes.errors import ConfigError, DataError
 from sohes.evaluation.predictions import from_store
 from sohes.evaluation.stage import EvaluateConfig, _as_labels, evaluate
-from sohes.explore.stage import ExploreConfig, explore
+from sohes.explore.stage import ExploreConfig, PhotographsConfig, explore, photographs
 from sohes.files import file_digest, read_json, write_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.masks import MaskForest
@@ -84,6 +84,8 @@ def finish(run: Path, *, scored: bool = True) -> dict[str, StageResult]:
     held_out = {"images": run / "images", "labels": run / "explore" / "val"}
     results["evaluate"] = evaluate(EvaluateConfig(pictures=1), held_out | folders, run / "evaluate")
     results["export"] = export(ExportConfig(), {"segmenter": folders["correct"]}, run / "export")
+    both = {"backbone": run / "weights" / "clustering", "segmenter": folders["correct"]}
+    results["photographs"] = photographs(PhotographsConfig(), both, run / "photographs")
     return results
 
 
@@ -120,6 +122,10 @@ def test_every_stage_leaves_what_the_next_needs(finished: tuple[Path, dict[str, 
         assert all(path.exists() for path in result.artefacts)
     (picture,) = results["evaluate"].artefacts
     assert picture.parent == run / "evaluate" / "pictures"
+    (picture,) = results["explore"].artefacts
+    assert picture == run / "explore" / "overlays" / "000000-1.png"
+    assert results["photographs"].artefacts == [run / "photographs" / "photographs.jpg"]
+    assert results["photographs"].notes[0].startswith(f"{run}/photographs/photographs.jpg: real photographs")
 
 
 def test_measurements(finished: tuple[Path, dict[str, StageResult]]) -> None:

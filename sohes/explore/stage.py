@@ -1,8 +1,7 @@
-"""Phase 1 as a stage: images in, label stores out."""
+"""Phase 1 as a stage: images in, label stores out; and as a picture, beside what was trained on its labels."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,14 +22,13 @@ class ExploreConfig(ExploreSettings):
     shard_size: Count = 64
     """Images per Parquet shard; what an interruption loses at most."""
     overlays: Natural = 6
-    """Pictures drawn."""
+    """Pictures drawn, of the first training images."""
 
 
 def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Pseudo-labels of the training and the held-out images. Inputs: backbone, images. Writes `train/`, `val/`."""
     from sohes.backbones.timm_vit import load_backbone
     from sohes.data.coco import read_coco
-    from sohes.data.draw import write_overlays
     from sohes.data.label_store import LabelStore
     from sohes.data.listing import Listing
     from sohes.data.stage import NONE_TO_TRAIN_ON
@@ -43,10 +41,17 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
         raise DataError(NONE_TO_TRAIN_ON)
     explorer = Explorer(load_backbone(inputs["backbone"], feature=config.feature), config)
     explorer = calibrated_on(explorer, Listing.of_items(sources["train"].items))
-    notes = []
+    notes, drawn = [], []
     for split, source in sources.items():
-        listing = Listing.of_items(source.items)
-        explore_listing(explorer, listing, out / split, description=f"explore {split}", shard_size=config.shard_size)
+        drawn += explore_listing(
+            explorer,
+            Listing.of_items(source.items),
+            out / split,
+            description=f"explore {split}",
+            shard_size=config.shard_size,
+            overlays=config.overlays if split == "train" else 0,
+            overlay_folder=out / "overlays",
+        )
         store = LabelStore(out / split)
         summary = summarise(store)
         if split == "train":
@@ -54,6 +59,27 @@ def explore(config: ExploreConfig, inputs: dict[str, Path], out: Path) -> StageR
         bare = f", {summary.without_masks} of them without any" if summary.without_masks else ""
         notes.append(f"phase 1: {summary.masks_per_image:.1f} masks per image on {len(store)} {split} images{bare}")
         notes += [f"skipped {file}: {reason}" for file, reason in store.skipped.items()]
-    labelled = replace(source, items=[item for item in source.items if item.id in store])
-    drawn = write_overlays(labelled, {"labels": store.forest}, out / "overlays", config.overlays)
     return StageResult(notes=notes, artefacts=drawn)
+
+
+@settings
+class PhotographsConfig:
+    """The photographs and what is drawn of them are the same for every run."""
+
+
+def photographs(config: PhotographsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Four real photographs by phase 1 with nothing set, and by a run's segmenter. Inputs: backbone, segmenter."""
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.explore.explorer import Explorer
+    from sohes.explore.photographs import draw_photographs
+    from sohes.segmenters.segmenter import load_segmenter
+
+    ways = {
+        "phase 1": Explorer(load_backbone(inputs["backbone"])),
+        "trained": load_segmenter(inputs["segmenter"]).segment,
+    }
+    path = draw_photographs(ways, out / "photographs.jpg")
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    return StageResult(
+        notes=[f"{shown}: real photographs by phase 1 with nothing set, and by this run's segmenter"], artefacts=[path]
+    )
