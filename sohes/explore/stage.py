@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sohes.configuration import Count, Natural, settings
 from sohes.errors import DataError
 from sohes.explore.settings import ExploreSettings
 from sohes.records import StageResult
+
+if TYPE_CHECKING:
+    from sohes.data.images import ImageArray
+    from sohes.masks import MaskForest
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
 
@@ -74,7 +79,7 @@ def photographs(config: PhotographsConfig, inputs: dict[str, Path], out: Path) -
     from sohes.explore.photographs import draw_photographs
     from sohes.segmenters.segmenter import load_segmenter
 
-    ways = {
+    ways: dict[str, Callable[[ImageArray], MaskForest]] = {
         "phase 1": Explorer(load_backbone(inputs["backbone"])),
         "trained": load_segmenter(inputs["segmenter"]).segment,
     }
