@@ -1,42 +1,39 @@
 """One training step against `transformers`: `python benchmarks/train_step.py [--models s16 b16] [--sizes 512 1024]`.
 
-Ours as it is trained (bfloat16 where the device has it) against `Mask2FormerForUniversalSegmentation`, eager, in
-float32, with its own deformable attention, matcher and loss: same weights, batch and process. Before anything is timed,
-logits of all layers and loss terms must agree in float32; for the losses the reference is handed our random points.
-A step is forward pass, matching, losses, backward pass and AdamW. Without a GPU a small setting is timed instead.
+Both segmenters, Mask2Former and EoMT, each as it is trained (bfloat16 where the device has it) against the class of
+`transformers` for universal segmentation, eager, in float32, with its own matcher and loss: same weights, batch and
+process. Before anything is timed, logits of all layers and loss terms must agree in float32; for the losses the
+reference is handed our random points. A step is forward pass, matching, losses, backward pass and AdamW, EoMT's with
+masked attention in all its blocks, as at the start of a training, where it takes longest. Seconds are those of the
+clock on a GPU and of the processor elsewhere. Without a GPU a small setting is timed.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Mask2FormerForUniversalSegmentation
 
+from benchmarks.segmenter_references import LOSSES, agreement, labels_of, reference_of
 from sohes.backbones.precision import autocast, default_device
 from sohes.files import write_json
 from sohes.instruct.module import InstructModule
 from sohes.records import hardware, versions
-from sohes.segmenters.losses import drawn_points, segmentation_loss
+from sohes.segmenters.eomt import EomtSegmenter, build_eomt
 from sohes.segmenters.mask2former import build_mask2former
-from sohes.segmenters.matching import Matching, Targets, match
+from sohes.segmenters.matching import Targets
 from sohes.segmenters.model import EntitySegmenter
-from sohes.segmenters.points import random_points
-from sohes.segmenters.settings import LossSettings
 
+SEGMENTERS = ("mask2former", "eomt")
 MODELS = {"s16": "vit_small_patch16_224", "b16": "vit_base_patch16_224"}
-LOSSES = LossSettings()
 # dense bfloat16 FLOP/s by a part of the device's name, from the makers' data sheets; the first that fits
 PEAKS = {
     "B200": 2250e12,
@@ -64,84 +61,6 @@ def make_targets(images: int, most: int, side: int, device: torch.device) -> Tar
         relations.append((torch.rand(count, count, generator=generator) < 0.1).triu(1))
     padded = Targets.pad(masks, relations)
     return Targets(*(getattr(padded, name).to(device) for name in ("masks", "valid", "ancestor", "keys")))
-
-
-def reference_of(segmenter: EntitySegmenter) -> nn.Module:
-    """Mask2Former of `transformers` with the segmenter's weights; class 0 is an entity, the one after it nothing."""
-    config = copy.deepcopy(segmenter.config)
-    config.num_labels = 1
-    config.class_weight, config.mask_weight = LOSSES.entity_weight, LOSSES.mask_weight
-    config.dice_weight, config.no_object_weight = LOSSES.dice_weight, LOSSES.no_object_weight
-    config.train_num_points, config.oversample_ratio = LOSSES.points, LOSSES.oversample
-    config.importance_sample_ratio = LOSSES.uncertain
-    config.use_auxiliary_loss = config.output_auxiliary_logits = True
-    reference = Mask2FormerForUniversalSegmentation(config)
-    report = reference.load_state_dict(segmenter.state_dict(), strict=False)
-    assert all(key.startswith("ancestor_head.") for key in report.unexpected_keys), report.unexpected_keys
-    assert report.missing_keys in ([], ["criterion.empty_weight"]), report.missing_keys
-    return reference.to(segmenter.device)
-
-
-def labels_of(targets: Targets) -> dict[str, list[Tensor]]:
-    """`mask_labels` and `class_labels` as `transformers` wants them."""
-    masks = [masks[valid].float() for masks, valid in zip(targets.masks, targets.valid, strict=True)]
-    return {"mask_labels": masks, "class_labels": [mask.new_zeros(len(mask), dtype=torch.long) for mask in masks]}
-
-
-@contextmanager
-def our_points(targets: Targets, matchings: list[Matching]) -> Iterator[None]:
-    """`torch.rand` deals out our random points in the order in which the reference's loss asks for them."""
-    device, images = targets.masks.device, len(targets.valid)
-    keys = targets.keys.tolist()
-    shared = random_points(keys, 0, [1] * images, LOSSES.points, device)
-    dealt = []
-    for layer in (len(matchings) - 1, *range(len(matchings) - 1)):  # the last layer comes first there
-        matching = matchings[layer]
-        rows = torch.bincount(matching.image, minlength=images).tolist()
-        random = random_points(keys, layer + 1, rows, drawn_points(LOSSES), device)
-        queries = int(matching.query.max()) + 1
-        order = (matching.image * queries + matching.query).argsort()  # pairs are sorted by their queries there
-        many = int(LOSSES.points * LOSSES.oversample)
-        dealt += [*shared.split(1), random[order, :many], random[order, many:]]
-    remaining = iter(dealt)
-
-    def deal(*shape: int, **_: Any) -> Tensor:
-        points = next(remaining)
-        assert points.shape == shape, f"the reference asks for {shape}, ours were {tuple(points.shape)}"
-        return points
-
-    with mock.patch.object(torch, "rand", deal):
-        yield
-    assert next(remaining, None) is None
-
-
-@torch.no_grad()
-def agreement(segmenter: EntitySegmenter, reference: nn.Module, pixels: Tensor, targets: Targets) -> dict[str, float]:
-    """Relative errors of logits (root mean square, worst layer) and of each loss term, asserted to be small."""
-    ours = segmenter(pixels)
-    theirs = reference(pixels, output_auxiliary_logits=True)
-    layers = [*theirs.auxiliary_logits, vars(theirs)]
-    errors = {}
-    masks = [ours.mask_logits(layer) for layer in range(len(layers))]
-    for name, own, foreign in (
-        ("class logits", ours.entity_logits, "class_queries_logits"),
-        ("mask logits", masks, "masks_queries_logits"),
-    ):
-        errors[name] = max(float((a - b[foreign]).norm() / b[foreign].norm()) for a, b in zip(own, layers, strict=True))
-    # on the same logits, since the smallest difference in them may change a matching
-    *auxiliary, last = (
-        {"masks_queries_logits": mask, "class_queries_logits": entity}
-        for mask, entity in zip(masks, ours.entity_logits, strict=True)
-    )
-    matchings = match(ours, targets, LOSSES)
-    terms = segmentation_loss(ours, targets, matchings, LOSSES)
-    with our_points(targets, matchings):
-        found = reference.get_loss_dict(**last, **labels_of(targets), auxiliary_predictions=auxiliary)
-    for name, prefix in (("entity", "loss_cross_entropy"), ("mask", "loss_mask"), ("dice", "loss_dice")):
-        expected = sum(value for key, value in found.items() if key.startswith(prefix))
-        errors[f"{name} loss"] = abs(float(terms[name] / expected) - 1)
-    assert max(errors.values()) < 1e-3, f"the two disagree: {errors}"
-    return errors
 
 
 def measure(
@@ -207,19 +126,30 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 
-def compare(model: str, side: int, options: argparse.Namespace) -> dict[str, Any]:
+def build(kind: str, timm_config: dict[str, Any], options: argparse.Namespace) -> EntitySegmenter:
+    """A segmenter of `SEGMENTERS` on its device."""
+    device = default_device()
+    if kind == "mask2former":
+        return build_mask2former(timm_config, neck=options.neck, seed=0, num_queries=options.queries).to(device)
+    segmenter = build_eomt(timm_config, seed=0, num_queries=options.queries).to(device)
+    segmenter.masked = [torch.ones(options.queries, dtype=torch.bool, device=device) for _ in segmenter.masked]
+    return segmenter
+
+
+def compare(kind: str, model: str, side: int, options: argparse.Namespace) -> dict[str, Any]:
     """Both steps on one batch."""
     device = default_device()
     torch.manual_seed(0)
     timm_config = {"architecture": MODELS[model], "model_args": {"img_size": side}, "pretrained_cfg": {}}
-    segmenter = build_mask2former(timm_config, neck=options.neck, seed=0, num_queries=options.queries).to(device)
-    reference = reference_of(segmenter)
+    segmenter = build(kind, timm_config, options)
+    reference = reference_of(segmenter, side)
     pixels = torch.randn(options.batch, 3, side, side, device=device)
     targets = make_targets(options.batch, options.targets, side, device)
     result: dict[str, Any] = {
+        "segmenter": kind,
         "model": model,
         "side": side,
-        "errors": agreement(segmenter.eval(), reference.eval(), pixels, targets),
+        "errors": agreement(segmenter.train(), reference.train(), pixels, targets),
     }
     reference.cpu()  # so that the peak of ours is ours
 
@@ -238,15 +168,14 @@ def compare(model: str, side: int, options: argparse.Namespace) -> dict[str, Any
             tokens = vit.forward_features(pixels)
         tokens.float().sum().backward()
 
-    result["vit_s"], _ = measure(vit_step, device, options.steps)
+    result["vit_s"], _ = measure(vit_step, device, options.steps, clock_of(device))
     result["vit_flops"] = flops_of(vit_step)
     if peak := peak_flops(device):
         result["mfu"] = result["flops"] / result["ours_s"] / peak
         result["vit_mfu"] = result["vit_flops"] / result["vit_s"] / peak
+    layers = len(segmenter.masked) + 1 if isinstance(segmenter, EomtSegmenter) else segmenter.config.decoder_layers
     # float32, at a quarter of the patch's stride
-    result["mask_logits_gb"] = (
-        4 * segmenter.config.decoder_layers * options.batch * options.queries * (side / 4) ** 2 / 1e9
-    )
+    result["mask_logits_gb"] = 4 * layers * options.batch * options.queries * (side / 4) ** 2 / 1e9
     module.zero_grad()
     module.cpu()
     del step
@@ -262,15 +191,21 @@ def compare(model: str, side: int, options: argparse.Namespace) -> dict[str, Any
     return result
 
 
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """On a processor its own time, so that what else runs there does not count."""
+    return time.perf_counter if device.type == "cuda" else time.process_time
+
+
 def _timed(name: str, step: Step, device: torch.device, options: argparse.Namespace) -> dict[str, Any]:
-    seconds, peak = measure(step, device, options.steps)
+    seconds, peak = measure(step, device, options.steps, clock_of(device))
     return {f"{name}_s": seconds, f"{name}_images_per_s": options.batch / seconds, f"{name}_peak_gb": peak}
 
 
 def describe(result: dict[str, Any]) -> str:
     """A few lines for a reader."""
     worst = max(result["errors"].values())
-    lines = [f"ViT-{result['model'].upper()} at {result['side']} px, logits and losses equal to {worst:.1e}"]
+    title = "Mask2Former" if result["segmenter"] == "mask2former" else "EoMT"
+    lines = [f"{title}, ViT-{result['model'].upper()} at {result['side']} px, logits and losses equal to {worst:.1e}"]
     for name in ("ours", "reference"):
         if result[f"{name}_s"] is None:
             lines.append(f"  {name:10} out of memory")
@@ -284,28 +219,37 @@ def describe(result: dict[str, Any]) -> str:
     )
     if result["ratio"] is not None:
         lines.append(f"  ratio      {result['ratio']:.2f}")
+    if "over_mask2former" in result:
+        lines.append(f"  Mask2Former's step takes {result['over_mask2former']:.2f} times as long as EoMT's")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Compare at every model and size."""
+    """Compare at every model and size, and the segmenters with each other."""
     gpu = default_device().type == "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--segmenters", nargs="+", choices=SEGMENTERS, default=list(SEGMENTERS))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS) if gpu else ["s16"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024] if gpu else [224], metavar="PX")
     parser.add_argument("--batch", type=int, default=8 if gpu else 2, help="images per step")
     parser.add_argument("--targets", type=int, default=100 if gpu else 20, help="masks of an image, at most")
     parser.add_argument("--queries", type=int, default=1000 if gpu else 100)
     parser.add_argument("--steps", type=int, default=10 if gpu else 2, help="steps timed, after one that is not")
-    parser.add_argument("--neck", default="adapter", choices=["adapter", "pyramid"])
+    parser.add_argument("--neck", default="adapter", choices=["adapter", "pyramid"], help="of Mask2Former")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     options = parser.parse_args()
     print(hardware(), flush=True)
     results = []
     for model in options.models:
         for side in options.sizes:
-            results.append(compare(model, side, options))
-            print(describe(results[-1]), flush=True)
+            seconds = {}
+            for kind in options.segmenters:
+                result = compare(kind, model, side, options)
+                seconds[kind] = result["ours_s"]
+                if len(seconds) == len(SEGMENTERS):
+                    result["over_mask2former"] = seconds["mask2former"] / seconds["eomt"]
+                results.append(result)
+                print(describe(result), flush=True)
     if options.json:
         setting = {key: getattr(options, key) for key in ("batch", "targets", "queries", "steps", "neck")}
         write_json(
