@@ -116,7 +116,7 @@ def _train(name: str, seed: int, backbone: Path, photographs: Path, folder: Path
     began = time.process_time()
     leopart(config, {"backbone": backbone, "images": photographs}, folder)
     last = pd.read_csv(folder / "history.csv").tail(30)
-    facts = {key: float(last[key].mean()) for key in ("loss", "aligned_cells", "prototype_usage", "step_seconds")}
+    facts = {key: float(last[key].mean()) for key in ("loss", "aligned_cells", "prototype_usage")}
     write_json(folder / "facts.json", {**facts, "cpu_seconds": time.process_time() - began, "commit": commit()})
 
 

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from sohes.files import read_json
+from sohes.probes.settings import ProbeConfig
+from tests.probes.synthetic import write_folder
 
 EXPLORE = ["--limit", "2", "--scenes-px", "96", "--set", "size_global=98", "max_crops=1", "size_local=56"]
 EXPLORE += ["algorithm=sohes", "min_side_px=16", "min_area_px=20", "center=true", "theta_merge=null"]
@@ -63,3 +67,42 @@ def test_it_runs_and_writes_its_record(
     committed = read_json(Path(__file__).parents[2] / "benchmarks" / "records" / f"{name}.json")
     assert found.keys() == committed.keys(), "the committed record is of another version of the script"
     assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_leopart_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains and probes once, then finds both done; one row a probe."""
+    monkeypatch.setenv("SOHES_CACHE", str(tmp_path / "features"))
+    script = import_module("benchmarks.leopart_quality")
+    tiny = {
+        "iterations": 2,
+        "batch_size": 2,
+        "global_px": 64,
+        "local_px": 32,
+        "prototypes": 8,
+        "queue": 0,
+        "workers": 0,
+    }
+    monkeypatch.setattr(script, "VARIANTS", {"tiny": ("", {**tiny, "workers": 0})})
+    monkeypatch.setattr(script, "SIZE_PX", 64)
+    monkeypatch.setattr(script, "CLUSTERS", (6, 8))
+    probes = ({"probe": "overcluster", "clusters": (6, 8)}, {"probe": "linear", "max_steps": 3})
+    monkeypatch.setattr(script, "PROBES", tuple(ProbeConfig(size_px=64, seeds=1, **of) for of in probes))
+    data = write_folder(tmp_path / "data", train=6, val=4)
+    out, cache = tmp_path / "found", tmp_path / "cache"
+    arguments = ["--weights", "random:vit_tiny_patch16_224", "--images", str(data / "images"), "--data", str(data)]
+    monkeypatch.setattr(sys, "argv", ["", *arguments, "--out", str(out), "--cache", str(cache), "--seeds", "0"])
+    script.main()
+    table = out.with_suffix(".csv").read_bytes()
+    trained = (cache / "tiny" / "0" / "head.safetensors").stat().st_mtime_ns
+    script.main()
+    assert out.with_suffix(".csv").read_bytes() == table
+    assert (cache / "tiny" / "0" / "head.safetensors").stat().st_mtime_ns == trained
+    assert out.with_suffix(".png").exists()
+    rows = pd.read_csv(out.with_suffix(".csv"))
+    assert set(rows["probe"]) == {
+        "linear probe",
+        *(f"k-means, {k} clusters" for k in (3, 6, 8)),
+        *(f"k-means, {k} clusters, held out" for k in (6, 8)),
+    }
+    assert np.allclose(rows["miou"] - rows["start_miou"], rows["difference"], atol=1.5)
