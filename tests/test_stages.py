@@ -371,7 +371,7 @@ def test_pictures_of_images_with_the_same_name(backbone: Path, tmp_path: Path) -
         (tmp_path / "photos" / str(place)).mkdir(parents=True)
         pixels = np.random.default_rng(place).integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "photos" / str(place) / "image.png")
-    images(ImagesConfig(folder=str(tmp_path / "photos"), val_fraction=0.7), {}, tmp_path / "images")
+    images(ImagesConfig(folder=str(tmp_path / "photos"), val_fraction=0.3), {}, tmp_path / "images")
     inputs = {"backbone": backbone / "backbone", "images": tmp_path / "images"}
     result = explore(replace(EXPLORE, overlays=2), inputs, tmp_path / "explore")
     assert len(set(result.artefacts)) == len(list((tmp_path / "explore" / "overlays").iterdir())) == 2
