@@ -36,7 +36,7 @@ from sohes.methods.leopart.stage import leopart
 from sohes.plotting import INK, MAIN, save, style
 from sohes.probes.data import ProbeData, read_probe_data
 from sohes.probes.outcome import run_probe
-from sohes.probes.overcluster import nearest
+from sohes.probes.overcluster import cluster_maps, nearest, principal_components
 from sohes.probes.scoring import Task
 from sohes.probes.settings import ProbeConfig
 from sohes.records import commit, hardware
@@ -138,24 +138,35 @@ def _held_out(name: str, seed: int, data: ProbeData, start: Path, folder: Path) 
     file = folder / f"{data.name}-held_out.json"
     if file.exists():
         return
-    ours, theirs = (_clusters_of_train(of, data) for of in (folder / "backbone", start / "backbone"))
+    tasks = [_task(of, data) for of in (folder / "backbone", start / "backbone")]
+    ours, theirs = map(_clusters_of_train, tasks)
+    main_image, start_main_image = map(_main_image, tasks)
     rows = []
     for place, k in enumerate(CLUSTERS):
         ahead = {"probe": f"k-means, {k} clusters, held out", "protocol": f"heldout_cluster{k}_{SIZE_PX}_full_v1"}
         rows.append(ahead | _compared(ours[:, place], theirs[:, place]))
+    rows[-1] |= {"main_image": main_image, "start_main_image": start_main_image}
     _write(file, rows, load_backbone(start / "backbone").provenance.label, name, seed, data)
 
 
-def _clusters_of_train(backbone: Path, data: ProbeData) -> IntArray:
+def _task(backbone: Path, data: ProbeData) -> Task:
+    vit = load_backbone(backbone, feature="token")
+    return Task(config=ProbeConfig(), data=data, backbone=vit, size_px=SIZE_PX, name="", out=backbone)
+
+
+def _main_image(task: Task) -> float:
+    """Percent of the val patches that lie in their cluster's main image: how far clusters tell images apart."""
+    points = principal_components(task.val, components=task.config.components)
+    maps = cluster_maps(points, CLUSTERS[-1], seed=0, restarts=1)
+    patches: IntArray = np.zeros((CLUSTERS[-1], len(maps)), np.int64)
+    for image, clusters in enumerate(maps):
+        patches[:, image] = np.bincount(clusters.ravel(), minlength=CLUSTERS[-1])
+    return float(100 * patches.max(axis=1).sum() / patches.sum())
+
+
+def _clusters_of_train(task: Task) -> IntArray:
     """Confusions (seeds, numbers of clusters, N, C, C) of the val images."""
-    task = Task(
-        config=ProbeConfig(),
-        data=data,
-        backbone=load_backbone(backbone, feature="token"),
-        size_px=SIZE_PX,
-        name="",
-        out=backbone,
-    )
+    data = task.data
     train, val = (of.stack().reshape(-1, of.dim) for of in (task.train, task.val))
     projection = make_pipeline(StandardScaler(), PCA(50, random_state=0)).fit(train)
     train, val = projection.transform(train), projection.transform(val)
