@@ -183,8 +183,8 @@ def _clusters_of_train(task: Task) -> IntArray:
         names = majority(pixels).astype(np.uint8)
         for n, (clusters, item) in enumerate(zip(means.predict(val).reshape(shape), data.val, strict=True)):
             truth = item.label_map()
-            seen = names[nearest(clusters, truth.shape)]
-            out[seed, place, n] = confusion_matrix(seen, truth, classes=classes, name=str(item.image))
+            predicted = names[nearest(clusters, truth.shape)]
+            out[seed, place, n] = confusion_matrix(predicted, truth, classes=classes, name=str(item.image))
     return out
 
 
