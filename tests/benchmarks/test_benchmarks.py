@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from sohes.files import read_json
 from sohes.probes.settings import ProbeConfig
@@ -40,15 +37,6 @@ def numbers(value: Any) -> list[float]:
     if isinstance(value, dict | list):
         return [number for part in (value.values() if isinstance(value, dict) else value) for number in numbers(part)]
     return [value] if isinstance(value, int | float) else []
-
-
-@pytest.fixture(autouse=True)
-def own_threads(threads: None) -> Iterator[None]:
-    """A script may set the number of threads for its whole process."""
-    torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
-    yield
-    torch.set_num_threads(torch_threads)
-    cv2.setNumThreads(cv2_threads)
 
 
 @pytest.mark.parametrize(
