@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -30,34 +31,43 @@ from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.settings import SampleSettings
 from sohes.masks import MaskForest
 from sohes.records import hardware
-from sohes.rle import IntArray, decode_masks
+from sohes.rle import BoolArray, IntArray, Rle, decode_masks
 
-# image size, masks per image, canvas: as in SA-1B, and as in BSDS500 at demo scale
-CASES = (((1500, 2250), 150, 1024), ((321, 481), 40, 224))
+# image size, masks per image, how they are shown: as in SA-1B, as in BSDS500 at demo scale, and with all that there is
+CASES = (
+    ((1500, 2250), 150, SampleSettings(crop_px=1024)),
+    ((321, 481), 40, SampleSettings(crop_px=224)),
+    ((321, 481), 400, SampleSettings(crop_px=448, scale_min=1.0, copy_paste=1.0)),
+)
 IMAGES_A_SECOND = 16.0  # that a step of 16 images may want
 
 
-class DecodedSamples(ForestSamples):
-    """The plain way: every mask in full, then the view of it, then products of all pairs of masks."""
+class DecodedMasks:
+    """What `ForestSamples` asks of `MaskRuns`, the plain way: masks in full, products of all pairs."""
 
-    def _targets(self, forest: MaskForest, view: View, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        count, size, settings = len(forest), self.settings.crop_px, self.settings
-        chosen: IntArray = np.arange(count)
-        if count > settings.max_targets:
-            chosen = np.sort(rng.choice(count, settings.max_targets, replace=False))
-        full = decode_masks([forest.rles[i] for i in chosen], forest.size_hw)
-        rows, columns = view.grid(forest.size_hw)
-        masks = full[:, rows][:, :, columns]
-        flat = masks.reshape(count, -1).astype(np.float32)
-        areas, shared = flat.sum(1), flat @ flat.T
-        stays = (areas >= settings.min_area_px) & (areas >= settings.min_area_left * full.sum((1, 2)) * view.area_scale)
-        same = shared > settings.same_iou * (areas[:, None] + areas[None, :] - shared)
-        ancestor = forest.ancestor[np.ix_(chosen, chosen)]
-        stays &= ~(same & ancestor & stays[None, :]).any(axis=1)
-        kept = np.flatnonzero(stays)
-        canvas = np.zeros((len(kept), size, size), dtype=bool)
-        canvas[:, : len(rows), : len(columns)] = masks[kept]
-        return torch.from_numpy(canvas), torch.from_numpy(ancestor[np.ix_(kept, kept)])
+    def __init__(self, masks: BoolArray) -> None:
+        self.masks, flat = masks, masks.reshape(len(masks), -1).astype(np.float32)
+        self.areas, self._shared = flat.sum(1).astype(np.int64), (flat @ flat.T).astype(np.int64)
+
+    def common(self, pairs: IntArray) -> IntArray:
+        """Pixels that both masks of each pair (P, 2) have, (P,)."""
+        return self._shared[pairs[:, 0], pairs[:, 1]]
+
+    def within(self, region: BoolArray) -> DecodedMasks:
+        """What the masks have of a region (S, S) bool."""
+        return DecodedMasks(self.masks & region[: self.masks.shape[1], : self.masks.shape[2]])
+
+    def paint(self, index: IntArray, canvas: BoolArray) -> None:
+        """Copy masks to the top left of `canvas` (K, S, S) bool."""
+        canvas[:, : self.masks.shape[1], : self.masks.shape[2]] = self.masks[index]
+
+
+class DecodedSamples(ForestSamples):
+    """The plain way: every mask in full, then the view of it."""
+
+    def _cut(self, rles: Sequence[Rle], view: View, size_hw: tuple[int, int]) -> tuple[Any, NDArray[np.float64]]:
+        full, (rows, columns) = decode_masks(rles, size_hw), view.grid(size_hw)
+        return DecodedMasks(full[:, rows][:, :, columns]), full.sum((1, 2)) * view.area_scale
 
 
 def write_store(folder: Path, size_hw: tuple[int, int], masks: int, images: int) -> tuple[ImageSet, LabelStore]:
@@ -91,12 +101,14 @@ def assert_equal(left: Sequence[dict[str, Tensor]], right: Sequence[dict[str, Te
             assert torch.equal(one[name], other[name]), f"{name} differs"
 
 
-def measure(folder: Path, size_hw: tuple[int, int], masks: int, crop_px: int, samples: int) -> dict[str, Any]:
+def measure(
+    folder: Path, size_hw: tuple[int, int], masks: int, settings: SampleSettings, samples: int
+) -> dict[str, Any]:
     """Seconds a sample of both, and of making a batch of what they give."""
     images, store = write_store(folder, size_hw, masks, images=4)
-    options: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "seed": 0}
-    after = ForestSamples(images, store, SampleSettings(crop_px=crop_px), noisy_view=True, **options)
-    before = DecodedSamples(images, store, SampleSettings(crop_px=crop_px), noisy_view=True, **options)
+    options: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "seed": 0, "length": 1}
+    after = ForestSamples(images, store, settings, noisy_view=True, **options)
+    before = DecodedSamples(images, store, settings, noisy_view=True, **options)
     after[0]  # compile
     after_s, new = timed(lambda: [after[position] for position in range(samples)])
     before_s, old = timed(lambda: [before[position] for position in range(samples)])
@@ -105,7 +117,8 @@ def measure(folder: Path, size_hw: tuple[int, int], masks: int, crop_px: int, sa
     row = {
         "size_hw": list(size_hw),
         "masks": masks,
-        "crop_px": crop_px,
+        "crop_px": settings.crop_px,
+        "copy_paste": settings.copy_paste,
         "samples": samples,
         "targets": float(batch["valid"].sum(1).float().mean()),
         "before_s": before_s / samples,
@@ -127,13 +140,13 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     rows = []
-    for size_hw, masks, crop_px in CASES:
+    for size_hw, masks, settings in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(Path(folder), size_hw, masks, crop_px, options.samples)
+            row = measure(Path(folder), size_hw, masks, settings, options.samples)
         rows.append(row)
         print(
-            f"{masks} masks of {size_hw[0]} x {size_hw[1]} px, canvas {crop_px} px, {row['targets']:.0f} targets left, "
-            f"equal to the last bit:\n"
+            f"{masks} masks of {size_hw[0]} x {size_hw[1]} px, canvas {settings.crop_px} px, copy-paste "
+            f"{settings.copy_paste:.0%}, {row['targets']:.0f} targets left, equal to the last bit:\n"
             f"  before {1 / row['before_s']:.2f} samples/s, after {1 / row['after_s']:.2f}, ratio {row['ratio']:.1f}\n"
             f"  making a batch takes another {row['collate_s'] * 1e3:.1f} ms a sample, "
             f"{row['collate_s'] / (row['collate_s'] + row['after_s']):.0%} of the worker's time\n"

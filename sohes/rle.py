@@ -212,6 +212,18 @@ class MaskRuns:
         first = _window_runs(self.starts, self.ends, self.first, above, columns, self.size_hw, starts, ends)
         return MaskRuns((len(rows), len(columns)), starts, ends, first)
 
+    def within(self, region: BoolArray) -> MaskRuns:
+        """What the masks have of a region (H' ≥ H, W' ≥ W) bool."""
+        flat = region[: self.size_hw[0], : self.size_hw[1]].ravel(order="F")
+        opens, closes = np.flatnonzero(np.diff(flat, prepend=False, append=False)).astype(np.int32).reshape(-1, 2).T
+        begin = np.searchsorted(closes, self.starts, side="right")  # the region's first run that a run meets
+        counts = np.searchsorted(opens, self.ends, side="left") - begin
+        before = np.concatenate([[0], np.cumsum(counts)])
+        run = np.repeat(np.arange(len(counts)), counts)
+        met = np.arange(before[-1]) - before[run] + begin[run]
+        starts, ends = np.maximum(self.starts[run], opens[met]), np.minimum(self.ends[run], closes[met])
+        return MaskRuns(self.size_hw, starts, ends, before[self.first])
+
     def common(self, pairs: IntArray) -> IntArray:
         """Pixels that both masks of each pair (P, 2) have, (P,)."""
         return _common(self.starts, self.ends, self.first, pairs)

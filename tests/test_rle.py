@@ -213,6 +213,19 @@ def test_common_pixels(seed: int) -> None:
     assert runs.common(pairs).tolist() == [np.count_nonzero(masks[a] & masks[b]) for a, b in pairs]
 
 
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(0, 6))
+def test_a_region_of_the_masks(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    size_hw = (int(rng.integers(1, 12)), int(rng.integers(1, 12)))
+    masks, region = random_masks(rng, count, size_hw), random_masks(rng, 1, (14, 13))[0]
+    runs = MaskRuns.of_rles(encode_masks(masks), size_hw).within(region)
+    expected, found = masks & region[: size_hw[0], : size_hw[1]], np.zeros_like(masks)
+    runs.paint(np.arange(count), found)
+    assert np.array_equal(found, expected)
+    assert (runs.areas.tolist(), runs.size_hw) == (expected.sum((1, 2)).tolist(), size_hw)
+
+
 def test_painting_leaves_the_rest_alone() -> None:
     masks = random_masks(np.random.default_rng(1), 5, (6, 7))
     canvas = np.zeros((2, 9, 8), dtype=bool)

@@ -184,7 +184,7 @@ class LabelStore:
         self._files = pa.chunked_array([chunk for shard in shards for chunk in shard.files.chunks], pa.string())
         self._starts = np.cumsum([0, *(len(shard.image_ids) for shard in shards)])  # first row of each shard
         self._order = np.argsort(self._ids, kind="stable")
-        self._last_group: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, -1), [])
+        self._last_group: tuple[tuple[int, int], pa.Table] = ((-1, -1), pa.table({}))
 
     def _refuse_missing(self, shards: list[Shard]) -> None:
         for index, shard in enumerate(shards):
@@ -258,12 +258,13 @@ class LabelStore:
     def _at(self, place: int) -> dict[str, Any]:
         shard = int(np.searchsorted(self._starts, place, side="right")) - 1
         group, offset = divmod(place - int(self._starts[shard]), GROUP_ROWS)
-        known, rows = self._last_group
+        known, table = self._last_group
         if known != (shard, group):
             with opened(self._paths[shard]) as file:
-                rows = file.read_row_group(group).to_pylist()
-            self._last_group = ((shard, group), rows)
-        return rows[offset]
+                table = file.read_row_group(group)
+            self._last_group = ((shard, group), table)
+        row: dict[str, Any] = table.slice(offset, 1).to_pylist()[0]
+        return row
 
 
 def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

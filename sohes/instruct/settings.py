@@ -19,6 +19,8 @@ Neck = Literal["adapter", "pyramid"]
 class SampleSettings:
     """Geometry and targets of a sample."""
 
+    ADDED: ClassVar[dict[str, Any]] = {"best_labels": None, "curriculum": 0.0, "copy_paste": 0.0}
+
     crop_px: Count = 1024
     """Side of the canvas, px, a multiple of the ViT's patch [Mask2Former]."""
     scale_min: Positive = 0.1
@@ -35,6 +37,12 @@ class SampleSettings:
     """Share of a mask that the crop must leave [ours]."""
     same_iou: PositiveShare = 0.95
     """A whole that the crop leaves so much like a part of it goes [ours]."""
+    best_labels: Count | None = None
+    """Labels per image that can be targets, those of the highest score; null: all [ours]."""
+    curriculum: Share = 0.0
+    """From large to small: share of the training in which the area bound of targets falls to min_area_px [ours]."""
+    copy_paste: Share = 0.0
+    """Probability that entities of another image are pasted in, each with its parts [CutLER]."""
 
     @model_validator(mode="after")
     def _scales_rise(self) -> Self:

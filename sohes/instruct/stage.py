@@ -27,7 +27,11 @@ ANCESTOR_NOTES = {
 class InstructConfig(TrainingSettings):
     """Phase 2 at paper scale (README)."""
 
-    ADDED: ClassVar[dict[str, Any]] = {"segmenter": "mask2former", "drop_path_rate": 0.0, "ancestor_rule": True}
+    ADDED: ClassVar[dict[str, Any]] = TrainingSettings.ADDED | {
+        "segmenter": "mask2former",
+        "drop_path_rate": 0.0,
+        "ancestor_rule": True,
+    }
 
     segmenter: Literal["mask2former", "eomt"] = "mask2former"
     """Architecture; eomt makes masks from the tokens of the ViT alone, so it is lighter [EoMT]."""

@@ -76,6 +76,7 @@ def train_on_labels(
         mean=normal["mean"],
         std=normal["std"],
         seed=seed,
+        length=config.iterations * config.batch_size,
         noisy_view=noisy_view,
     )
     watch = None

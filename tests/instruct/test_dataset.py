@@ -15,74 +15,19 @@ from torch.utils.data import DataLoader
 from sohes.data.coco import ImageItem, ImageSet
 from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.errors import DataError
-from sohes.instruct.dataset import ForestSamples, collate, surviving_targets
+from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.settings import SampleSettings
 from sohes.masks import MaskForest
-from sohes.rle import BoolArray, IntArray, MaskRuns, encode_masks
+from tests.instruct.boxes import boxes
 
 SETTINGS = SampleSettings(crop_px=48, scale_min=0.5, scale_max=2.0, min_area_px=4)
 NORMAL = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
-def surviving(masks: BoolArray, before: np.ndarray, ancestor: BoolArray, settings: SampleSettings) -> IntArray:
-    runs = MaskRuns.of_rles(encode_masks(masks), (masks.shape[1], masks.shape[2]))
-    return surviving_targets(runs, before, ancestor, settings)
-
-
-def boxes(*corners: tuple[int, int, int, int], size: int = 20) -> np.ndarray:
-    masks = np.zeros((len(corners), size, size), dtype=bool)
-    for mask, (top, left, bottom, right) in zip(masks, corners, strict=True):
-        mask[top:bottom, left:right] = True
-    return masks
-
-
-def chain(count: int) -> np.ndarray:
-    return np.triu(np.ones((count, count), dtype=bool), 1)
-
-
-def test_small_and_cut_targets_go() -> None:
-    masks = boxes((0, 0, 10, 10), (0, 0, 5, 5), (0, 0, 3, 3))
-    settings = SampleSettings(min_area_px=10, min_area_left=0.25)
-    before = np.array([100.0, 101.0, 9.0])  # the second has lost just more than three quarters, the third is small
-    assert surviving(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0]
-    before[1] = 100.0  # exactly a quarter is left
-    assert surviving(masks, before, np.zeros((3, 3), bool), settings).tolist() == [0, 1]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_survivors_by_products_of_all_masks(seed: int) -> None:
-    """Crowded masks with near twins: every pair in full."""
-    rng = np.random.default_rng(seed)
-    masks = np.repeat(rng.random((6, 12, 12)) < 0.7, 4, axis=0)
-    masks ^= rng.random(masks.shape) < rng.choice([0, 0.02, 0.05], (24, 1, 1))
-    before, ancestor = masks.sum((1, 2)) * rng.uniform(1, 2, 24), chain(24) & (rng.random((24, 24)) < 0.5)
-    settings = SampleSettings(min_area_px=95, min_area_left=0.6, same_iou=0.9)
-    common = np.array([[(a & b).sum() for b in masks] for a in masks])
-    union = np.array([[(a | b).sum() for b in masks] for a in masks])
-    stays = (masks.sum((1, 2)) >= 95) & (masks.sum((1, 2)) >= 0.6 * before)
-    gone = [any(ancestor[i, j] and stays[j] and common[i, j] > 0.9 * union[i, j] for j in range(24)) for i in range(24)]
-    assert 0 < np.sum(stays & gone) < np.sum(stays)
-    assert surviving(masks, before, ancestor, settings).tolist() == np.flatnonzero(stays & ~np.array(gone)).tolist()
-
-
-def test_whole_that_became_its_part_goes() -> None:
-    masks = boxes((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 5, 5))
-    masks[1, 0, :4] = False  # IoU 0.96 with the first
-    areas = masks.sum((1, 2)).astype(float)
-    assert surviving(masks, areas, chain(3), SETTINGS).tolist() == [1, 2]
-    assert surviving(masks, areas, np.zeros((3, 3), bool), SETTINGS).tolist() == [0, 1, 2]  # no kin: both stay
-    masks[1, 0, 4] = False  # IoU 0.95 is not above 0.95
-    assert surviving(masks, masks.sum((1, 2)).astype(float), chain(3), SETTINGS).tolist() == [0, 1, 2]
-
-
-def test_whole_stays_when_its_twin_is_no_target() -> None:
-    masks = boxes((0, 0, 10, 10), (0, 0, 10, 10))
-    before = np.array([100.0, 5000.0])  # of the part too little is left
-    assert surviving(masks, before, chain(2), SETTINGS).tolist() == [0]
-
-
-def make_store(folder: Path, masks: Sequence[np.ndarray]) -> tuple[ImageSet, LabelStore]:
-    """Images of noise, one for each (M, H, W), ids from 1."""
+def make_store(
+    folder: Path, masks: Sequence[np.ndarray], scores: np.ndarray | None = None
+) -> tuple[ImageSet, LabelStore]:
+    """Images of noise, one for each (M, H, W), ids from 1; all with the same scores (M,)."""
     items = []
     with LabelWriter(folder / "labels", header={}) as writer:
         for place, forest in enumerate(masks):
@@ -91,7 +36,7 @@ def make_store(folder: Path, masks: Sequence[np.ndarray]) -> tuple[ImageSet, Lab
             pixels = np.random.default_rng(place).integers(0, 256, (height, width, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(path)
             items.append(ImageItem(place + 1, path, height, width))
-            writer.add(place + 1, str(path), MaskForest.from_masks(forest))
+            writer.add(place + 1, str(path), MaskForest.from_masks(forest, scores=scores))
     return ImageSet(folder / "images.json", items), LabelStore(folder / "labels")
 
 
@@ -109,7 +54,7 @@ def store(tmp_path: Path) -> tuple[ImageSet, LabelStore]:
 def samples(
     store: tuple[ImageSet, LabelStore], settings: SampleSettings = SETTINGS, **options: object
 ) -> ForestSamples:
-    return ForestSamples(*store, settings, seed=3, **NORMAL, **options)  # type: ignore[arg-type]
+    return ForestSamples(*store, settings, seed=3, length=100, **NORMAL, **options)  # type: ignore[arg-type]
 
 
 def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
@@ -141,7 +86,7 @@ def test_a_sample(store: tuple[ImageSet, LabelStore]) -> None:
 
 def test_pixels_are_normalised(store: tuple[ImageSet, LabelStore]) -> None:
     plain = samples(store)[0]
-    shifted = ForestSamples(*store, SETTINGS, seed=3, mean=(0.2, 0.4, 0.6), std=(0.5, 0.25, 0.1))[0]
+    shifted = ForestSamples(*store, SETTINGS, seed=3, length=100, mean=(0.2, 0.4, 0.6), std=(0.5, 0.25, 0.1))[0]
     height, width = plain["content_hw"].tolist()
     expected = (plain["pixel_values"] - torch.tensor([0.2, 0.4, 0.6])[:, None, None]) / torch.tensor([0.5, 0.25, 0.1])[
         :, None, None
@@ -156,7 +101,7 @@ def test_position_decides_everything(store: tuple[ImageSet, LabelStore]) -> None
     for position in reversed(range(12)):  # in another order
         assert_equal(second[position], wanted[position])
     assert not torch.equal(wanted[0]["pixel_values"], wanted[6]["pixel_values"])  # other epoch, other crop
-    other = ForestSamples(*store, SETTINGS, seed=4, **NORMAL)  # type: ignore[arg-type]
+    other = ForestSamples(*store, SETTINGS, seed=4, length=100, **NORMAL)  # type: ignore[arg-type]
     assert not torch.equal(other[0]["pixel_values"], wanted[0]["pixel_values"])
 
 
@@ -173,7 +118,8 @@ def test_every_image_once_an_epoch(store: tuple[ImageSet, LabelStore], monkeypat
     monkeypatch.setattr(
         labels, "forest", lambda image_id: seen.append(image_id) or LabelStore(labels.folder).forest(image_id)
     )
-    dataset = ForestSamples(images, labels, replace(SETTINGS, min_area_px=1, scale_max=1.0), seed=0, **NORMAL)  # type: ignore[arg-type]
+    settings = replace(SETTINGS, min_area_px=1, scale_max=1.0)
+    dataset = ForestSamples(images, labels, settings, seed=0, length=18, **NORMAL)  # type: ignore[arg-type]
     assert len(dataset) == 6
     orders = []
     for epoch in range(3):
@@ -213,6 +159,65 @@ def test_at_most_so_many_targets(tmp_path: Path) -> None:
         assert np.array_equal(sample["ancestor"].numpy(), relation[np.ix_(chosen, chosen)])
         drawn.update(chosen)
     assert drawn == set(range(10))
+
+
+def test_the_best_labels_alone_are_targets(tmp_path: Path) -> None:
+    """Of five nested masks those of the three highest scores, in their order."""
+    scores = np.array([0.2, 0.9, 0.1, 0.8, 0.5])
+    store = make_store(tmp_path, [nested_masks(5)], scores)
+    settings = SampleSettings(crop_px=40, scale_min=1, scale_max=1, flip=0, min_area_px=1, best_labels=3)
+    sample = samples(store, settings)[0]
+    assert [(40 - side) // 2 for side in sample["masks"].any(2).sum(1).tolist()] == [1, 3, 4]
+    assert np.array_equal(sample["ancestor"].numpy(), store[1].forest(1).ancestor[np.ix_([1, 3, 4], [1, 3, 4])])
+    assert len(samples(store, replace(settings, best_labels=9))[0]["masks"]) == 5
+
+
+def test_labels_without_ranks_have_no_best(store: tuple[ImageSet, LabelStore]) -> None:
+    dataset = samples(store, replace(SETTINGS, best_labels=2))
+    with pytest.raises(DataError, match="all scores of an image are the same, so that best_labels=2"):
+        dataset[0]
+
+
+def test_from_large_to_small(tmp_path: Path) -> None:
+    """Squares with sides 40, 20, 8 and 2 px, and bounds of 100, 10 and 1 px at 0, 40 and 80 of 100 samples."""
+    squares = boxes((0, 0, 40, 40), (0, 0, 20, 20), (0, 0, 8, 8), (0, 0, 2, 2), size=40)
+    store = make_store(tmp_path, [squares])
+    settings = SampleSettings(
+        crop_px=40, scale_min=1, scale_max=1, flip=0, min_area_px=1, curriculum=0.8, max_targets=2
+    )
+    dataset = samples(store, settings)  # of 100 samples
+    sides = [{side for p in range(start, start + 8) for side in widths(dataset[p])} for start in (0, 40, 80)]
+    assert sides == [{40, 20}, {40, 20, 8}, {40, 20, 8, 2}]
+    assert all(len(dataset[position]["masks"]) == 2 for position in range(100))  # drawn among the large ones alone
+
+
+def widths(sample: dict[str, torch.Tensor]) -> list[int]:
+    widest: list[int] = sample["masks"].any(1).sum(1).tolist()
+    return widest
+
+
+def test_pasted_samples(tmp_path: Path) -> None:
+    """Targets of two images: a strict order, none across the two; the position decides everything."""
+    crowds = [np.concatenate([nested_masks(6), boxes((2, 3, 12, 14), (25, 20, 35, 38), size=40)]) for _ in range(3)]
+    store = make_store(tmp_path, crowds, np.linspace(1, 0.1, 8))
+    settings = replace(SETTINGS, scale_min=0.8, copy_paste=1.0, max_targets=10)
+    plain, pasted, again = (samples(store, s) for s in (replace(settings, copy_paste=0.0), settings, settings))
+    changed = 0
+    for position in range(30):
+        sample, before = pasted[position], plain[position]
+        assert_equal(again[position], sample)
+        assert torch.equal(sample["content_hw"], before["content_hw"])
+        height, width = sample["content_hw"].tolist()
+        assert not sample["pixel_values"][:, height:].any()
+        assert not sample["masks"][:, height:].any()
+        assert not sample["masks"][:, :, width:].any()
+        assert 1 <= len(sample["masks"]) <= 10
+        relation = sample["ancestor"]
+        assert not relation.diagonal().any()
+        assert not (relation & relation.T).any()
+        assert not ((relation.int() @ relation.int() > 0) & ~relation).any()
+        changed += not torch.equal(sample["pixel_values"], before["pixel_values"])
+    assert changed > 20
 
 
 def test_images_without_masks_are_passed_over(tmp_path: Path) -> None:

@@ -26,3 +26,9 @@ def test_checkpoints_of_before_are_of_the_same_configuration() -> None:
     """Written down once: with another hash, no training that is under way can be resumed."""
     assert config_hash(InstructConfig()) == "ac9010b4efe01ea5"
     assert config_hash(CorrectConfig()) == "46e0337ca92c0573"
+
+
+def test_what_a_sample_shows_is_part_of_a_training() -> None:
+    for config in (InstructConfig, CorrectConfig):
+        hashes = {config_hash(config(**c)) for c in ({}, {"best_labels": 9}, {"curriculum": 0.5}, {"copy_paste": 0.5})}
+        assert len(hashes) == 4

@@ -40,7 +40,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_some_steps_reduce_every_term(scenes: Path, kind: str, steps: int) -> None:
     settings = SampleSettings(crop_px=64, scale_min=1, scale_max=1, flip=0, min_area_px=16)
     normal = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
-    dataset = ForestSamples(read_coco(scenes / "train.json"), LabelStore(scenes / "labels"), settings, seed=0, **normal)
+    images, store = read_coco(scenes / "train.json"), LabelStore(scenes / "labels")
+    dataset = ForestSamples(images, store, settings, seed=0, length=2, **normal)
     batch = collate([dataset[0], dataset[1]])
     module = InstructModule(tiny_segmenter(kind, queries=16), LOSSES)
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
@@ -67,7 +68,8 @@ def test_bfloat16_where_the_device_has_it_and_the_setting_allows_it(
     monkeypatch.setattr("sohes.backbones.precision._cpu_has_bf16", lambda: True)
     settings = SampleSettings(crop_px=64, scale_min=1, scale_max=1, flip=0, min_area_px=16)
     normal = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
-    dataset = ForestSamples(read_coco(scenes / "train.json"), LabelStore(scenes / "labels"), settings, seed=0, **normal)
+    images, store = read_coco(scenes / "train.json"), LabelStore(scenes / "labels")
+    dataset = ForestSamples(images, store, settings, seed=0, length=2, **normal)
     module = InstructModule(tiny_segmenter(kind), LOSSES, bf16=bf16)
     seen = []
     module.segmenter.register_forward_hook(lambda _, inputs, output: seen.append(output.pixel_features[-1].dtype))
