@@ -31,10 +31,14 @@ class InstructConfig(TrainingSettings):
         "segmenter": "mask2former",
         "drop_path_rate": 0.0,
         "ancestor_rule": True,
+        "query_start": "learnt",
     }
 
     segmenter: Literal["mask2former", "eomt"] = "mask2former"
     """Architecture; eomt makes masks from the tokens of the ViT alone, so it is lighter [EoMT]."""
+    query_start: Literal["learnt", "patches"] = "learnt"
+    """How EoMT's queries start; patches: two at every second patch of the image, each with a mask before any training;
+    `queries` has no effect then [ours]."""
     neck: Neck = "adapter"
     """What makes a feature pyramid around Mask2Former's ViT; pyramid is the light one [ours]."""
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -53,6 +57,12 @@ class InstructConfig(TrainingSettings):
     """Short side of an image when it is segmented, px [UnSAM]."""
     inference_long_px: Count = 2048
     """Long side of an image when it is segmented, px, at most [UnSAM]."""
+
+    @model_validator(mode="after")
+    def _queries_start_in_a_vit(self) -> Self:
+        if self.query_start == "patches" and self.segmenter != "eomt":
+            raise ValueError(f"query_start=patches is for segmenter=eomt, not {self.segmenter}")
+        return self
 
     @model_validator(mode="after")
     def _sides_rise(self) -> Self:
@@ -93,6 +103,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         )
     )
     segmenter = _build(config, start.timm_config)
+    masked = isinstance(segmenter, EomtSegmenter) and config.query_start == "learnt"
     segmenter.vit.load_state_dict(start.model.state_dict())
     trained = train_on_labels(
         InstructModule(segmenter, config, bf16=config.bf16),
@@ -104,7 +115,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         provenance=provenance,
         name="instruct",
         seed=config.seed,
-        hooks=[MaskAnnealing(segmenter, config.seed)] if isinstance(segmenter, EomtSegmenter) else [],
+        hooks=[MaskAnnealing(segmenter, config.seed)] if masked else [],
         identity={"backbone": start.provenance.sha256},
     )
     if is_main_process():
@@ -128,7 +139,7 @@ def _build(config: InstructConfig, timm_config: dict[str, Any]) -> EntitySegment
         "inference_long_px": config.inference_long_px,
     }
     if config.segmenter == "eomt":
-        return build_eomt(timm_config, **shared)
+        return build_eomt(timm_config, query_start=config.query_start, **shared)
     return build_mask2former(
         timm_config,
         **shared,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub.dataclasses import strict
@@ -21,18 +21,21 @@ from sohes.backbones.neck import embed, grid_size, init_buffers, run
 from sohes.backbones.timm_folder import VisionTransformer, build_vit, with_stochastic_depth
 from sohes.segmenters.ancestor_head import AncestorHead
 from sohes.segmenters.model import EntitySegmenter, SegmenterOutput
+from sohes.segmenters.patch_queries import FirstMasks, PatchQueries
 
 
 @strict
 class EomtSegmenterConfig(PreTrainedConfig):
     """EoMT around the ViT that `timm_config`, the content of a timm folder's config.json, describes.
 
-    The queries join the last `query_blocks` of its blocks; None: as many as EoMT has at its depth.
+    The queries join the last `query_blocks` of its blocks; None: as many as EoMT has at its depth. With `query_start`
+    "patches" their number follows the image (`PatchQueries`), not `num_queries`.
     """
 
     model_type = "sohes_eomt_segmenter"
 
     timm_config: dict[str, Any] | None = None
+    query_start: Literal["learnt", "patches"] = "learnt"
     num_queries: int = 200
     query_blocks: int | None = None
     ancestor_dim: int = 128
@@ -64,9 +67,13 @@ class EomtSegmenter(EntitySegmenter):
             raise ValueError(f"query_blocks={config.query_blocks} of a ViT with {depth} blocks")
         self.masked: Sequence[Tensor | None] = [None] * config.query_blocks
         dim, patch = self.encoder.embed_dim, max(self.encoder.patch_embed.patch_size)
-        self.queries = nn.Embedding(config.num_queries, dim)
+        from_patches = config.query_start == "patches"
+        self.queries = PatchQueries(dim) if from_patches else nn.Embedding(config.num_queries, dim)
         sizes = EomtConfig(hidden_size=dim, num_upscale_blocks=max(1, int(math.log2(patch)) - 2))
         self.upscale, self.mask_head = EomtScaleBlock(sizes), EomtMaskHead(sizes)
+        if from_patches:  # at first nothing is added to the masks that the queries come with
+            nn.init.zeros_(self.mask_head.fc3.weight)
+            nn.init.zeros_(self.mask_head.fc3.bias)
         self.class_predictor = nn.Linear(dim, 2)
         self.ancestor_head = AncestorHead(dim, config.ancestor_dim, rule=config.ancestor_rule)
         self.post_init()
@@ -81,30 +88,44 @@ class EomtSegmenter(EntitySegmenter):
         init_buffers(module)
 
     def forward(self, pixel_values: Tensor) -> SegmenterOutput:
-        vit, grid, count = self.vit, grid_size(self.vit, pixel_values), self.config.num_queries
+        vit, grid = self.vit, grid_size(self.vit, pixel_values)
         tokens, arguments = embed(vit, pixel_values)
         alone = len(vit.blocks) - len(self.masked)
         for block, own in zip(vit.blocks[:alone], arguments[:alone], strict=True):
             tokens = run(vit, block, tokens, **own)
-        tokens = torch.cat([tokens, self.queries.weight.expand(len(tokens), -1, -1)], dim=1)
+        first = None
+        if isinstance(self.queries, PatchQueries):
+            queries, first = self.queries(self._patches(tokens, grid))
+        else:
+            queries = self.queries.weight.expand(len(tokens), -1, -1)
+        count = queries.shape[1]
+        tokens = torch.cat([tokens, queries], dim=1)
         layers = []
         for block, own, masked in zip(vit.blocks[alone:], arguments[alone:], self.masked, strict=True):
             seen = None
             if self.training:
-                layers.append(self._predict(tokens, grid))
+                layers.append(self._predict(tokens, grid, first))
                 if masked is not None:
                     seen = self._seen(masked, *layers[-1][1:], grid)
             tokens = run(vit, block, tokens, **_unrotated(own, count), attn_mask=seen)
-        layers.append(self._predict(tokens, grid))
+        layers.append(self._predict(tokens, grid, first))
         return self.output(*zip(*layers, strict=True))
 
-    def _predict(self, tokens: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, N, D), mask embeddings (B, N, D) and pixels (B, D, h, w) of the tokens between two blocks."""
-        count = self.config.num_queries
+    def _patches(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(B, D, h, w) of tokens (B, T, D), whatever stands before and after the patches."""
+        start = self.vit.num_prefix_tokens
+        return tokens[:, start : start + math.prod(grid)].transpose(1, 2).unflatten(2, grid)
+
+    def _predict(
+        self, tokens: Tensor, grid: tuple[int, int], first: FirstMasks | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, D), mask embeddings (B, N, C) and pixels (B, C, h, w) of the tokens between two blocks."""
         tokens = self.vit.norm(tokens)
-        queries, patches = tokens[:, -count:], tokens[:, self.vit.num_prefix_tokens : -count]
+        queries = tokens[:, self.vit.num_prefix_tokens + math.prod(grid) :]
         embeddings = self.mask_head(queries)
-        features = run(self.vit, self.upscale, patches.transpose(1, 2).unflatten(2, grid))
+        features = run(self.vit, self.upscale, self._patches(tokens, grid))
+        if first is not None:
+            embeddings, features = first.beside(embeddings, features)
         return queries, embeddings, features.to(embeddings.dtype)  # under autocast its last norm leaves float32
 
     @torch.no_grad()

@@ -36,7 +36,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("kind", "steps"), [("pyramid", 10), ("adapter", 10), ("eomt", 60)])
+@pytest.mark.parametrize(("kind", "steps"), [("pyramid", 10), ("adapter", 10), ("eomt", 60), ("patches", 60)])
 def test_some_steps_reduce_every_term(scenes: Path, kind: str, steps: int) -> None:
     settings = SampleSettings(crop_px=64, scale_min=1, scale_max=1, flip=0, min_area_px=16)
     normal = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
@@ -60,7 +60,7 @@ def test_some_steps_reduce_every_term(scenes: Path, kind: str, steps: int) -> No
     assert [name for name, gradient in gradients.items() if gradient is None] == []  # what distributed training needs
 
 
-@pytest.mark.parametrize("kind", ["pyramid", "eomt"])
+@pytest.mark.parametrize("kind", ["pyramid", "eomt", "patches"])
 @pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_bfloat16_where_the_device_has_it_and_the_setting_allows_it(
     scenes: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, dtype: torch.dtype, kind: str

@@ -23,7 +23,7 @@ from tests.segmenters.samples import output_of
 from tests.segmenters.tiny import PROVENANCE, TIMM_CONFIG, tiny_segmenter
 
 
-@pytest.fixture(scope="module", params=["pyramid", "eomt"])
+@pytest.fixture(scope="module", params=["pyramid", "eomt", "patches"])
 def model(request: pytest.FixtureRequest) -> EntitySegmenter:
     """One tiny model of each kind for all tests here; nobody changes it."""
     return tiny_segmenter(request.param).eval()

@@ -32,12 +32,13 @@ def test_same_seed_same_model(kind: str, model: EntitySegmenter) -> None:
     assert not torch.equal(other.class_predictor.weight, model.class_predictor.weight)
 
 
-def test_outputs_of_every_layer(model: EntitySegmenter) -> None:
+def test_outputs_of_every_layer(kind: str, model: EntitySegmenter) -> None:
     with torch.no_grad():
         output = model(torch.randn(2, 3, 64, 96))
-    assert [tuple(x.shape) for x in output.entity_logits] == [(2, 8, 2)] * 3  # learned queries and two layers
-    assert [tuple(output.mask_logits(layer).shape) for layer in range(3)] == [(2, 8, 16, 24)] * 3
-    assert output.ancestor_logits.shape == (2, 8, 8)
+    count = 2 * 2 * 3 if kind == "patches" else 8  # two at every second of 4 x 6 patches
+    assert [tuple(x.shape) for x in output.entity_logits] == [(2, count, 2)] * 3  # as the queries start, and two layers
+    assert [tuple(output.mask_logits(layer).shape) for layer in range(3)] == [(2, count, 16, 24)] * 3
+    assert output.ancestor_logits.shape == (2, count, count)
 
 
 @torch.no_grad()
@@ -58,5 +59,5 @@ def test_on_a_gpu_no_devices_are_mixed_and_nothing_is_waited_for(kind: str, trai
             model.masked = [torch.empty(8, device="cuda", dtype=torch.bool)] * 2
         state = {name: torch.empty(shape, device="cuda") for name, shape in shapes.items()}
         output = functional_call(model, state, torch.empty(2, 3, 96, 64, device="cuda"))
-        assert output.mask_logits().shape == (2, 8, 24, 16)
+        assert output.mask_logits().shape == (2, 12 if kind == "patches" else 8, 24, 16)
         assert {value.device.type for value in (output.mask_logits(), output.ancestor_logits)} == {"cuda"}

@@ -16,7 +16,7 @@ TIMM_CONFIG: dict[str, Any] = {
 }
 PROVENANCE = Provenance(timm_name="vit_tiny_patch16_224", steps=(RANDOM, Step(method=SOHES)))
 LOSSES = LossSettings(points=64)
-KINDS = ("pyramid", "adapter", "eomt")  # Mask2Former with either neck, and EoMT
+KINDS = ("pyramid", "adapter", "eomt", "patches")  # Mask2Former with either neck, EoMT with queries of either start
 
 
 def tiny_segmenter(kind: str = "pyramid", *, seed: int = 0, queries: int = 8) -> Any:
@@ -28,8 +28,9 @@ def tiny_segmenter(kind: str = "pyramid", *, seed: int = 0, queries: int = 8) ->
         "inference_short_px": 64,
         "inference_long_px": 128,
     }
-    if kind == "eomt":
-        return build_eomt(TIMM_CONFIG, query_blocks=2, **shared)
+    if kind in ("eomt", "patches"):
+        start = "patches" if kind == "patches" else "learnt"
+        return build_eomt(TIMM_CONFIG, query_blocks=2, query_start=start, **shared)
     return build_mask2former(
         TIMM_CONFIG,
         neck=kind,
