@@ -43,7 +43,7 @@ def paste(
     entities = draw_entities(above, _LARGEST * height * width, rng)
     shapes = np.zeros((len(entities), settings.crop_px, settings.crop_px), dtype=bool)
     above.masks.paint(entities, shapes)
-    region = shapes.any(axis=0)
+    region = np.asarray(shapes.any(axis=0))
     region[height:], region[:, width:] = False, False  # the padding below stays
     seen = above.within(region, settings)
     pasted = np.union1d(entities, np.flatnonzero(above.ancestor[entities].any(axis=0)))
@@ -57,6 +57,6 @@ def blend(below: ImageArray, above: ImageArray, region: BoolArray) -> ImageArray
     """The view (h, w, 3) uint8 `below` with the pixels of another (h', w', 3) in a region (S, S), its outline soft."""
     height, width = below.shape[:2]
     missing = max(0, height - above.shape[0]), max(0, width - above.shape[1])
-    above = cv2.copyMakeBorder(above, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)[:height, :width]
+    padded = cv2.copyMakeBorder(above, 0, missing[0], 0, missing[1], cv2.BORDER_REPLICATE)[:height, :width]
     share = cv2.GaussianBlur(region[:height, :width].astype(np.float32), (0, 0), _FEATHER_PX)[:, :, None]
-    return np.asarray(np.rint(below + share * (above.astype(np.float32) - below)), np.uint8)
+    return np.asarray(np.rint(below + share * (padded.astype(np.float32) - below)), np.uint8)

@@ -124,7 +124,7 @@ class ForestSamples(Dataset):
             return np.arange(count)
         return np.sort(rng.choice(count, self.settings.max_targets, replace=False))
 
-    def _cut(self, rles: Sequence[Rle], view: View, size_hw: tuple[int, int]) -> tuple[MaskRuns, NDArray[np.float64]]:
+    def _cut(self, rles: Sequence[Rle], view: View, size_hw: tuple[int, int]) -> tuple[MaskRuns, NDArray[np.floating]]:
         """Masks in a view of an image of size `size_hw`, and their areas if the view cut nothing off."""
         full = MaskRuns.of_rles(rles, size_hw)
         return full.window(*view.grid(size_hw)), full.areas * view.area_scale

@@ -103,7 +103,9 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         )
     )
     segmenter = _build(config, start.timm_config)
-    masked = isinstance(segmenter, EomtSegmenter) and config.query_start == "learnt"
+    hooks = []
+    if isinstance(segmenter, EomtSegmenter) and config.query_start == "learnt":
+        hooks.append(MaskAnnealing(segmenter, config.seed))
     segmenter.vit.load_state_dict(start.model.state_dict())
     trained = train_on_labels(
         InstructModule(segmenter, config, bf16=config.bf16),
@@ -115,7 +117,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         provenance=provenance,
         name="instruct",
         seed=config.seed,
-        hooks=[MaskAnnealing(segmenter, config.seed)] if masked else [],
+        hooks=hooks,
         identity={"backbone": start.provenance.sha256},
     )
     if is_main_process():

@@ -68,7 +68,7 @@ class ViewedLabels:
     view: View
     scores: NDArray[np.float32]
     masks: MaskRuns
-    areas_before: NDArray[np.float64]
+    areas_before: NDArray[np.floating]
     ancestor: BoolArray
     kept: IntArray
 
