@@ -65,7 +65,7 @@ class DecodedMasks:
 class DecodedSamples(ForestSamples):
     """The plain way: every mask in full, then the view of it."""
 
-    def _cut(self, rles: Sequence[Rle], view: View, size_hw: tuple[int, int]) -> tuple[Any, NDArray[np.float64]]:
+    def _cut(self, rles: Sequence[Rle], view: View, size_hw: tuple[int, int]) -> tuple[Any, NDArray[np.floating]]:
         full, (rows, columns) = decode_masks(rles, size_hw), view.grid(size_hw)
         return DecodedMasks(full[:, rows][:, :, columns]), full.sum((1, 2)) * view.area_scale
 

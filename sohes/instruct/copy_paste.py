@@ -43,7 +43,7 @@ def paste(
     entities = draw_entities(above, _LARGEST * height * width, rng)
     shapes = np.zeros((len(entities), settings.crop_px, settings.crop_px), dtype=bool)
     above.masks.paint(entities, shapes)
-    region = np.asarray(shapes.any(axis=0))
+    region: BoolArray = np.asarray(shapes.any(axis=0))
     region[height:], region[:, width:] = False, False  # the padding below stays
     seen = above.within(region, settings)
     pasted = np.union1d(entities, np.flatnonzero(above.ancestor[entities].any(axis=0)))
