@@ -16,12 +16,12 @@ would not fit into what is left is noted, with the reason, and the next one begi
 step, so it is there whenever the time ends; beside it lie what each step printed and the trained `training/segmenter`.
 
 Of what this takes, a machine with torch, torchvision, timm, transformers, numpy, scipy, pandas, pyarrow, numba, pillow,
-opencv-python-headless, matplotlib, seaborn, tensorboard, safetensors, rich and pyyaml lacks eight packages, 4 MB as
+opencv-python-headless, matplotlib, seaborn, tensorboard, safetensors, rich and pyyaml lacks ten packages, 4 MB as
 wheels, which come along where there is no index; for its version of Python, as 3.12:
 
     pip download --dest wheels --no-deps --only-binary :all: --python-version 3.12 --platform manylinux_2_17_x86_64 \\
         --platform manylinux_2_28_x86_64 -c constraints.txt onedl-mmengine addict termcolor pycocotools pydantic \\
-        pydantic-core annotated-types typing-inspection
+        pydantic-core annotated-types typing-inspection yapf platformdirs
     pip install --no-index --no-deps --target site wheels/*.whl; export PYTHONPATH=site
 """
 
@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sohes.errors import ConfigError, SohesError
+from sohes.errors import SohesError
 from sohes.files import read_json, write_json
 from sohes.records import commit
 
@@ -100,10 +100,9 @@ def record(planned: Sequence[Step], out: Path, minutes: float) -> dict[str, Any]
     found = {"commit": commit(), "minutes": minutes, "steps": entries}
     write_json(out / "record.json", found)
     for place, step in enumerate(planned):
-        left = end - time.monotonic()
-        if left < (step.seconds or 2 * GRACE_S):
-            reason = f"{left:.0f} s were left, {step.seconds or 2 * GRACE_S:.0f} s are needed"
-            entries[place] |= {"state": "left out", "reason": reason}
+        left, needed = end - time.monotonic(), step.seconds or 2 * GRACE_S
+        if left < needed:
+            entries[place] |= {"state": "left out", "reason": f"{left:.0f} s were left, {needed:.0f} s are needed"}
         else:
             entries[place]["state"] = "running"
             write_json(out / "record.json", found)
@@ -146,9 +145,9 @@ def run(step: Step, path: Path, seconds: float) -> dict[str, Any]:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_S)
         finally:
-            if process.poll() is None:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
     entry: dict[str, Any] = {"command": command[1:], "seconds": round(time.monotonic() - start, 1)}
     text = log.read_text(errors="replace")
     print(text, end="", flush=True)
@@ -196,7 +195,7 @@ def prepare(out: Path, source: str, weights: str, *, photographs: int = PHOTOGRA
         image = Image.fromarray(listing.load(place))
         image.thumbnail((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
         path = out / "images" / f"{number:04d}.jpg"
-        image.save(path, quality=90)
+        image.save(path, quality=85)
         items.append(ImageItem(number, path, image.height, image.width))
     write_coco(out / "images" / "train.json", items, {}, [])
     small = Listing.of_items(items)
@@ -223,7 +222,7 @@ def main() -> None:
         print(f"{options.prepare}: {size / 1e6:.1f} MB")
         return
     if options.labels is None or options.out is None:
-        raise ConfigError("--labels and --out are needed, or --prepare")
+        parser.error("--labels and --out are needed, or --prepare")
     options.out.mkdir(parents=True, exist_ok=True)
     found = record(steps(options), options.out, options.minutes)
     print("\n".join(map(describe, found["steps"])))
