@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sohes.errors import SohesError
+from sohes.errors import DataError, SohesError
 from sohes.files import read_json, write_json
 from sohes.records import commit
 
@@ -51,7 +51,7 @@ LOG_LINES = 30  # of a step that was not done
 
 
 @dataclass(frozen=True)
-class Step:
+class RecordStep:
     """A script of this folder, with `--json` added.
 
     Attributes:
@@ -67,29 +67,29 @@ class Step:
     seconds: float | None = None
 
 
-def steps(options: argparse.Namespace) -> list[Step]:
+def steps(options: argparse.Namespace) -> list[RecordStep]:
     """What is measured, the training last; seconds are generous guesses for a GPU of a data centre."""
 
-    def training_step(model: str, side: int, seconds: float) -> Step:
+    def training_step(model: str, side: int, seconds: float) -> RecordStep:
         arguments = ("--models", model, "--sizes", str(side), "--steps", "5")
-        return Step(f"train_step-{model}-{side}", "benchmarks.train_step", arguments, seconds)
+        return RecordStep(f"train_step-{model}-{side}", "benchmarks.train_step", arguments, seconds)
 
     # the settings of the record on processors
     explore = ("algorithm=sohes", "size_global=784", "keep_aspect=true", "theta_merge=null", "max_crops=16")
     source = ("--source", str(options.images / "train.json"), "--backbone", options.weights, "--limit", "64")
     prepared = ("--images", str(options.images), "--labels", str(options.labels), "--weights", options.weights)
     return [
-        Step("deformable", "benchmarks.deformable", (), 45),
+        RecordStep("deformable", "benchmarks.deformable", (), 45),
         training_step("s16", 512, 50),
-        Step("explore_throughput", "benchmarks.explore_throughput", (*source, "--set", *explore), 60),
+        RecordStep("explore_throughput", "benchmarks.explore_throughput", (*source, "--set", *explore), 60),
         training_step("s16", 1024, 70),
         training_step("b16", 512, 60),
         training_step("b16", 1024, 90),
-        Step("training", "benchmarks.timed_training", (*prepared, "--out", str(options.out / "training"))),
+        RecordStep("training", "benchmarks.timed_training", (*prepared, "--out", str(options.out / "training"))),
     ]
 
 
-def record(planned: Sequence[Step], out: Path, minutes: float) -> dict[str, Any]:
+def record(planned: Sequence[RecordStep], out: Path, minutes: float) -> dict[str, Any]:
     """Run the steps within so many minutes; `record.json` in `out` is up to date after each.
 
     A step's `state` is "not begun", "running", "done", "failed", "stopped" (it overran its time) or "left out" (too
@@ -117,7 +117,7 @@ def describe(entry: dict[str, Any]) -> str:
     return ", ".join(str(entry[key]) for key in ("name", "state", "reason") if key in entry)
 
 
-def run(step: Step, path: Path, seconds: float) -> dict[str, Any]:
+def run(step: RecordStep, path: Path, seconds: float) -> dict[str, Any]:
     """A step in a process of its own, stopped after `seconds`: what the record says of it.
 
     Args:
@@ -223,6 +223,9 @@ def main() -> None:
         return
     if options.labels is None or options.out is None:
         parser.error("--labels and --out are needed, or --prepare")
+    for path in (options.images / "train.json", options.labels):
+        if not path.exists():
+            raise DataError(f"{path}: not there; write it with --prepare, before a GPU waits for it")
     options.out.mkdir(parents=True, exist_ok=True)
     found = record(steps(options), options.out, options.minutes)
     print("\n".join(map(describe, found["steps"])))

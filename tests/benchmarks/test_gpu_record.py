@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from benchmarks import deformable, gpu_record, timed_training
-from benchmarks.gpu_record import Step, prepare, record, steps
+from benchmarks.gpu_record import RecordStep, prepare, record, steps
 from sohes.data.label_store import LabelStore
-from sohes.errors import ConfigError, SohesError
+from sohes.errors import ConfigError, DataError, SohesError
 from sohes.files import read_json, write_json
 from sohes.segmenters.segmenter import load_segmenter
 from tests.probes.synthetic import write_folder
@@ -59,7 +59,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def run_toys(out: Path, minutes: float, *planned: tuple[str, float | None]) -> list[dict[str, Any]]:
     """Steps of the record in the file."""
     out.mkdir()
-    record([Step(what, "toy", (what,), seconds) for what, seconds in planned], out, minutes)
+    record([RecordStep(what, "toy", (what,), seconds) for what, seconds in planned], out, minutes)
     return read_json(out / "record.json")["steps"]
 
 
@@ -97,7 +97,7 @@ def test_a_record_of_before_its_first_step(toy: Path, monkeypatch: pytest.Monkey
     toy.mkdir()
     monkeypatch.setattr(gpu_record, "run", lambda *_: sys.exit("killed"))
     with pytest.raises(SystemExit):
-        record([Step("first", "toy", (), 1), Step("second", "toy", (), 1)], toy, 1)
+        record([RecordStep("first", "toy", (), 1), RecordStep("second", "toy", (), 1)], toy, 1)
     assert [entry["state"] for entry in read_json(toy / "record.json")["steps"]] == ["running", "not begun"]
 
 
@@ -106,6 +106,13 @@ def test_what_is_carried_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu_record, "MOST_BYTES", 100_000)
     with pytest.raises(SohesError, match="more than 0"):
         prepare(tmp_path / "carried", str(photographs), "random:vit_tiny_patch16_224")
+
+
+def test_nothing_begins_without_what_is_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = ["--images", str(tmp_path), "--labels", str(tmp_path), "--weights", "weights", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["gpu_record", *missing])
+    with pytest.raises(DataError, match=r"train\.json: not there; write it with --prepare"):
+        gpu_record.main()
 
 
 def test_every_step_on_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +125,7 @@ def test_every_step_on_what_was_prepared(tmp_path: Path, monkeypatch: pytest.Mon
     assert max(Image.open(path).size for path in there.glob("images/*.jpg")) == (480, 288)
     assert len(LabelStore(there / "labels")) == 4
 
-    def in_process(step: Step, path: Path, seconds: float) -> dict[str, Any]:
+    def in_process(step: RecordStep, path: Path, seconds: float) -> dict[str, Any]:
         write_json(path.with_suffix(".json"), None)
         arguments: Sequence[str] = (*step.arguments, "--json", str(path.with_suffix(".json")), *TINY[step.script])
         monkeypatch.setattr(sys, "argv", [step.script, *arguments])
