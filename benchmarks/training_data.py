@@ -33,11 +33,11 @@ from sohes.masks import MaskForest
 from sohes.records import hardware
 from sohes.rle import BoolArray, IntArray, Rle, decode_masks
 
-# image size, masks per image, how they are shown: as in SA-1B, as in BSDS500 at demo scale, and with all that there is
+# image size, masks per image, how they are shown: as in SA-1B, as in BSDS500 at demo scale, and with copy-paste
 CASES = (
     ((1500, 2250), 150, SampleSettings(crop_px=1024)),
     ((321, 481), 40, SampleSettings(crop_px=224)),
-    ((321, 481), 400, SampleSettings(crop_px=448, scale_min=1.0, copy_paste=1.0)),
+    ((321, 481), 100, SampleSettings(crop_px=448, scale_min=1.0, copy_paste=1.0)),
 )
 IMAGES_A_SECOND = 16.0  # that a step of 16 images may want
 
