@@ -45,7 +45,7 @@ from sohes.records import commit
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 60_000_000
-PHOTOGRAPHS, SIDE_PX, MASKS = 150, 480, 200  # at most
+PHOTOGRAPHS, SIDE_PX, MASKS = 120, 480, 200  # at most
 GRACE_S = 15.0  # for a training to finish its step and be saved
 LOG_LINES = 30  # of a step that was not done
 
