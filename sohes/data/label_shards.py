@@ -27,7 +27,10 @@ ATTRIBUTES = {
     "refine_iou": pa.float32(),  # IoU of the mask before and after refinement
 }
 # those that only some methods have: a shard without them has no such columns
-RARE = {"category_id": pa.int64()}
+RARE = {
+    "category_id": pa.int64(),
+    "cut": pa.float32(),  # the higher, the earlier the mask counts in partitions of the image
+}
 _MASK = [
     ("id", pa.int32()),
     ("rle", pa.string()),

@@ -36,17 +36,18 @@ class Partitions:
 
 
 def partitions(forest: MaskForest, counts: Sequence[int] = MASK_COUNTS) -> Partitions:
-    """The partitions that the best 0, 1, 2, ... masks by score make.
+    """The partitions that the best 0, 1, 2, ... masks make, by their attribute `cut` where they have it, else by score.
 
     The masks of a level are painted from the largest to the smallest, so a pixel belongs to the smallest mask that has
-    it, of equal ones to the best; equal scores keep their order. What no mask has is one region.
+    it, of equal ones to the best; equal values keep their order. What no mask has is one region.
 
     Args:
         forest: of one image; the masks may overlap in any way.
         counts: masks that each level takes, rising; a forest of fewer masks repeats its last level.
     """
     height, width = forest.size_hw
-    order = np.argsort(-forest.scores, kind="stable")[: counts[-1]]
+    worth = forest.attributes.get("cut", forest.scores)
+    order = np.argsort(-worth, kind="stable")[: counts[-1]]
     starts, ends, owners = read_runs([forest.rles[index] for index in order])
     atoms, first = _atoms(starts, ends, owners, height * width)
     bounds = np.searchsorted(first, np.stack([starts, ends]))  # an atom is in a mask when its first pixel is

@@ -7,6 +7,7 @@ superpixels have in common, so masks are made of the chosen regions alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numba
 import numpy as np
@@ -35,6 +36,9 @@ def ranked_forest(
     compactness. Each time the region of the highest merit times root(1 - highest IoU with the regions chosen before) is
     chosen, and that product ranks it.
 
+    A good ranking is no good order in which to cut, since it likes small regions first. What decides there is
+    agreement² x contrast / regions that the tree had when the region was merged.
+
     Args:
         trees: at least one.
         min_area, max_area: px, of the regions that are considered.
@@ -43,7 +47,8 @@ def ranked_forest(
         theta_cover: coverage that makes a region part of another, see `coverage_ancestors`.
 
     Returns:
-        Scores fall, in [0, 1), with 0.5 for the median merit. Attribute `cohesion`: see `RegionTree`.
+        Scores fall, in [0, 1), with 0.5 for the median merit. Attributes: `cohesion`, see `RegionTree`; `cut`, the
+        order in which `sohes.evaluation.partitions` takes the masks, the highest first.
     """
     kept = [np.flatnonzero((min_area <= tree.areas) & (tree.areas <= max_area)) for tree in trees]
     candidates = _Candidates(trees, kept)
@@ -61,7 +66,10 @@ def ranked_forest(
         scores=(ranking / (ranking + (np.median(merit) if len(merit) else 1))).astype(np.float32),
         ancestor=ancestor,
         parent=nearest_parents(ancestor, candidates.areas[chosen]),
-        attributes={"cohesion": candidates.column("cohesion")[chosen].astype(np.float32)},
+        attributes={
+            "cohesion": candidates.column("cohesion")[chosen].astype(np.float32),
+            "cut": candidates.cut()[chosen].astype(np.float32),
+        },
     )
 
 
@@ -92,6 +100,7 @@ class _Candidates:
             [getattr(tree, name)[regions] for tree, regions in zip(self._trees, self._kept, strict=True)]
         ).astype(np.float64)
 
+    @cached_property
     def agreement(self) -> NDArray[np.float64]:
         """Mean over the other trees of the highest IoU with a region of theirs, (R,); 1 if there is no other tree."""
         if len(self._trees) == 1:
@@ -106,12 +115,24 @@ class _Candidates:
             total[second] += highest[1]
         return total / (len(self._trees) - 1)
 
+    @cached_property
+    def contrast(self) -> NDArray[np.float64]:
+        """That of `RegionTree`, but not too small, (R,)."""
+        return np.maximum(self.column("contrast"), _LEAST_CONTRAST)
+
     def merit(self) -> NDArray[np.float64]:
         """What a region is worth by itself, (R,); see `ranked_forest`."""
-        contrast = np.maximum(self.column("contrast"), _LEAST_CONTRAST)
         persistence = np.maximum(self.column("persistence"), _LEAST_PERSISTENCE)
         compactness = 4 * np.pi * self.areas / self.column("perimeter") ** 2
-        return self.agreement() * compactness * np.sqrt(persistence * contrast * self.areas)
+        return self.agreement * compactness * np.sqrt(persistence * self.contrast * self.areas)
+
+    def cut(self) -> NDArray[np.float64]:
+        """What a region is worth in a partition, (R,); see `ranked_forest`."""
+        # regions are numbered as they are made, so the parent's number tells how many merges came before it
+        last = np.asarray([len(tree) for tree in self._trees])[self.tree] - 1
+        parent = self.column("parent")
+        remaining = np.where(parent < 0, 1, last + 2 - parent)
+        return self.agreement**2 * self.contrast / remaining
 
     def common(self, place: int) -> NDArray[np.float64]:
         """Pixels that a region has in common with every other, (R,)."""

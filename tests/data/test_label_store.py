@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from sohes.data.coco_writer import export_coco
@@ -147,17 +148,20 @@ def test_an_attribute_without_a_column(tmp_path: Path) -> None:
         writer.add(2, "b.jpg", forest)
 
 
-def test_categories_have_a_column_only_where_a_forest_has_some(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rare", [{"category_id": np.array([3, 1])}, {"cut": np.array([0.5, 2], np.float32)}])
+def test_rare_attributes_have_a_column_only_where_a_forest_has_some(
+    tmp_path: Path, rare: dict[str, NDArray[np.generic]]
+) -> None:
     """Stores of all other methods keep their bytes."""
     masks = np.eye(4, dtype=bool)[:2, None, :]
-    plain, named = (MaskForest.from_masks(masks, attributes=a) for a in ({}, {"category_id": np.array([3, 1])}))
+    plain, named = (MaskForest.from_masks(masks, attributes=a) for a in ({}, rare))
     for name, forests in (("plain", [plain]), ("named", [plain, named])):
         with LabelWriter(tmp_path / name, header={}) as writer:
             for image_id, forest in enumerate(forests):
                 writer.add(image_id, f"{image_id}.png", forest)
         (shard,) = (tmp_path / name).glob("*.parquet")
         masks_type = pq.read_schema(shard).field("masks").type.value_type
-        assert ("category_id" in [field.name for field in masks_type]) == (name == "named")
+        assert (set(rare) <= {field.name for field in masks_type}) == (name == "named")
     store = LabelStore(tmp_path / "named")
     assert store.forest(0) == plain
     assert store.forest(1) == named

@@ -32,6 +32,15 @@ def test_masks_come_by_score_and_are_painted_from_large_to_small() -> None:
     assert found.atoms.max() == 3
 
 
+def test_the_order_of_cuts_stands_above_scores() -> None:
+    drawn, cut = masks("##..", "..##", ".#.."), np.array([3, 2, 5], np.float32)
+    told = MaskForest.from_masks(drawn, scores=np.array([0.9, 0.8, 0.1]), attributes={"cut": cut})
+    found, expected = partitions(told), partitions(MaskForest.from_masks(drawn, scores=cut))
+    assert np.array_equal(found.atoms, expected.atoms)
+    assert np.array_equal(found.regions, expected.regions)
+    assert found.label_map(1).tolist() == [[0, 1, 0, 0]]
+
+
 def test_of_equal_masks_the_best_is_on_top() -> None:
     forest = MaskForest.from_masks(masks("##.", ".##"), scores=np.array([0.2, 0.9]))
     assert partitions(forest, (2,)).label_map(0).tolist() == [[1, 0, 0]]

@@ -112,6 +112,28 @@ def test_relations_are_those_of_the_masks(seed: int, theta_cover: float) -> None
     assert forest.ancestor.any()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_order_of_cuts_by_loops(seed: int) -> None:
+    trees = trees_of(seed)
+    everything = OPTIONS | {"min_area": 0, "max_area": 17 * 22, "nms_iou": 1.0}
+    forest = ranked_forest(trees, **everything)
+    assert len(forest) == sum(len(tree) for tree in trees)
+    pools = [[whole_mask(tree, region) for region in range(len(tree))] for tree in trees]
+    expected = []
+    for own, tree in enumerate(trees):
+        for region, parent in enumerate(tree.parent):
+            # those made before the parent and merged in it or later; the last one stands alone
+            there = (np.arange(len(tree)) < parent) & ((tree.parent >= parent) | (tree.parent < 0))
+            others = [max(overlap(pools[own][region], it) for it in pools[i]) for i in range(len(trees)) if i != own]
+            expected.append(np.mean(others) ** 2 * max(float(tree.contrast[region]), 1.0) / max(there.sum(), 1))
+    np.testing.assert_allclose(np.sort(forest.attributes["cut"]), np.sort(expected), rtol=1e-5)
+    of_masks: dict[bytes, set[np.float32]] = {mask.tobytes(): set() for pool in pools for mask in pool}
+    for mask, value in zip((mask for pool in pools for mask in pool), expected, strict=True):
+        of_masks[mask.tobytes()].add(np.float32(value))
+    for mask, value in zip(forest.masks, forest.attributes["cut"], strict=True):
+        assert min(abs(value / it - 1) for it in of_masks[mask.tobytes()]) < 1e-5
+
+
 def test_what_several_trees_hold_comes_first() -> None:
     """Two squares alike in everything; one is a region of both trees, of the other the second tree has a half only."""
     image = np.full((20, 50, 3), 60, np.uint8)
@@ -134,4 +156,4 @@ def test_what_several_trees_hold_comes_first() -> None:
 def test_nothing_of_the_size_asked_for() -> None:
     forest = ranked_forest(trees_of(0), **OPTIONS | {"min_area": 10**6, "max_area": 10**7})
     assert (len(forest), forest.size_hw) == (0, (17, 22))
-    assert forest.attributes["cohesion"].dtype == np.float32
+    assert forest.attributes["cohesion"].dtype == forest.attributes["cut"].dtype == np.float32
