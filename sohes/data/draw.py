@@ -1,8 +1,9 @@
-"""Pictures of a forest: wholes, parts and subparts or its best masks side by side, and contact sheets."""
+"""Pictures of a forest: wholes, parts and subparts side by side, and contact sheets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from sohes.data.coco import ImageSet
 from sohes.data.images import ImageArray, load_image
 from sohes.files import atomic_path, shortened
-from sohes.masks import MaskForest, pairwise_coverage
-from sohes.plotting import categorical, distinct_hues, oklch
+from sohes.masks import MaskForest, ancestors_of, coverage_ancestors, pairwise_coverage
+from sohes.plotting import distinct_hues, oklch
 from sohes.rle import BoolArray, IntArray, MaskRuns
 
 LEVELS = ("wholes", "parts", "subparts")  # depth 0, 1, and 2 or more
-CUTS = (4, 16, 64)  # masks in the panels of a deep forest
+SHOWN = 64  # masks of a deep forest at most
 PANEL_PX = 1024  # longer side of a panel; larger pictures are scaled down
 _GAP = 6  # px of white between panels
 _CAPTION_PX = 18
@@ -46,25 +47,17 @@ def overlay(image: ImageArray, forest: MaskForest) -> ImageArray:
 
 
 def level_panels(image: ImageArray, forest: MaskForest) -> list[tuple[str, ImageArray]]:
-    """Captions and panels: the wholes, the parts, and the subparts with all that is deeper; or a deep forest's cuts.
+    """Captions and panels: the wholes, the parts, and the subparts with all that is deeper, see `named_levels`.
 
     A part has about the hue of its whole, lighter or darker. Outside a panel's masks the picture is pale, the levels
     above show as outlines. Larger masks are painted first.
-
-    Where most masks lie deeper than subparts, no level is one that a person would name. Then the panels show the best
-    4, 16 and 64 masks, see `best_masks`; each keeps its colour.
 
     Args:
         image: (H, W, 3) uint8 RGB; may be a smaller version of the picture that the masks belong to.
         forest: the masks.
     """
-    depth = forest.depth
-    if 2 * np.count_nonzero(depth >= len(LEVELS)) > len(forest):
-        best = best_masks(forest, CUTS[-1])
-        colours = (255 * categorical(len(best))).astype(np.float32)
-        cuts = [best[:count] for count in CUTS]
-        return [(f"best {len(cut)}", paint(image, forest.select(cut), colours[: len(cut)])) for cut in cuts]
-    colours, depth = forest_colours(forest), np.minimum(depth, len(LEVELS) - 1)
+    forest = named_levels(forest)
+    colours, depth = forest_colours(forest), np.minimum(forest.depth, len(LEVELS) - 1)
     panels = []
     above = np.zeros(image.shape[:2], np.uint8)
     for level, name in enumerate(LEVELS):
@@ -73,6 +66,33 @@ def level_panels(image: ImageArray, forest: MaskForest) -> list[tuple[str, Image
         panels.append((f"{name}: {len(chosen)}", _coloured(image, ink, colours[chosen], above)))
         above |= outlines
     return panels
+
+
+def named_levels(forest: MaskForest) -> MaskForest:
+    """The forest whose roots are wholes, their children parts, and what lies deeper subparts: most often itself.
+
+    Where most masks lie deeper than subparts, their depth names no level that a person would. Then the `SHOWN` best
+    masks are taken, see `best_masks`, and of those that lie in one another the best is a whole: what contains it is a
+    group and left out, what lies in it are its parts, chosen in the same way, and so are theirs.
+    """
+    if 2 * np.count_nonzero(forest.depth >= len(LEVELS)) <= len(forest):
+        return forest
+    best = best_masks(forest, SHOWN)
+    inside = coverage_ancestors(pairwise_coverage([forest.rles[index] for index in best]), _CROSSING[1])
+    kept: list[int] = []
+    parent: list[int] = []
+
+    def choose(left: IntArray, above: int, levels: int) -> None:
+        while levels and len(left):
+            first = left[0]
+            kept.append(first)
+            parent.append(above)
+            choose(left[inside[first, left]], len(kept) - 1, levels - 1)
+            left = left[1:][~(inside[first, left[1:]] | inside[left[1:], first])]
+
+    choose(np.arange(len(best)), -1, len(LEVELS))
+    chosen = forest.select(best[kept])
+    return replace(chosen, parent=np.asarray(parent, dtype=np.int64), ancestor=ancestors_of(parent))
 
 
 def best_masks(forest: MaskForest, count: int) -> IntArray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from sohes.data.draw import LEVELS, forest_colours, overlay, sampled
+from sohes.data.draw import LEVELS, forest_colours, named_levels, overlay, sampled
 from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import DataError
 from sohes.masks import MaskForest
@@ -45,12 +45,14 @@ def html(forest: MaskForest) -> str:
     file = io.BytesIO()
     Image.fromarray(colour_map(forest, _INLINE_PX)).save(file, format="PNG")
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    counts = np.bincount(np.minimum(forest.depth, len(LEVELS) - 1), minlength=len(LEVELS))
+    named = named_levels(forest)
+    counts = np.bincount(np.minimum(named.depth, len(LEVELS) - 1), minlength=len(LEVELS))
     levels = ", ".join(f"{count} {name}" for count, name in zip(counts, LEVELS, strict=True))
+    among = ":" if len(named) == len(forest) else ", among them"
     height, width = forest.size_hw
     return (
         f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" alt="map of the masks">'
-        f"<figcaption>{height} x {width} px, {len(forest)} masks: {levels}</figcaption></figure>"
+        f"<figcaption>{height} x {width} px, {len(forest)} masks{among} {levels}</figcaption></figure>"
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from sohes.data import draw
 from sohes.data.coco import read_coco
-from sohes.data.draw import best_masks, forest_colours, grid, level_panels, overlay
+from sohes.data.draw import best_masks, forest_colours, grid, level_panels, named_levels, overlay
 from sohes.data.images import load_image
 from sohes.masks import MaskForest
 from sohes.rle import encode_window
@@ -74,20 +74,21 @@ def nested(*sides: int) -> np.ndarray:
     return np.stack([np.maximum(rows, columns) < side for side in sides])
 
 
-def test_a_deep_forest_is_drawn_as_its_best_masks() -> None:
+def test_levels_of_a_deep_forest_are_chosen_by_score() -> None:
+    """Of nested squares the best is the whole; the larger one is a group, and of those inside one at a time is best."""
     masks = np.concatenate([nested(200, 160, 120, 80, 50, 30, 20, 12), np.roll(nested(30), 205, axis=(1, 2))])
-    deep = MaskForest.from_masks(masks, scores=np.array([0.5, 0.9, 0.8, 0.7, 0.4, 0.3, 0.2, 0.1, 0.6]))
-    assert deep.depth.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0]
+    masks = np.concatenate([masks, np.roll(nested(20, 14), 130, axis=(1, 2))])  # inside the second square only
+    scores = np.array([0.5, 0.9, 0.8, 0.7, 0.4, 0.3, 0.2, 0.1, 0.6, 0.55, 0.65])
+    deep = MaskForest.from_masks(masks, scores=scores)
+    assert deep.depth.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 0, 2, 3]
+    named = named_levels(deep)
+    assert named.scores.tolist() == pytest.approx([0.9, 0.8, 0.7, 0.65, 0.6])
+    assert named.parent.tolist() == [-1, 0, 1, 0, -1]
+    assert np.argwhere(named.ancestor).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2]]
     image = np.full((240, 240, 3), 128, dtype=np.uint8)
-    panels = dict(level_panels(image, deep))
-    assert list(panels) == ["best 4", "best 9"]
-    first, last = panels["best 4"], panels["best 9"]
-    covered = np.ptp(first.astype(int), axis=2) > 20  # what no mask covers is grey
-    assert covered[[100, 20, 220, 180], [100, 20, 220, 180]].tolist() == [True, True, True, False]
-    assert np.array_equal(first[100, 100], last[100, 100]), "a mask keeps its colour"
-    assert not np.array_equal(first[20, 20], last[20, 20])
+    assert [caption for caption, _ in level_panels(image, deep)] == ["wholes: 2", "parts: 2", "subparts: 1"]
     shallow = deep.select([1, 2, 3, 8])
-    assert [caption for caption, _ in level_panels(image, shallow)] == ["wholes: 2", "parts: 1", "subparts: 1"]
+    assert named_levels(shallow) is shallow
 
 
 def test_the_best_masks_nest_or_lie_apart() -> None:

@@ -57,6 +57,8 @@ def test_the_caption_counts() -> None:
     caption = re.search("<figcaption>(.*)</figcaption>", nested()._repr_html_())
     assert caption is not None
     assert caption[1] == "40 x 60 px, 3 masks: 1 wholes, 1 parts, 1 subparts"
+    deep = MaskForest.from_masks(np.arange(64)[None] < 2 ** np.arange(7)[:, None, None])  # 1, 2, 4, ... pixels of a row
+    assert "64 px, 7 masks, among them 1 wholes, 1 parts, 1 subparts<" in deep._repr_html_()
     empty = MaskForest.from_masks(np.zeros((0, 4, 3000), dtype=bool))
     assert "0 masks" in empty._repr_html_()
     assert (shown(empty._repr_html_()) == 255).all()
