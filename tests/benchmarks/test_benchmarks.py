@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from sohes.files import read_json
+from sohes.masks import MaskForest
 from sohes.probes.settings import ProbeConfig
 from tests.probes.synthetic import write_folder
 
@@ -55,6 +58,37 @@ def test_it_runs_and_writes_its_record(
     committed = read_json(Path(__file__).parents[2] / "benchmarks" / "records" / f"{name}.json")
     assert found.keys() == committed.keys(), "the committed record is of another version of the script"
     assert capsys.readouterr().out
+
+
+def test_quality_of_phase_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row for a variant, made once; squares that stand out are found, by few masks too."""
+    script = import_module("benchmarks.explore_quality")
+    monkeypatch.setattr(script, "VARIANTS", {"tiny": ("size", {"size_global": 64, "min_area_px": 20})})
+    rng, images, rows = np.random.default_rng(0), [], []
+    (tmp_path / "images").mkdir()
+    for image_id in (1, 2):
+        picture, mask = np.full((48, 64, 3), 60, np.uint8), np.zeros((1, 48, 64), dtype=bool)
+        mask[0, 10:30, 20 : 30 + image_id] = True
+        picture[mask[0]] = rng.integers(120, 256, 3)
+        Image.fromarray(picture).save(tmp_path / "images" / f"{image_id}.png")
+        images.append({"id": image_id, "file_name": f"{image_id}.png", "height": 48, "width": 64})
+        rows += MaskForest.from_masks(mask).to_coco(image_id=image_id, first_id=image_id)
+    categories = [{"id": 1, "name": "entity"}]
+    truth, out = tmp_path / "truth.json", tmp_path / "found"
+    truth.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
+    folder = str(tmp_path / "images")
+    arguments = ["--weights", "random:vit_tiny_patch16_224", "--ground-truth", str(truth), "--images", folder]
+    arguments += ["--calibrate-on", folder, "--out", str(out), "--cache", str(tmp_path / "cache")]
+    monkeypatch.setattr(sys, "argv", ["", *arguments])
+    script.main()
+    table = out.with_suffix(".csv").read_bytes()
+    script.main()
+    assert out.with_suffix(".csv").read_bytes() == table
+    assert out.with_suffix(".png").exists()
+    (row,) = pd.read_csv(out.with_suffix(".csv")).to_dict("records")
+    assert (row["variant"], row["images"]) == ("tiny", 2)
+    assert 50 < row["ar_1000"] <= 100
+    assert 50 < row["abo_20"] <= 100
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sohes.errors import DataError
 from sohes.evaluation.evaluate import evaluate_predictions
-from sohes.evaluation.mask_recall import evaluate_masks
+from sohes.evaluation.mask_recall import average_best_overlap, evaluate_masks
 from sohes.evaluation.predictions import Predictions
 from sohes.masks import MaskForest
 from sohes.rle import encode_masks, rle_areas
@@ -340,6 +340,19 @@ def test_interval_among_the_metrics():
     assert metrics["mask_ar_1000_s_low"] == (pytest.approx(50.0), "mask_ar1000_bootstrap_v1")
     assert np.isnan(metrics["mask_ar_1000_l_high"][0])
     assert metrics["mask_ar_1000"][1] == "mask_ar1000_v1"
+
+
+def test_average_best_overlap_by_hand():
+    """The third mask serves the first object better than the first one does; crowds do not count."""
+    objects = [box(0, 0, 10, 10), box(50, 50, 10, 10), (box(80, 80, 20, 20), {"iscrowd": 1})]
+    truth = image_set(coco({1: objects, 2: [box(0, 0, 20, 20)]}))
+    masks = [box(0, 0, 10, 8), box(50, 50, 10, 5), box(0, 0, 10, 9)]
+    predictions = {1: forest(masks, [0.9, 0.5, 0.5])}  # nothing on the second image
+    expected = {1: 0.8, 2: 0.8 + 0.5, 3: 0.9 + 0.5, 20: 0.9 + 0.5}
+    for count, total in expected.items():
+        assert average_best_overlap(truth, predictions, count) == pytest.approx(total / 3)
+    assert average_best_overlap(truth, {1: forest([])}, 20) == 0
+    assert math.isnan(average_best_overlap(image_set(coco({1: []})), {1: forest(masks)}, 20))
 
 
 class OneAtATime(Mapping):
