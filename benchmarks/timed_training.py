@@ -79,7 +79,7 @@ def train(options: argparse.Namespace, config: InstructConfig, start: float) -> 
         torch.cuda.reset_peak_memory_stats()
     result = instruct(config, inputs, options.out)
     history = pd.read_csv(options.out / HISTORY)
-    loss = history.filter(like="loss").sum(axis=1)
+    loss = history["loss"]
     twentieth = max(1, len(history) // 20)
     return {
         "steps": len(history),
