@@ -188,6 +188,26 @@ def test_without_a_checkpoint_phase_1_segments(
     assert all(mask["score"] > 0.5 for mask in found["masks"])
 
 
+def test_better_masks_of_a_checkpoint(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sohes.explore.inference import make_inference
+    from sohes.segmenters.entity import save_segmenter
+    from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
+
+    folder = save_segmenter(tmp_path / "segmenter", tiny_segmenter("eomt"), PROVENANCE)
+    trained = segmenter.load_segmenter(folder, device="cpu")
+    command = ["segment", str(photos / "a.png"), "--out", str(tmp_path / "out"), "--min-score", "0"]
+    for arguments, options in ((["--tiles", "2"], {"tiles": 2}), (["--snap"], {"snap": True})):
+        assert main([*command, "--checkpoint", str(folder), *arguments]) == 0
+        found = json.loads((tmp_path / "out" / "a.json").read_text())["masks"]
+        expected = make_inference(**options).around(trained).segment(photos / "a.png", min_score=0)
+        assert [mask["segmentation"] for mask in found] == expected.rles
+    capsys.readouterr()
+    assert main([*command, "--checkpoint", str(folder), "--tiles", "1"]) == 1
+    assert capsys.readouterr().err == "sohes: --tiles must be at least 2, not 1\n"
+    assert main([*command, "--snap"]) == 1
+    assert capsys.readouterr().err.startswith("sohes: --snap needs --checkpoint")
+
+
 def test_interrupted(segment: Segment, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: LeftHalf, image: np.ndarray, *, min_score: float) -> MaskForest:
         raise KeyboardInterrupt

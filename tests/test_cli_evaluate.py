@@ -321,6 +321,28 @@ def test_a_checkpoint_is_run_and_goes_on(
     }
 
 
+def test_a_checkpoint_in_tiles(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sohes.segmenters.entity import save_segmenter
+    from sohes.segmenters.segmenter import load_segmenter
+    from sohes.segmenters.tiles import TiledSegmenter
+    from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
+
+    folder = save_segmenter(tmp_path / "segmenter", tiny_segmenter("eomt"), PROVENANCE)
+    out = tmp_path / "out"
+    command = ["evaluate", "--ground-truth", str(truth), "--json", "--tiles"]
+    assert main([*command, "2", str(folder), "--out", str(out)]) == 0
+    store = LabelStore(out / "predictions")
+    assert store.header["inference"] == "--tiles 2"
+    assert read_record(out / "record.json").config["inference"] == "--tiles 2"
+    expected = TiledSegmenter(load_segmenter(folder, device="cpu"), 2).predict(tmp_path / "8.png")
+    assert store.forest(8).rles == expected.rles
+    capsys.readouterr()
+    assert main([*command, "3", str(folder), "--out", str(out)]) == 1  # they would be taken for those of two tiles
+    assert "inference" in capsys.readouterr().err
+    assert main([*command, "2", str(out / "predictions")]) == 1
+    assert "is no segmenter folder, so --tiles 2 has nothing to predict with" in capsys.readouterr().err
+
+
 def test_a_checkpoint_on_images_that_are_gone(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from sohes.segmenters.entity import save_segmenter
     from tests.segmenters.tiny import PROVENANCE, tiny_segmenter

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sohes.commands.inference import add_inference, parse_inference
 from sohes.errors import ConfigError
 from sohes.help import help_page
 
@@ -40,6 +41,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--strict", action="store_true", help="stop at the first broken entry, skip none")
     parser.add_argument("--method", help="name of what made the predictions (default: PRED's last two parts)")
     parser.add_argument("--limit", type=int, metavar="N", help="score the first N images of the ground truth only")
+    add_inference(parser)
     parser.set_defaults(run=run)
 
 
@@ -47,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
     """Score, print, and write; what was skipped stands in the table, with --json on stderr."""
     if options.limit is not None and options.limit < 1:
         raise ConfigError(f"--limit must be at least 1, not {options.limit}")
+    inference = parse_inference(options)
     from rich.console import Console
 
     from sohes.data.coco import read_coco
@@ -65,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
     if options.out is not None:  # a segmenter and the pictures open the images
         truth = with_image_root(truth)
     problems = Problems(strict=options.strict)
-    predictions = open_predictions(options.predictions, truth, problems, out=options.out, limit=options.limit)
+    predictions = open_predictions(
+        options.predictions, truth, problems, out=options.out, limit=options.limit, inference=inference
+    )
     wanted = first_images(truth, options.limit)
     regions = None
     if options.regions is not None:
@@ -86,6 +91,7 @@ def run(options: argparse.Namespace) -> int:
             "limit": options.limit,
             "strict": options.strict,
             "regions": options.regions,
+            "inference": inference.name if inference else None,
         },
         started=started,
     )

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sohes.errors import DataError
+from sohes.commands.inference import add_inference, parse_inference
+from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path, printable, shortened, write_json
 from sohes.help import help_page
 
 if TYPE_CHECKING:
     from sohes.data.images import ImageArray
     from sohes.masks import MaskForest
+    from sohes.segmenters.segmenter import Inference
 
 
 def add_parser(commands: Any) -> None:
@@ -37,6 +39,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--checkpoint", type=Path, help="segmenter folder, …/correct/segmenter of a run")
     parser.add_argument("--out", required=True, type=Path, help="folder for one PNG and one JSON per image")
     parser.add_argument("--min-score", type=float, default=0.5, help="show masks scored above this (default 0.5)")
+    add_inference(parser)
     parser.set_defaults(run=run)
 
 
@@ -44,6 +47,9 @@ def run(options: argparse.Namespace) -> int:
     """Segment every image; broken ones are skipped and counted. 1 when none could be read."""
     if not 0 <= options.min_score <= 1:
         raise DataError(f"--min-score must lie in [0, 1], not {options.min_score}")
+    inference = parse_inference(options)
+    if inference and not options.checkpoint:
+        raise ConfigError(f"{inference.name} needs --checkpoint: it is for masks of a segmenter")
     from PIL import Image
 
     from sohes.data.draw import overlay
@@ -51,7 +57,11 @@ def run(options: argparse.Namespace) -> int:
     from sohes.progress import track
 
     listing = list_images(*options.source, leave_out=options.out)
-    segment = _trained(options.checkpoint, options.min_score) if options.checkpoint else _phase_1(options.min_score)
+    segment = (
+        _trained(options.checkpoint, inference, options.min_score)
+        if options.checkpoint
+        else _phase_1(options.min_score)
+    )
     paths = [Path(name) for name in listing.names]
     names = output_names(paths)
     skipped = {}
@@ -77,10 +87,11 @@ def run(options: argparse.Namespace) -> int:
     return 1 if len(skipped) == len(paths) else 0
 
 
-def _trained(checkpoint: Path, min_score: float) -> Callable[[ImageArray], MaskForest]:
+def _trained(checkpoint: Path, inference: Inference | None, min_score: float) -> Callable[[ImageArray], MaskForest]:
     from sohes.segmenters.segmenter import load_segmenter
 
-    segmenter = load_segmenter(checkpoint)
+    trained = load_segmenter(checkpoint)
+    segmenter = inference.around(trained) if inference else trained
     return lambda image: segmenter.segment(image, min_score=min_score)
 
 

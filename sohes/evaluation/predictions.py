@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from sohes.evaluation.inputs import first_images
 from sohes.files import file_digest, text_encoding
 from sohes.masks import MaskForest
 from sohes.progress import Reporter
+
+if TYPE_CHECKING:
+    from sohes.segmenters.segmenter import Inference
 
 NOT_STATED = "not stated"
 _CHUNK = 1 << 20  # characters read at a time
@@ -73,7 +76,13 @@ class Predictions(Mapping[int, MaskForest]):
 
 
 def open_predictions(
-    path: Path, truth: ImageSet, problems: Problems, *, out: Path | None = None, limit: int | None = None
+    path: Path,
+    truth: ImageSet,
+    problems: Problems,
+    *,
+    out: Path | None = None,
+    limit: int | None = None,
+    inference: Inference | None = None,
 ) -> Predictions:
     """The predictions at `path` on the images of `truth`, or on the first `limit` of them.
 
@@ -82,19 +91,22 @@ def open_predictions(
         truth: the ground truth.
         problems: counts what is skipped; of a store only once its forests are asked for.
         out: where a segmenter's predictions are kept, in the folder `predictions`.
+        inference: how a segmenter is to predict, where not as it does by itself.
 
     Raises:
         DataError: nothing of the kind is there, none of it can be used, or strict `problems`.
-        ConfigError: a segmenter without `out`.
+        ConfigError: a segmenter without `out`, or `inference` without a segmenter.
     """
     wanted = first_images(truth, limit)
+    if inference is not None and (path.is_file() or not (path / "config.json").is_file()):
+        raise ConfigError(f"{path} is no segmenter folder, so {inference.name} has nothing to predict with")
     if path.is_file():
         read = read_results if _is_results_file(path) else read_scored_coco
         predictions = read(path, truth, problems)
     elif any(path.glob("labels-*.parquet")):
         predictions = from_store(LabelStore(path), truth, problems)
     elif (path / "config.json").is_file():
-        predictions = _from_segmenter(path, truth, wanted, problems, out)
+        predictions = _from_segmenter(path, truth, wanted, problems, out, inference)
     else:
         raise DataError(
             f"{path}: no predictions here; give a label store (labels-00000.parquet), a segmenter folder "
@@ -105,11 +117,16 @@ def open_predictions(
 
 
 def _from_segmenter(
-    folder: Path, truth: ImageSet, wanted: ImageSet, problems: Problems, out: Path | None
+    folder: Path,
+    truth: ImageSet,
+    wanted: ImageSet,
+    problems: Problems,
+    out: Path | None,
+    inference: Inference | None,
 ) -> Predictions:
     if out is None:
         raise ConfigError(f"{folder} is a segmenter: give --out DIR, where its predictions are kept")
-    store, failed = run_segmenter(folder, wanted, out / "predictions", f"predict {short_name(folder)}")
+    store, failed = run_segmenter(folder, wanted, out / "predictions", f"predict {short_name(folder)}", inference)
     if failed and not len(store):
         raise DataError(
             f"none of the {len(failed)} images of {truth.source} can be read: {next(iter(failed.values()))}"
@@ -119,17 +136,21 @@ def _from_segmenter(
     return from_store(store, truth, problems)
 
 
-def run_segmenter(folder: Path, source: ImageSet, out: Path, description: str) -> tuple[LabelStore, dict[str, str]]:
+def run_segmenter(
+    folder: Path, source: ImageSet, out: Path, description: str, inference: Inference | None = None
+) -> tuple[LabelStore, dict[str, str]]:
     """All predictions of the segmenter at `folder` on `source`, kept in the store `out`; and the images that failed."""
     from sohes.segmenters.segmenter import load_segmenter
 
-    segmenter = load_segmenter(folder)
+    trained = load_segmenter(folder)
+    segmenter = inference.around(trained) if inference else trained
     header = {
         "segmenter": file_digest(folder / "model.safetensors"),
         "images": short_name(source.source),
         "backbone": segmenter.backbone,
         "init": segmenter.init,
         "supervision": segmenter.supervision,
+        **({"inference": inference.name} if inference else {}),
     }
     failed = label_images(segmenter.predict, source, out, header=header, description=description)
     return LabelStore(out), failed

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,13 +23,15 @@ from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
 from sohes.explore.ranking import ranked_forest
 from sohes.explore.refine import clean_mask, make_refiner
-from sohes.explore.region_tree import grow_tree
+from sohes.explore.region_tree import RegionTree, grow_tree
 from sohes.explore.regions import Rectangle, Regions, Upsampler, find_regions
 from sohes.explore.settings import ExploreSettings
 from sohes.explore.superpixel_graph import edge_strength
 from sohes.explore.superpixels import superpixels
 from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, non_maximum_suppression, pairwise_iou
 from sohes.rle import encode_window
+
+T = TypeVar("T")
 
 View = NDArray[np.uint8]  # a part of the image at the size the ViT sees it, (h, w, 3) RGB
 
@@ -67,14 +69,38 @@ class Explorer:
 
         Thresholds that are left to the images (`theta_merge=None`) are taken from this one, unless `calibrated`.
         """
-        exploration = self.explore(as_image(image))
+        return self._answered(self.explore(as_image(image)))
+
+    def region_trees(self, image: ImageLike) -> list[RegionTree]:
+        """The trees that the superpixels of one image merge into (README §8), one for each of `superpixel_scale`.
+
+        Raises:
+            DataError: the image cannot be used.
+        """
+        return self._answered(self._grow_trees(as_image(image)))
+
+    def ranked(self, trees: Sequence[RegionTree], support: Sequence[NDArray[np.floating]] | None = None) -> MaskForest:
+        """The best regions of an image's trees by the settings; see `ranked_forest`."""
+        height, width = trees[0].rank.shape
+        return ranked_forest(
+            trees,
+            min_area=self.settings.min_area_px,
+            max_area=self.settings.max_area_frac * height * width,
+            max_masks=self.settings.max_masks,
+            nms_iou=self.settings.nms_iou,
+            theta_cover=self.settings.theta_cover,
+            support=support,
+        )
+
+    def _answered(self, steps: Generator[list[View], Sequence[FloatArray], T]) -> T:
+        """What the steps return when they are sent the features they ask for."""
         try:
-            views = next(exploration)
+            views = next(steps)
             while True:
-                views = exploration.send(self.features(views))
+                views = steps.send(self.features(views))
         except StopIteration as end:
-            forest: MaskForest = end.value
-            return forest
+            result: T = end.value
+            return result
 
     def calibrated(self, images: Iterable[ImageLike]) -> Explorer:
         """This explorer with merging thresholds that leave `region_counts` regions of `images`, if it needs any.
@@ -156,25 +182,20 @@ class Explorer:
 
     def _explore_superpixels(self, image: NDArray[np.uint8]) -> Exploration:
         """The best regions of the trees that superpixels of several sizes merge into."""
+        return self.ranked((yield from self._grow_trees(image)))
+
+    def _grow_trees(self, image: NDArray[np.uint8]) -> Generator[list[View], Sequence[FloatArray], list[RegionTree]]:
         settings = self.settings
         size_hw = (image.shape[0], image.shape[1])
         (features,) = yield [_resized(image, self._global_size(size_hw))]
         features, edges = _prepared(features, center=True), edge_strength(image)
-        area = size_hw[0] * size_hw[1]
+        min_size = max(1, round(settings.superpixel_area * size_hw[0] * size_hw[1]))
         trees = []
         for scale in settings.superpixel_scale:
-            min_size = max(1, round(settings.superpixel_area * area))
             labels = superpixels(image, scale=scale, sigma=settings.superpixel_sigma, min_size=min_size)
             weights = {"edge_weight": settings.edge_weight, "size_weight": settings.size_weight}
             trees.append(grow_tree(image, labels, features, edges, **weights))
-        return ranked_forest(
-            trees,
-            min_area=settings.min_area_px,
-            max_area=settings.max_area_frac * area,
-            max_masks=settings.max_masks,
-            nms_iou=settings.nms_iou,
-            theta_cover=settings.theta_cover,
-        )
+        return trees
 
     def _global_size(self, size_hw: tuple[int, int]) -> tuple[int, int]:
         patch, size = self.backbone.patch_size, self.settings.size_global

@@ -29,6 +29,7 @@ def ranked_forest(
     max_masks: int,
     nms_iou: float,
     theta_cover: float,
+    support: Sequence[NDArray[np.floating]] | None = None,
 ) -> MaskForest:
     """The best regions of several trees of one image, best first; what is part of what follows from coverage.
 
@@ -45,6 +46,7 @@ def ranked_forest(
         max_masks: regions at most.
         nms_iou: a region with a higher IoU with one chosen before is a duplicate.
         theta_cover: coverage that makes a region part of another, see `coverage_ancestors`.
+        support: for each tree (R,), a further factor of the merit of its regions; see `region_support`.
 
     Returns:
         Scores fall, in [0, 1), with 0.5 for the median merit. Attributes: `cohesion`, see `RegionTree`; `cut`, the
@@ -53,6 +55,8 @@ def ranked_forest(
     kept = [np.flatnonzero((min_area <= tree.areas) & (tree.areas <= max_area)) for tree in trees]
     candidates = _Candidates(trees, kept)
     merit = candidates.merit()
+    if support is not None:
+        merit *= np.concatenate([factor[regions] for factor, regions in zip(support, kept, strict=True)])
     chosen, ranking, common = _choose(candidates, merit, max_masks, nms_iou)
     ancestor = coverage_ancestors(common / candidates.areas[chosen], theta_cover)
     size_hw = (trees[0].rank.shape[0], trees[0].rank.shape[1])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sohes.masks import MaskForest, non_maximum_suppression, pairwise_iou
-from sohes.rle import BoolArray, IntArray
+from sohes.masks import FloatArray, MaskForest, non_maximum_suppression, pairwise_iou
+from sohes.rle import BoolArray, IntArray, Rle
+
+MAX_MASKS = 1000  # of an image, by score [protocol]
 
 
 def relations(probability: NDArray[np.floating], areas: NDArray[np.integer], threshold: float = 0.5) -> BoolArray:
@@ -43,3 +46,13 @@ def select_forest(forest: MaskForest, *, min_score: float = 0.5, nms_iou: float 
     chosen = confident.select(kept)
     by_score = np.broadcast_to(chosen.scores[:, None], chosen.ancestor.shape)
     return replace(chosen, parent=decode_parents(chosen.ancestor, chosen.areas, by_score))
+
+
+def distinct(rles: Sequence[Rle], scores: FloatArray, nms_iou: float) -> tuple[list[Rle], FloatArray]:
+    """The best `MAX_MASKS` masks and scores, best first, of those that share at most `nms_iou` with one before.
+
+    Masks of equal score keep their order.
+    """
+    order = np.argsort(-scores, kind="stable")
+    kept = non_maximum_suppression(pairwise_iou(rles), order, nms_iou)[:MAX_MASKS]
+    return [rles[index] for index in kept], scores[kept]

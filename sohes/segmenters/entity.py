@@ -24,13 +24,12 @@ from sohes.errors import SohesError, WeightsError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import MaskForest
 from sohes.rle import encode_masks
-from sohes.segmenters.decode import decode_parents, relations
+from sohes.segmenters.decode import MAX_MASKS, decode_parents, relations
 from sohes.segmenters.eomt import EomtSegmenter
 from sohes.segmenters.mask2former import Mask2FormerSegmenter
 from sohes.segmenters.model import ENTITY, EntitySegmenter
 from sohes.segmenters.segmenter import TrainedSegmenter, segmenter_kind
 
-MAX_MASKS = 1000  # of an image, by score [protocol]
 MODELS: dict[str, type[EntitySegmenter]] = {  # by the `model_type` in a folder's config.json
     model.config_class.model_type: model for model in (Mask2FormerSegmenter, EomtSegmenter)
 }

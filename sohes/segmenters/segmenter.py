@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -103,6 +105,19 @@ class TrainedSegmenter(Segmenter):
             WeightsError: not a name, not reachable, not allowed, or the folder holds other files.
         """
         return hub.push(self, repo_id, license=license, dry_run=dry_run)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A way to predict with a trained segmenter other than its own `predict`.
+
+    Attributes:
+        name: tells it from all others, for records.
+        around: what predicts, given the segmenter.
+    """
+
+    name: str
+    around: Callable[[TrainedSegmenter], Segmenter]
 
 
 def load_segmenter(source: str | Path, *, device: torch.device | str | None = None) -> TrainedSegmenter:

@@ -1,0 +1,87 @@
+"""Better masks of a trained segmenter: tiles, outlines of superpixels, the regions of phase 1 (README §11)."""
+
+from __future__ import annotations
+
+from sohes.backbones.timm_folder import BackboneFolder
+from sohes.backbones.timm_vit import DenseViT
+from sohes.data.images import ImageLike, as_image
+from sohes.errors import ConfigError
+from sohes.explore.explorer import Explorer
+from sohes.explore.snap import region_support, snapped
+from sohes.masks import MaskForest
+from sohes.segmenters.decode import distinct
+from sohes.segmenters.entity import EntityPredictor
+from sohes.segmenters.segmenter import Inference, Segmenter, TrainedSegmenter
+from sohes.segmenters.tiles import TiledSegmenter
+
+_NMS_IOU = 0.95
+
+
+class SnappedSegmenter(Segmenter):
+    """Masks of a segmenter, moved to the outlines of superpixels.
+
+    Args:
+        segmenter: predicts.
+        explorer: makes the superpixels.
+    """
+
+    def __init__(self, segmenter: Segmenter, explorer: Explorer) -> None:
+        self.segmenter, self.explorer = segmenter, explorer
+        self.backbone, self.init, self.supervision = segmenter.backbone, segmenter.init, segmenter.supervision
+
+    def predict(self, image: ImageLike) -> MaskForest:
+        """See `Segmenter.predict`; best first."""
+        array = as_image(image)
+        forest = self.segmenter.predict(array)
+        rles = snapped(forest.rles, self.explorer.region_trees(array)[0])
+        rles, scores = distinct(rles, forest.scores, _NMS_IOU)
+        return MaskForest.from_rles(rles, forest.size_hw, scores=scores)
+
+
+class SupportedExplorer(Segmenter):
+    """Regions of phase 1, ranked by what a segmenter predicts as well.
+
+    Args:
+        segmenter: predicts.
+        explorer: finds the regions.
+    """
+
+    def __init__(self, segmenter: Segmenter, explorer: Explorer) -> None:
+        self.segmenter, self.explorer = segmenter, explorer
+        self.backbone, self.init, self.supervision = segmenter.backbone, segmenter.init, segmenter.supervision
+
+    def predict(self, image: ImageLike) -> MaskForest:
+        """See `Segmenter.predict`; best first."""
+        array = as_image(image)
+        trees = self.explorer.region_trees(array)
+        return self.explorer.ranked(trees, region_support(self.segmenter.predict(array), trees))
+
+
+def own_explorer(segmenter: TrainedSegmenter) -> Explorer:
+    """Phase 1, with nothing set, on the ViT inside a segmenter.
+
+    Raises:
+        ConfigError: the segmenter is not an entity segmenter.
+    """
+    if not isinstance(segmenter, EntityPredictor):
+        raise ConfigError(f"phase 1 beside a segmenter needs an entity segmenter, not {type(segmenter).__name__}")
+    return Explorer(DenseViT(BackboneFolder(segmenter.model.vit, {}, segmenter.provenance)))
+
+
+def make_inference(*, tiles: int | None = None, snap: bool = False, explore: bool = False) -> Inference:
+    """How `sohes segment` and `sohes evaluate` predict with these options.
+
+    Args:
+        tiles: along each side of the image, besides the whole; see `TiledSegmenter`.
+        snap: see `SnappedSegmenter`.
+        explore: see `SupportedExplorer`.
+    """
+
+    def around(trained: TrainedSegmenter) -> Segmenter:
+        segmenter: Segmenter = TiledSegmenter(trained, tiles) if tiles else trained
+        if explore:
+            return SupportedExplorer(segmenter, own_explorer(trained))
+        return SnappedSegmenter(segmenter, own_explorer(trained)) if snap else segmenter
+
+    chosen = [f"--tiles {tiles}" if tiles else "", "--snap" if snap else "", "--explore" if explore else ""]
+    return Inference(" ".join(filter(None, chosen)), around)
