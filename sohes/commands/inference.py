@@ -15,8 +15,8 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     """The options of a parser."""
     group = parser.add_argument_group("better masks of a segmenter, for more time")
     group.add_argument("--tiles", type=int, metavar="N", help="predict N x N overlapping tiles as well")
-    group.add_argument("--snap", action="store_true", help="move masks to the outlines of superpixels")
-    group.add_argument("--explore", action="store_true", help="add the regions that phase 1 finds with its ViT")
+    group.add_argument("--snap", action="store_true", help="replace each mask by the region of phase 1 most like it")
+    group.add_argument("--explore", action="store_true", help="all regions of phase 1, ranked by the segmenter as well")
 
 
 def parse_inference(options: argparse.Namespace) -> Inference | None:

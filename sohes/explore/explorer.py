@@ -79,7 +79,9 @@ class Explorer:
         """
         return self._answered(self._grow_trees(as_image(image)))
 
-    def ranked(self, trees: Sequence[RegionTree], support: Sequence[NDArray[np.floating]] | None = None) -> MaskForest:
+    def ranked_regions(
+        self, trees: Sequence[RegionTree], support: Sequence[NDArray[np.floating]] | None = None
+    ) -> MaskForest:
         """The best regions of an image's trees by the settings; see `ranked_forest`."""
         height, width = trees[0].rank.shape
         return ranked_forest(
@@ -182,7 +184,7 @@ class Explorer:
 
     def _explore_superpixels(self, image: NDArray[np.uint8]) -> Exploration:
         """The best regions of the trees that superpixels of several sizes merge into."""
-        return self.ranked((yield from self._grow_trees(image)))
+        return self.ranked_regions((yield from self._grow_trees(image)))
 
     def _grow_trees(self, image: NDArray[np.uint8]) -> Generator[list[View], Sequence[FloatArray], list[RegionTree]]:
         settings = self.settings

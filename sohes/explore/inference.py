@@ -1,4 +1,4 @@
-"""Better masks of a trained segmenter: tiles, outlines of superpixels, the regions of phase 1 (README §11)."""
+"""Better masks of a trained segmenter: more of them from tiles, and regions of phase 1 (README §11)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from sohes.segmenters.entity import EntityPredictor
 from sohes.segmenters.segmenter import Inference, Segmenter, TrainedSegmenter
 from sohes.segmenters.tiles import TiledSegmenter
 
-_NMS_IOU = 0.95
+_NMS_IOU = 0.95  # above it two masks are one, as in phase 1
 
 
 class SnappedSegmenter(Segmenter):
-    """Masks of a segmenter, moved to the outlines of superpixels.
+    """Masks of a segmenter, each replaced by the region of phase 1 that is most alike: its outlines follow the image.
+
+    A mask's score is lowered by what it differs from its region, times their IoU; regions that two masks become stay
+    once. What is part of what follows from coverage.
 
     Args:
         segmenter: predicts.
-        explorer: makes the superpixels.
+        explorer: grows the trees of regions.
     """
 
     def __init__(self, segmenter: Segmenter, explorer: Explorer) -> None:
@@ -33,8 +36,7 @@ class SnappedSegmenter(Segmenter):
         """See `Segmenter.predict`; best first."""
         array = as_image(image)
         forest = self.segmenter.predict(array)
-        rles = snapped(forest.rles, self.explorer.region_trees(array)[0])
-        rles, scores = distinct(rles, forest.scores, _NMS_IOU)
+        rles, scores = distinct(*snapped(forest, self.explorer.region_trees(array)), _NMS_IOU)
         return MaskForest.from_rles(rles, forest.size_hw, scores=scores)
 
 
@@ -54,7 +56,7 @@ class SupportedExplorer(Segmenter):
         """See `Segmenter.predict`; best first."""
         array = as_image(image)
         trees = self.explorer.region_trees(array)
-        return self.explorer.ranked(trees, region_support(self.segmenter.predict(array), trees))
+        return self.explorer.ranked_regions(trees, region_support(self.segmenter.predict(array), trees))
 
 
 def own_explorer(segmenter: TrainedSegmenter) -> Explorer:

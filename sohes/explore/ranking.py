@@ -17,8 +17,8 @@ from sohes.explore.region_tree import RegionTree
 from sohes.masks import MaskForest, coverage_ancestors, nearest_parents
 from sohes.rle import IntArray, encode_window
 
-# what merges at once, or has the colour of its surroundings, is worth little, not nothing
-_LEAST_PERSISTENCE, _LEAST_CONTRAST = 1e-3, 1.0
+# what merges at once, has the colour of its surroundings, or is supported by nothing, is worth little, not nothing
+_LEAST_PERSISTENCE, _LEAST_CONTRAST, _LEAST_SUPPORT = 1e-3, 1.0, 1e-3
 
 
 def ranked_forest(
@@ -46,7 +46,7 @@ def ranked_forest(
         max_masks: regions at most.
         nms_iou: a region with a higher IoU with one chosen before is a duplicate.
         theta_cover: coverage that makes a region part of another, see `coverage_ancestors`.
-        support: for each tree (R,), a further factor of the merit of its regions; see `region_support`.
+        support: for each tree (R,), what else speaks for its regions; its root is a further factor of the merit.
 
     Returns:
         Scores fall, in [0, 1), with 0.5 for the median merit. Attributes: `cohesion`, see `RegionTree`; `cut`, the
@@ -56,7 +56,8 @@ def ranked_forest(
     candidates = _Candidates(trees, kept)
     merit = candidates.merit()
     if support is not None:
-        merit *= np.concatenate([factor[regions] for factor, regions in zip(support, kept, strict=True)])
+        supported = np.concatenate([of_tree[regions] for of_tree, regions in zip(support, kept, strict=True)])
+        merit *= np.sqrt(np.maximum(supported, _LEAST_SUPPORT))
     chosen, ranking, common = _choose(candidates, merit, max_masks, nms_iou)
     ancestor = coverage_ancestors(common / candidates.areas[chosen], theta_cover)
     size_hw = (trees[0].rank.shape[0], trees[0].rank.shape[1])

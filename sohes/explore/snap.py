@@ -13,32 +13,23 @@ from numpy.typing import NDArray
 
 from sohes.explore.region_tree import RegionTree
 from sohes.masks import FloatArray, MaskForest
-from sohes.rle import BoolArray, IntArray, MaskRuns, Rle, encode_window
-
-_INSIDE = 0.5  # share of a superpixel that a mask covers where it takes all of it
+from sohes.rle import MaskRuns, Rle, encode_window
 
 
-def snapped(rles: Sequence[Rle], tree: RegionTree) -> list[Rle]:
-    """Each mask as the superpixels of which it covers more than half; as it is, where there are none.
+def snapped(forest: MaskForest, trees: Sequence[RegionTree]) -> tuple[list[Rle], FloatArray]:
+    """The region most alike to each mask, of all trees, and the mask's score times their IoU, (M,).
 
     Args:
-        rles: masks of the tree's image.
-        tree: its superpixels are taken, whatever they merge into.
+        forest: M masks of an image.
+        trees: at least one, of the same image.
     """
-    height, width = tree.rank.shape
-    below = _pixels_below(MaskRuns.of_rles(rles, (height, width)), tree)
-    count = len(tree) // 2 + 1
-    areas, boxes = np.zeros(count, np.int64), np.zeros((count, 4), np.int64)
-    areas[tree.start[:count]], boxes[tree.start[:count]] = tree.areas[:count], tree.boxes[:count]
-    taken = np.diff(below, axis=1) > _INSIDE * areas
-    return [_union(tree, boxes, ranks) if ranks.any() else rle for rle, ranks in zip(rles, taken, strict=True)]
-
-
-def _union(tree: RegionTree, boxes: IntArray, ranks: BoolArray) -> Rle:
-    """Superpixels by rank (N,), as one mask; `boxes` of all by rank."""
-    (top, left), (bottom, right) = boxes[ranks, :2].min(axis=0), boxes[ranks, 2:].max(axis=0)
-    mask = ranks[tree.rank[top:bottom, left:right]]
-    return encode_window(mask, (int(top), int(left)), (tree.rank.shape[0], tree.rank.shape[1]))
+    alike = [region_iou(forest.rles, tree) for tree in trees]
+    highest = np.stack([iou.max(axis=1) for iou in alike], axis=1)
+    rles = []
+    for mask, choice in enumerate(highest.argmax(axis=1)):
+        window, corner = trees[choice].window(int(alike[choice][mask].argmax()))
+        rles.append(encode_window(window, corner, forest.size_hw))
+    return rles, forest.scores * highest.max(axis=1)
 
 
 def region_iou(rles: Sequence[Rle], tree: RegionTree) -> FloatArray:

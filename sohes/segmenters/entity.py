@@ -33,6 +33,7 @@ from sohes.segmenters.segmenter import TrainedSegmenter, segmenter_kind
 MODELS: dict[str, type[EntitySegmenter]] = {  # by the `model_type` in a folder's config.json
     model.config_class.model_type: model for model in (Mask2FormerSegmenter, EomtSegmenter)
 }
+_LOGIT = math.log(0.6 / 0.4)
 _PIXELS = 1 << 22  # of masks brought to full size at a time: 16 MB, which processors and allocators reuse
 
 
@@ -68,7 +69,7 @@ class EntityPredictor(TrainedSegmenter):
     def predict(self, image: ImageLike) -> MaskForest:
         """See `Segmenter.predict`; best first.
 
-        A score is the probability of an entity times the mean mask probability inside the mask.
+        A score is the probability of an entity times the mean mask probability inside the mask times its stability.
         """
         array = as_image(image)
         size_hw = (array.shape[0], array.shape[1])
@@ -105,7 +106,7 @@ class EntityPredictor(TrainedSegmenter):
         for logits, part in zip(entity.split(count), masks.split(count), strict=True):
             seen = F.interpolate(part[None], input_hw, mode="bilinear", align_corners=False)
             full = F.interpolate(seen, size_hw, mode="bilinear", align_corners=False)[0]
-            scores.append(prediction_scores(logits, seen[0]))
+            scores.append(prediction_scores(logits, seen[0]) * stability(seen[0]))
             rles += encode_masks((full > 0).cpu().numpy())
         return torch.cat(scores), rles
 
@@ -115,6 +116,15 @@ def prediction_scores(entity_logits: Tensor, mask_logits: Tensor) -> Tensor:
     inside = mask_logits > 0
     mean = (mask_logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)
     return entity_logits.softmax(-1)[:, ENTITY] * mean
+
+
+def stability(mask_logits: Tensor) -> Tensor:
+    """Of masks (N, H, W): the pixels of a probability above 0.6 over those above 0.4, (N,); 0 for an empty mask [SAM].
+
+    The first are among the second, so it is their IoU.
+    """
+    sure, likely = ((mask_logits > threshold).sum((1, 2)) for threshold in (_LOGIT, -_LOGIT))
+    return sure / likely.clamp(min=1)
 
 
 def _relate(forest: MaskForest, probability: NDArray[np.floating]) -> MaskForest:

@@ -14,7 +14,7 @@ from sohes.segmenters.decode import distinct
 from sohes.segmenters.segmenter import Segmenter
 
 _OVERLAP = 0.25  # of a tile with the next one: what is smaller lies whole in one of them
-_NMS_IOU = 0.8
+_NMS_IOU = 0.9
 
 Window = tuple[slice, slice]  # rows and columns of an image
 

@@ -65,7 +65,8 @@ def test_rough_masks_get_the_outlines_of_the_image() -> None:
     snapped = SnappedSegmenter(segmenter, explorer())
     forest = snapped.predict(image)
     assert np.array_equal(forest.masks, [disc, square])
-    assert forest.scores.tolist() == pytest.approx([0.9, 0.8])
+    expected = [score * overlap(*pair) for score, pair in ((0.9, (masks[0], disc)), (0.8, (masks[1], square)))]
+    assert forest.scores.tolist() == pytest.approx(expected)
     assert (snapped.backbone, snapped.init, snapped.supervision) == ("vit_x", "weights", "none")
 
 
@@ -79,13 +80,15 @@ def test_masks_that_become_alike_stay_once_with_the_higher_score() -> None:
 
 def test_relations_of_snapped_masks_are_those_of_coverage() -> None:
     image, disc, square = picture()
-    forest = SnappedSegmenter(Given(np.stack([disc, square, disc | square]), [0.5, 0.6, 0.7]), explorer()).predict(image)
-    assert np.array_equal(forest.masks, [disc | square, square, disc])
+    masks = np.stack([disc, square, np.ones_like(disc)])
+    forest = SnappedSegmenter(Given(masks, [0.5, 0.6, 0.7]), explorer()).predict(image)
+    assert np.array_equal(forest.masks, masks[::-1])
     assert forest.parent.tolist() == [-1, 0, 0]
+    assert forest == MaskForest.from_rles(forest.rles, forest.size_hw, scores=forest.scores)
 
 
 def test_the_segmenter_decides_which_region_is_first() -> None:
-    """Either the disc or the square, by what is predicted more surely; other regions follow."""
+    """Either the disc or the square, by what is predicted more surely."""
     image, disc, square = picture()
     for scores, first in (([0.9, 0.3], disc), ([0.2, 0.9], square)):
         segmenter = Given(np.stack([rough(disc), rough(square)]), scores)
@@ -93,6 +96,14 @@ def test_the_segmenter_decides_which_region_is_first() -> None:
         assert np.array_equal(forest.masks[0], first)
         assert (np.diff(forest.scores) <= 0).all()
         assert {mask.tobytes() for mask in forest.masks} >= {disc.tobytes(), square.tobytes()}
+
+
+def test_without_a_prediction_phase_1_decides() -> None:
+    image = picture()[0]
+    nothing = Given(np.zeros((0, *image.shape[:2]), dtype=bool), [])
+    found, expected = SupportedExplorer(nothing, explorer()).predict(image), explorer()(image)
+    assert found.rles == expected.rles
+    assert found.scores == pytest.approx(expected.scores)
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 90), (40, 56)], ids=str)

@@ -41,7 +41,9 @@ def overlap(one: BoolArray, other: BoolArray) -> float:
     return float((one & other).sum() / (one | other).sum())
 
 
-def rank_by_loops(trees: list[RegionTree], options: dict[str, Any]) -> tuple[list[BoolArray], list[float]]:
+def rank_by_loops(
+    trees: list[RegionTree], options: dict[str, Any], support: list[np.ndarray] | None = None
+) -> tuple[list[BoolArray], list[float]]:
     """Masks in order, and what ranks each over the median merit plus itself."""
     masks: list[list[BoolArray]] = [
         [
@@ -66,6 +68,8 @@ def rank_by_loops(trees: list[RegionTree], options: dict[str, Any]) -> tuple[lis
             standing = np.sqrt(max(float(tree.persistence[region]), 1e-3) * contrast * mask.sum())
             pool.append(mask)
             merits.append(agreement * compactness * standing)
+            if support is not None:
+                merits[-1] *= support[index][region] ** 0.5
     left, chosen, ranking = set(range(len(pool))), [], []
     while left and len(chosen) < options["max_masks"]:
         closest = {i: max((overlap(pool[i], pool[j]) for j in chosen), default=0.0) for i in left}
@@ -91,6 +95,17 @@ def test_order_and_scores_by_loops(seed: int, changes: dict[str, Any]) -> None:
     for found, expected in zip(forest.masks, masks, strict=True):
         assert np.array_equal(found, expected)
     assert (np.diff(forest.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_support_by_loops(seed: int) -> None:
+    trees, rng = trees_of(seed), np.random.default_rng(seed)
+    support = [rng.random(len(tree)) for tree in trees]
+    forest = ranked_forest(trees, **OPTIONS, support=support)
+    masks, scores = rank_by_loops(trees, OPTIONS, support)
+    np.testing.assert_allclose(forest.scores, scores, rtol=1e-5)
+    assert np.array_equal(forest.masks, masks)
+    assert forest.rles != ranked_forest(trees, **OPTIONS).rles
 
 
 @pytest.mark.parametrize("seed", range(3))

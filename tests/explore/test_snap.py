@@ -39,25 +39,24 @@ def test_iou_with_every_region_by_loops(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_superpixels_that_are_mostly_inside_by_loops(seed: int) -> None:
-    masks = random_masks(seed, (17, 22))
-    for tree in trees_of(seed):
-        expected = []
-        for mask in masks:
-            union = np.zeros_like(mask)
-            for rank in range(len(tree) // 2 + 1):
-                superpixel = tree.rank == rank
-                if 2 * (mask & superpixel).sum() > superpixel.sum():
-                    union |= superpixel
-            expected.append(union if union.any() else mask)
-        assert np.array_equal(decode_masks(snapped(encode_masks(masks), tree), (17, 22)), expected)
+def test_most_alike_by_loops(seed: int) -> None:
+    """The first of those that are equally alike."""
+    masks, trees = random_masks(seed, (17, 22)), trees_of(seed)
+    scores = np.random.default_rng(seed).random(len(masks)).astype(np.float32)
+    rles, found = snapped(MaskForest.from_masks(masks, scores=scores), trees)
+    regions = np.stack([whole_mask(tree, region) for tree in trees for region in range(len(tree))])
+    alike = np.array([[overlap(mask, region) for region in regions] for mask in masks])
+    assert np.array_equal(decode_masks(rles, (17, 22)), regions[alike.argmax(axis=1)])
+    np.testing.assert_allclose(found, scores * alike.max(axis=1), rtol=1e-6)
+    assert found.dtype == np.float32
 
 
 def test_regions_stay_as_they_are() -> None:
     for tree in trees_of(1):
         regions = encode_masks(np.stack([whole_mask(tree, region) for region in range(len(tree))]))
-        assert snapped(regions, tree) == regions
-        assert (region_iou(regions, tree).diagonal() == 1).all()
+        rles, scores = snapped(MaskForest.from_rles(regions, (17, 22)), [tree])
+        assert rles == regions
+        assert (scores == 1).all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -81,21 +80,19 @@ def single(size_hw: tuple[int, int]) -> RegionTree:
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (4, 6)])
 def test_one_superpixel(size_hw: tuple[int, int]) -> None:
-    """A mask of more than half of it becomes the image; others stay."""
-    tree = single(size_hw)
+    """The image is all that a mask can become."""
     masks = np.zeros((2, *size_hw), dtype=bool)
     masks[0] = True
-    masks[0, 0, 1:] = False
     masks[1, 0, 0] = True
-    masks[1] &= size_hw != (1, 1)
-    found = decode_masks(snapped(encode_masks(masks), tree), size_hw)
-    assert found[0].all()
-    assert np.array_equal(found[1], masks[1])
+    rles, scores = snapped(MaskForest.from_masks(masks), [single(size_hw)])
+    assert decode_masks(rles, size_hw).all()
+    assert scores.tolist() == pytest.approx([1, 1 / (size_hw[0] * size_hw[1])])
 
 
 def test_no_masks() -> None:
     trees = trees_of(0)
-    assert snapped([], trees[0]) == []
     nothing = MaskForest.from_rles([], (17, 22))
+    rles, scores = snapped(nothing, trees)
+    assert (rles, scores.tolist()) == ([], [])
     for support, tree in zip(region_support(nothing, trees), trees, strict=True):
         assert support.tolist() == [0] * len(tree)

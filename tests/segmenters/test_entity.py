@@ -16,7 +16,7 @@ from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.errors import DataError, WeightsError
 from sohes.files import read_json, write_json
 from sohes.segmenters import entity as module
-from sohes.segmenters.entity import EntityPredictor, load_model, prediction_scores, save_segmenter
+from sohes.segmenters.entity import EntityPredictor, load_model, prediction_scores, save_segmenter, stability
 from sohes.segmenters.model import EntitySegmenter, SegmenterOutput
 from sohes.segmenters.segmenter import load_segmenter
 from tests.segmenters.samples import output_of
@@ -106,6 +106,13 @@ def test_score_by_hand() -> None:
     sigmoid = [1 / (1 + np.exp(-x)) for x in (2.0, 3.0, 1.0)]
     expected = sigmoid[0] * (sigmoid[1] + sigmoid[2]) / 2
     assert prediction_scores(entity, masks).tolist() == pytest.approx([expected, 0.0], rel=1e-5)
+
+
+def test_stability_by_hand() -> None:
+    """Probabilities 0.65, 0.55, 0.45, 0.35: one above 0.6, three above 0.4; and a mask of nothing."""
+    probability = torch.tensor([0.65, 0.55, 0.45, 0.35]).view(1, 2, 2)
+    found = stability(torch.cat([probability.logit(), torch.full((1, 2, 2), -9.0)]))
+    assert found.tolist() == pytest.approx([1 / 3, 0])
 
 
 class Told(torch.nn.Module):
