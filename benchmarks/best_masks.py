@@ -64,7 +64,7 @@ def main() -> None:
         found = _scores(name, predict, truth, options.cache, digest)
         rows.append({"run": name, **found, "checkpoint": digest, "hardware": hardware(), "commit": commit()})
         with atomic_path(table) as temporary:
-            pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.2f")
+            pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.4g")
         print(pd.DataFrame(rows).iloc[:, :12].to_string(index=False, float_format="%.1f"), flush=True)
 
 

@@ -17,11 +17,8 @@ from sohes.segmenters.tiles import TiledSegmenter
 _NMS_IOU = 0.95  # above it two masks are one, as in phase 1
 
 
-class SnappedSegmenter(Segmenter):
-    """Masks of a segmenter, each replaced by the region of phase 1 that is most alike: its outlines follow the image.
-
-    A mask's score is lowered by what it differs from its region, times their IoU; regions that two masks become stay
-    once. What is part of what follows from coverage.
+class _WithRegions(Segmenter):
+    """Predicts with a segmenter and the regions of phase 1.
 
     Args:
         segmenter: predicts.
@@ -32,6 +29,14 @@ class SnappedSegmenter(Segmenter):
         self.segmenter, self.explorer = segmenter, explorer
         self.backbone, self.init, self.supervision = segmenter.backbone, segmenter.init, segmenter.supervision
 
+
+class SnappedSegmenter(_WithRegions):
+    """Masks of a segmenter, each replaced by the region that is most alike: its outlines follow the image.
+
+    The score is multiplied by the IoU of mask and region. A region that several masks become stays once; what is part
+    of what follows from coverage.
+    """
+
     def predict(self, image: ImageLike) -> MaskForest:
         """See `Segmenter.predict`; best first."""
         array = as_image(image)
@@ -40,23 +45,14 @@ class SnappedSegmenter(Segmenter):
         return MaskForest.from_rles(rles, forest.size_hw, scores=scores)
 
 
-class SupportedExplorer(Segmenter):
-    """Regions of phase 1, ranked by what a segmenter predicts as well.
-
-    Args:
-        segmenter: predicts.
-        explorer: finds the regions.
-    """
-
-    def __init__(self, segmenter: Segmenter, explorer: Explorer) -> None:
-        self.segmenter, self.explorer = segmenter, explorer
-        self.backbone, self.init, self.supervision = segmenter.backbone, segmenter.init, segmenter.supervision
+class SupportedExplorer(_WithRegions):
+    """All regions of phase 1, ranked by what the segmenter predicts as well; see `region_support`."""
 
     def predict(self, image: ImageLike) -> MaskForest:
         """See `Segmenter.predict`; best first."""
         array = as_image(image)
-        trees = self.explorer.region_trees(array)
-        return self.explorer.ranked_regions(trees, region_support(self.segmenter.predict(array), trees))
+        forest, trees = self.segmenter.predict(array), self.explorer.region_trees(array)
+        return self.explorer.ranked_regions(trees, region_support(forest, trees))
 
 
 def own_explorer(segmenter: TrainedSegmenter) -> Explorer:

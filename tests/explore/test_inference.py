@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from sohes.explore.settings import ExploreSettings
 from sohes.masks import MaskForest
 from sohes.rle import BoolArray
 from sohes.segmenters.entity import EntityPredictor
-from sohes.segmenters.segmenter import Segmenter, load_segmenter
+from sohes.segmenters.segmenter import Segmenter
 from sohes.segmenters.tiles import TiledSegmenter
 from tests.explore.colours import Colours
 from tests.explore.test_ranking import overlap
