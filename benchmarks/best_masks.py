@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.explore_quality import recall_columns
 from sohes.backbones.timm_vit import load_backbone
 from sohes.backbones.weights import PACKAGED
 from sohes.data.coco import ImageSet, read_coco
@@ -40,6 +39,11 @@ from sohes.segmenters.segmenter import load_segmenter
 
 TIMED_IMAGES = 5  # after one that compiles
 
+METRICS = (
+    *(f"mask_ar_{limit}" for limit in (10, 100, 200, 1000)),
+    *(f"mask_ar_1000_{part}" for part in ("low", "high", "s", "m", "l")),
+)
+
 # how `sohes segment` is called, and with which options for its checkpoint; None for no checkpoint
 ROWS: dict[str, dict[str, Any] | None] = {
     "segment (no checkpoint)": None,
@@ -47,6 +51,8 @@ ROWS: dict[str, dict[str, Any] | None] = {
     "segment --tiles 2": {"tiles": 2},
     "segment --snap": {"snap": True},
     "segment --explore": {"explore": True},
+    "segment --tiles 2 --snap": {"tiles": 2, "snap": True},
+    "segment --tiles 2 --explore": {"tiles": 2, "explore": True},
 }
 
 
@@ -94,9 +100,11 @@ def _scores(
     if failed:
         raise DataError(f"{len(failed)} images cannot be read: {next(iter(failed.values()))}")
     scores = evaluate_masks(truth, from_store(LabelStore(store), truth, Problems(strict=True)))
+    metrics = {name: value for name, (value, _) in scores.metrics().items()}
+    metrics["mask_ar_200"] = 100 * scores.recall_at_count[199]
     return {
-        "ar_10": 100 * scores.mask_ar_10,
-        **recall_columns(scores),
+        **{name.removeprefix("mask_"): metrics[name] for name in METRICS},
+        "masks_an_image": scores.n_predictions / len(truth),
         "seconds": _seconds(predict, truth),
         "images": len(truth),
         "protocol": "mask_ar1000_v1",

@@ -28,7 +28,7 @@ from sohes.data.coco import ImageItem, ImageSet, read_coco
 from sohes.data.images import load_image
 from sohes.data.listing import list_images
 from sohes.errors import DataError
-from sohes.evaluation.mask_recall import MaskRecall, average_best_overlap, evaluate_masks
+from sohes.evaluation.mask_recall import average_best_overlap, evaluate_masks
 from sohes.explore.explorer import Explorer, View
 from sohes.explore.settings import ExploreSettings
 from sohes.files import atomic_path
@@ -178,8 +178,16 @@ def _score(explorer: CachedExplorer, truth: ImageSet, name: str) -> dict[str, An
     count = len(truth.items)
     thresholds = explorer.settings.theta_merge if explorer.settings.algorithm == "sohes" else None
     return {
-        **recall_columns(scores),
+        "ar_1000": 100 * scores.mask_ar_1000,
+        "ar_s": 100 * scores.mask_ar_1000_s,
+        "ar_m": 100 * scores.mask_ar_1000_m,
+        "ar_l": 100 * scores.mask_ar_1000_l,
+        "ar_100": 100 * scores.mask_ar_100,
+        "ar_200": 100 * scores.recall_at_count[199],
         "abo_20": 100 * average_best_overlap(truth, forests, 20),
+        "ar_1000_low": 100 * scores.intervals["mask_ar_1000"][0],
+        "ar_1000_high": 100 * scores.intervals["mask_ar_1000"][1],
+        "masks_an_image": scores.n_predictions / count,
         "vit_seconds": explorer.vit_seconds / count,
         "other_seconds": spent / count,
         "images": count,
@@ -187,21 +195,6 @@ def _score(explorer: CachedExplorer, truth: ImageSet, name: str) -> dict[str, An
         "thresholds": " ".join(map(str, thresholds or ())),
         "hardware": hardware(),
         "commit": commit(),
-    }
-
-
-def recall_columns(scores: MaskRecall) -> dict[str, float]:
-    """The columns of a table that say how many objects were found, in percent, and by how many masks."""
-    return {
-        "ar_1000": 100 * scores.mask_ar_1000,
-        "ar_s": 100 * scores.mask_ar_1000_s,
-        "ar_m": 100 * scores.mask_ar_1000_m,
-        "ar_l": 100 * scores.mask_ar_1000_l,
-        "ar_100": 100 * scores.mask_ar_100,
-        "ar_200": 100 * scores.recall_at_count[199],
-        "ar_1000_low": 100 * scores.intervals["mask_ar_1000"][0],
-        "ar_1000_high": 100 * scores.intervals["mask_ar_1000"][1],
-        "masks_an_image": scores.n_predictions / scores.n_images,
     }
 
 

@@ -1,4 +1,4 @@
-"""Better masks of a trained segmenter: more of them from tiles, and regions of phase 1 (README §11)."""
+"""Better masks of a trained segmenter: more of them from tiles, and regions of phase 1 (README §8 of `segmenters`)."""
 
 from __future__ import annotations
 

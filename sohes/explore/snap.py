@@ -1,4 +1,4 @@
-"""Masks of a segmenter beside the region trees of the same image [ours] (README §11).
+"""Masks of a segmenter beside the region trees of the same image [ours] (README §8 of `segmenters`).
 
 What a mask has in common with regions is counted in superpixels, for a region is a range of them.
 """
