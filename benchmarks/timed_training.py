@@ -25,17 +25,19 @@ from sohes.files import write_json
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.records import commit, hardware, usable_cores, versions
 
-# EoMT's rates, twice as high for the queries, which are new; 448 px are whole patches of 14 and of 16
+# as measured on processors (sohes/segmenters/README.md §7); 448 px are whole patches of 14 and of 16
 SETTINGS = {
     "segmenter": "eomt",
-    "queries": 600,
+    "query_start": "patches",
     "crop_px": 448,
-    "scale_min": 0.5,
-    "inference_short_px": 448,
-    "inference_long_px": 896,
-    "lr": 2e-4,
-    "backbone_lr_factor": 0.5,
-    "layer_decay": 0.8,
+    "scale_min": 0.8,
+    "scale_max": 2.6,
+    "max_targets": 100,
+    "points": 4096,
+    "inference_short_px": 672,
+    "inference_long_px": 1344,
+    "lr": 1e-3,
+    "clip_norm": 1.0,
     "warmup": 50,
     "schedule": "cosine",
     "watch_every": 0,

@@ -42,7 +42,7 @@ TINY = {  # what follows on a command line wins
         *("size_local=48", "min_side_px=16", "min_area_px=20", "theta_merge=null"),
     ),
     "benchmarks.timed_training": (
-        *("--minutes", "1", "--set", "workers=0", "batch_size=2", "crop_px=64", "queries=6", "points=32"),
+        *("--minutes", "1", "--set", "workers=0", "batch_size=2", "crop_px=64", "points=32"),
         *("min_area_px=8", "inference_short_px=64", "inference_long_px=64"),
     ),
 }
@@ -144,7 +144,7 @@ def test_every_step_on_what_was_prepared(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(entry["name"], entry["state"]) for entry in found] == [(step.name, "done") for step in planned]
     assert all(entry["result"]["hardware"] for entry in found)
     assert found[-1]["result"]["steps"] == 3
-    assert load_segmenter(tmp_path / "out" / "training" / "segmenter").model.config.num_queries == 6
+    assert load_segmenter(tmp_path / "out" / "training" / "segmenter").model.config.query_start == "patches"
 
 
 def test_the_steps_leave_time_to_train() -> None:
