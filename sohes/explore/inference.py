@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from sohes.backbones.timm_folder import BackboneFolder
 from sohes.backbones.timm_vit import DenseViT
 from sohes.data.images import ImageLike, as_image
@@ -11,6 +13,7 @@ from sohes.explore.snap import region_support, snapped
 from sohes.masks import MaskForest
 from sohes.segmenters.decode import distinct
 from sohes.segmenters.entity import EntityPredictor
+from sohes.segmenters.eomt import EomtSegmenter
 from sohes.segmenters.segmenter import Inference, Segmenter, TrainedSegmenter
 from sohes.segmenters.tiles import TiledSegmenter
 
@@ -56,14 +59,18 @@ class SupportedExplorer(_WithRegions):
 
 
 def own_explorer(segmenter: TrainedSegmenter) -> Explorer:
-    """Phase 1, with nothing set, on the ViT inside a segmenter.
+    """Phase 1, with nothing set, on the ViT inside a segmenter; of EoMT's on the blocks before queries join.
 
     Raises:
         ConfigError: the segmenter is not an entity segmenter.
     """
     if not isinstance(segmenter, EntityPredictor):
         raise ConfigError(f"phase 1 beside a segmenter needs an entity segmenter, not {type(segmenter).__name__}")
-    return Explorer(DenseViT(BackboneFolder(segmenter.model.vit, {}, segmenter.provenance)))
+    model = segmenter.model
+    vit = copy.deepcopy(model.vit, {id(values): values for values in model.vit.parameters()})  # the weights are shared
+    if isinstance(model, EomtSegmenter):
+        vit.blocks = vit.blocks[: max(1, len(vit.blocks) - len(model.masked))]
+    return Explorer(DenseViT(BackboneFolder(vit, {}, segmenter.provenance)))
 
 
 def make_inference(*, tiles: int | None = None, snap: bool = False, explore: bool = False) -> Inference:

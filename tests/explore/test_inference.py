@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sohes.backbones.timm_vit import DenseViT
 from sohes.data.images import ImageArray, ImageLike
 from sohes.errors import ConfigError
 from sohes.explore.explorer import Explorer
@@ -131,10 +132,15 @@ def test_ways_have_names_and_are_nested() -> None:
     assert (snapped.segmenter.segmenter, snapped.segmenter.tiles) == (trained, 3)
 
 
-def test_superpixels_are_led_by_the_own_vit() -> None:
-    trained = EntityPredictor(tiny_segmenter("eomt").eval(), PROVENANCE)
+@pytest.mark.parametrize(("kind", "blocks"), [("eomt", 1), ("pyramid", 2)])
+def test_trees_are_led_by_the_own_vit(kind: str, blocks: int) -> None:
+    """Its weights are not copied; where queries join the patches, it ends."""
+    trained = EntityPredictor(tiny_segmenter(kind).eval(), PROVENANCE)
     backbone = own_explorer(trained).backbone
-    assert backbone.vit is trained.model.vit
+    assert isinstance(backbone, DenseViT)
+    assert len(backbone.vit.blocks) == blocks
+    assert backbone.vit.patch_embed.proj.weight is trained.model.vit.patch_embed.proj.weight
+    assert len(trained.model.vit.blocks) == 2
     assert backbone.provenance == trained.provenance
 
 
