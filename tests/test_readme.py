@@ -54,6 +54,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny_segmenter()
     with torch.no_grad():
         model.class_predictor.bias[ENTITY] += 8
+        for values in model.model.pixel_level_module.decoder.mask_projection.parameters():
+            values *= 100
     for phase in ("instruct", "correct"):
         save_segmenter(run / phase / "segmenter", model, PROVENANCE)
     for stage in ("weights", "export"):
