@@ -46,11 +46,11 @@ METRICS = (
 
 # how `sohes segment` is called, and with which options for its checkpoint; None for no checkpoint
 ROWS: dict[str, dict[str, Any] | None] = {
-    "segment (no checkpoint)": None,
     "segment": {},
-    "segment --tiles 2": {"tiles": 2},
     "segment --snap": {"snap": True},
+    "segment (no checkpoint)": None,
     "segment --explore": {"explore": True},
+    "segment --tiles 2": {"tiles": 2},
     "segment --tiles 2 --snap": {"tiles": 2, "snap": True},
     "segment --tiles 2 --explore": {"tiles": 2, "explore": True},
 }
