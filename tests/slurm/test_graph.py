@@ -204,8 +204,9 @@ def test_demo_and_small_differ_from_the_published_constants_as_they_say() -> Non
 
     demo = {"center": True, "size_global": 224, "theta_merge": (0.8, 0.6, 0.4, 0.2), "min_patches": 2}
     assert changed("demo") == demo | {"max_crops": 2, "size_local": 168, "min_area_px": 20, "refiner": "guided"}
-    small = {"center": True, "size_global": 784, "keep_aspect": True, "theta_merge": None}
-    assert changed("small") == small | {"max_crops": 32, "size_local": 252, "refiner": "guided"}
+    small = {"algorithm": "superpixels", "size_global": 560, "keep_aspect": True, "nms_iou": 0.8, "max_masks": 200}
+    unused = {"center": True, "theta_merge": None, "max_crops": 8, "refine_iou": 0.3, "refiner": "guided"}
+    assert changed("small") == small | unused
 
 
 def test_a_preset_gives_way_to_what_is_set_beside_it() -> None:
