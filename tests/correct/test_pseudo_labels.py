@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,19 @@ def plain_suppression(duplicate: Tensor) -> list[bool]:
             if kept[i] and duplicate[i, j]:
                 kept[j] = False
     return kept
+
+
+@pytest.mark.parametrize("product", [pseudo_labels._integer_product, pseudo_labels._float_product])
+@pytest.mark.parametrize(("count", "others", "pixels"), [(0, 3, 5), (3, 0, 5), (1, 1, 1), (5, 20, 2**17 + 3)])
+def test_common_pixels_are_counted_exactly(
+    product: Callable[[Tensor, Tensor], Tensor], count: int, others: int, pixels: int
+) -> None:
+    """On processors and, as on GPUs, in pieces of floats."""
+    rng = np.random.default_rng(0)
+    first, second = (rng.random((rows, pixels)) < 0.9 for rows in (count, others))
+    shared = product(torch.from_numpy(first), torch.from_numpy(second))
+    assert shared.dtype == torch.float32
+    assert np.array_equal(shared, first.astype(np.int64) @ second.T.astype(np.int64))
 
 
 @settings(max_examples=60, deadline=None)
