@@ -80,7 +80,12 @@ def make_inference(*, tiles: int | None = None, snap: bool = False, explore: boo
         tiles: along each side of the image, besides the whole; see `TiledSegmenter`.
         snap: see `SnappedSegmenter`.
         explore: see `SupportedExplorer`.
+
+    Raises:
+        ConfigError: both of the last two.
     """
+    if snap and explore:
+        raise ConfigError("--snap and --explore cannot be combined: --explore ranks regions already; leave one out")
 
     def around(trained: TrainedSegmenter) -> Segmenter:
         segmenter: Segmenter = TiledSegmenter(trained, tiles) if tiles else trained

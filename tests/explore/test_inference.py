@@ -112,7 +112,7 @@ def test_every_way_on_images_of_any_size(kind: str, size_hw: tuple[int, int]) ->
     trained = EntityPredictor(tiny_segmenter(kind).eval(), PROVENANCE)
     image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
     plain = trained.predict(image)
-    for options in ({"tiles": 2}, {"snap": True}, {"explore": True}, {"tiles": 3, "snap": True, "explore": True}):
+    for options in ({"tiles": 2}, {"snap": True}, {"explore": True}, {"tiles": 3, "snap": True}):
         segmenter = make_inference(**options).around(trained)
         forest = segmenter.predict(image)
         assert forest.size_hw == size_hw
@@ -148,3 +148,8 @@ def test_a_segmenter_of_another_kind() -> None:
     with pytest.raises(ConfigError, match="needs an entity segmenter, not Halves"):
         make_inference(snap=True).around(HALVES)
     assert len(make_inference(tiles=2).around(HALVES).predict(np.zeros((4, 6, 3), np.uint8))) == 2
+
+
+def test_regions_are_not_snapped_again() -> None:
+    with pytest.raises(ConfigError, match="--snap and --explore cannot be combined"):
+        make_inference(snap=True, explore=True)
