@@ -119,12 +119,13 @@ def prediction_scores(entity_logits: Tensor, mask_logits: Tensor) -> Tensor:
 
 
 def stability(mask_logits: Tensor) -> Tensor:
-    """Of masks (N, H, W): the pixels of a probability above 0.6 over those above 0.4, (N,); 0 for an empty mask [SAM].
+    """Of masks (N, H, W): the pixels of a probability above 0.6 over those above 0.4 [SAM], one added to both, (N,).
 
-    The first are among the second, so it is their IoU.
+    The first are among the second, so it is their IoU. With one added, the masks of a model that is sure of nothing yet
+    still have an order.
     """
     sure, likely = ((mask_logits > threshold).sum((1, 2)) for threshold in (_LOGIT, -_LOGIT))
-    return sure / likely.clamp(min=1)
+    return (1 + sure) / (1 + likely)
 
 
 def _relate(forest: MaskForest, probability: NDArray[np.floating]) -> MaskForest:

@@ -109,10 +109,9 @@ def test_score_by_hand() -> None:
 
 
 def test_stability_by_hand() -> None:
-    """Probabilities 0.65, 0.55, 0.45, 0.35: one above 0.6, three above 0.4; and a mask of nothing."""
-    probability = torch.tensor([0.65, 0.55, 0.45, 0.35]).view(1, 2, 2)
-    found = stability(torch.cat([probability.logit(), torch.full((1, 2, 2), -9.0)]))
-    assert found.tolist() == pytest.approx([1 / 3, 0])
+    """Probabilities 0.65, 0.55, 0.45, 0.35: one above 0.6, three above 0.4; then twice 0.55, and nothing sure."""
+    probability = torch.tensor([[0.65, 0.55, 0.45, 0.35], [0.55, 0.55, 0.1, 0.1]]).view(2, 2, 2)
+    assert stability(probability.logit()).tolist() == pytest.approx([2 / 4, 1 / 3])
 
 
 class Told(torch.nn.Module):
