@@ -30,6 +30,8 @@ out = run(Path(sys.argv[1]), Path(sys.argv[2]), **CHANGES)
 rows = all_gather(sinkhorn(logits().chunk(2)[get_rank()], epsilon=0.05, iterations=3))
 if get_rank() == 0:
     torch.save(torch.cat(rows), out / "sinkhorn.pt")
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()  # a process that ends while the other still uses the group may be aborted
 """
 
 
