@@ -36,15 +36,17 @@ class _WithRegions(Segmenter):
 class SnappedSegmenter(_WithRegions):
     """Masks of a segmenter, each replaced by the region that is most alike: its outlines follow the image.
 
-    The score is multiplied by the IoU of mask and region. A region that several masks become stays once; what is part
-    of what follows from coverage.
+    The score is multiplied by the IoU of mask and region. Regions that phase 1 leaves out as too large are no choice
+    here either. A region that several masks become stays once; what is part of what follows from coverage.
     """
 
     def predict(self, image: ImageLike) -> MaskForest:
         """See `Segmenter.predict`; best first."""
         array = as_image(image)
         forest = self.segmenter.predict(array)
-        rles, scores = distinct(*snapped(forest, self.explorer.region_trees(array)), _NMS_IOU)
+        max_area = self.explorer.settings.max_area_frac * array.shape[0] * array.shape[1]
+        found = snapped(forest, self.explorer.region_trees(array), max_area=max_area)
+        rles, scores = distinct(*found, _NMS_IOU)
         return MaskForest.from_rles(rles, forest.size_hw, scores=scores)
 
 

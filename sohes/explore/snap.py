@@ -16,20 +16,23 @@ from sohes.masks import FloatArray, MaskForest
 from sohes.rle import MaskRuns, Rle, encode_window
 
 
-def snapped(forest: MaskForest, trees: Sequence[RegionTree]) -> tuple[list[Rle], FloatArray]:
-    """The region most alike to each mask, of all trees, and the mask's score times their IoU, (M,).
+def snapped(forest: MaskForest, trees: Sequence[RegionTree], *, max_area: float) -> tuple[list[Rle], FloatArray]:
+    """The region most alike to each mask, of all trees, and the mask's score times their IoU.
 
     Args:
-        forest: M masks of an image.
+        forest: masks of an image.
         trees: at least one, of the same image.
+        max_area: px, of the regions that are considered. A mask that has nothing in common with one is left out.
     """
-    alike = [region_iou(forest.rles, tree) for tree in trees]
+    alike = [np.where(tree.areas <= max_area, region_iou(forest.rles, tree), 0) for tree in trees]
     highest = np.stack([iou.max(axis=1) for iou in alike], axis=1)
+    kept = np.flatnonzero(highest.max(axis=1) > 0)
     rles = []
-    for mask, choice in enumerate(highest.argmax(axis=1)):
+    for mask in kept:
+        choice = highest[mask].argmax()
         window, corner = trees[choice].window(int(alike[choice][mask].argmax()))
         rles.append(encode_window(window, corner, forest.size_hw))
-    return rles, forest.scores * highest.max(axis=1)
+    return rles, (forest.scores * highest.max(axis=1))[kept]
 
 
 def region_iou(rles: Sequence[Rle], tree: RegionTree) -> FloatArray:

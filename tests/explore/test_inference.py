@@ -81,10 +81,19 @@ def test_masks_that_become_alike_stay_once_with_the_higher_score() -> None:
 def test_relations_of_snapped_masks_are_those_of_coverage() -> None:
     image, disc, square = picture()
     masks = np.stack([disc, square, np.ones_like(disc)])
-    forest = SnappedSegmenter(Given(masks, [0.5, 0.6, 0.7]), explorer()).predict(image)
+    forest = SnappedSegmenter(Given(masks, [0.5, 0.6, 0.7]), explorer(max_area_frac=1.0)).predict(image)
     assert np.array_equal(forest.masks, masks[::-1])
     assert forest.parent.tolist() == [-1, 0, 0]
     assert forest == MaskForest.from_rles(forest.rles, forest.size_hw, scores=forest.scores)
+
+
+def test_no_mask_becomes_the_whole_image() -> None:
+    """Phase 1 leaves out what covers more than `max_area_frac`; all masks would be parts of it."""
+    image, disc, _ = picture()
+    whole = np.ones_like(disc)
+    forest = SnappedSegmenter(Given(np.stack([whole, disc]), [0.9, 0.5]), explorer()).predict(image)
+    assert forest.areas.max() <= 0.9 * whole.size
+    assert any(np.array_equal(mask, disc) for mask in forest.masks)
 
 
 def test_the_segmenter_decides_which_region_is_first() -> None:

@@ -39,22 +39,25 @@ def test_iou_with_every_region_by_loops(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_most_alike_by_loops(seed: int) -> None:
-    """The first of those that are equally alike."""
+@pytest.mark.parametrize("max_area", [17 * 22, 40])
+def test_most_alike_by_loops(seed: int, max_area: int) -> None:
+    """The first of those that are equally alike; masks that touch no region of that area at most are gone."""
     masks, trees = random_masks(seed, (17, 22)), trees_of(seed)
     scores = np.random.default_rng(seed).random(len(masks)).astype(np.float32)
-    rles, found = snapped(MaskForest.from_masks(masks, scores=scores), trees)
+    rles, found = snapped(MaskForest.from_masks(masks, scores=scores), trees, max_area=max_area)
     regions = np.stack([whole_mask(tree, region) for tree in trees for region in range(len(tree))])
+    regions = regions[regions.sum(axis=(1, 2)) <= max_area]
     alike = np.array([[overlap(mask, region) for region in regions] for mask in masks])
-    assert np.array_equal(decode_masks(rles, (17, 22)), regions[alike.argmax(axis=1)])
-    np.testing.assert_allclose(found, scores * alike.max(axis=1), rtol=1e-6)
+    touching = alike.max(axis=1) > 0
+    assert np.array_equal(decode_masks(rles, (17, 22)), regions[alike.argmax(axis=1)][touching])
+    np.testing.assert_allclose(found, (scores * alike.max(axis=1))[touching], rtol=1e-6)
     assert found.dtype == np.float32
 
 
 def test_regions_stay_as_they_are() -> None:
     for tree in trees_of(1):
         regions = encode_masks(np.stack([whole_mask(tree, region) for region in range(len(tree))]))
-        rles, scores = snapped(MaskForest.from_rles(regions, (17, 22)), [tree])
+        rles, scores = snapped(MaskForest.from_rles(regions, (17, 22)), [tree], max_area=17 * 22)
         assert rles == regions
         assert (scores == 1).all()
 
@@ -80,19 +83,22 @@ def single(size_hw: tuple[int, int]) -> RegionTree:
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (4, 6)])
 def test_one_superpixel(size_hw: tuple[int, int]) -> None:
-    """The image is all that a mask can become."""
+    """The image is all that a mask can become; where that is too large, nothing is left."""
     masks = np.zeros((2, *size_hw), dtype=bool)
     masks[0] = True
     masks[1, 0, 0] = True
-    rles, scores = snapped(MaskForest.from_masks(masks), [single(size_hw)])
+    area = size_hw[0] * size_hw[1]
+    rles, scores = snapped(MaskForest.from_masks(masks), [single(size_hw)], max_area=area)
     assert decode_masks(rles, size_hw).all()
-    assert scores.tolist() == pytest.approx([1, 1 / (size_hw[0] * size_hw[1])])
+    assert scores.tolist() == pytest.approx([1, 1 / area])
+    rles, scores = snapped(MaskForest.from_masks(masks), [single(size_hw)], max_area=0.9 * area)
+    assert (rles, scores.tolist()) == ([], [])
 
 
 def test_no_masks() -> None:
     trees = trees_of(0)
     nothing = MaskForest.from_rles([], (17, 22))
-    rles, scores = snapped(nothing, trees)
+    rles, scores = snapped(nothing, trees, max_area=17 * 22)
     assert (rles, scores.tolist()) == ([], [])
     for support, tree in zip(region_support(nothing, trees), trees, strict=True):
         assert support.tolist() == [0] * len(tree)
