@@ -21,6 +21,7 @@ from sohes.engine.checkpoints import CheckpointHook
 from sohes.engine.history import CURVES, HISTORY, HistoryHook, draw_history
 from sohes.engine.hooks import ProgressHook, SeedHook
 from sohes.engine.loop import StepLoop, StepSampler, micro_batch_size
+from sohes.engine.memory import keep_freed_memory
 from sohes.engine.optimizer import GuardedOptimWrapper
 from sohes.engine.schedules import rate_schedules
 from sohes.engine.settings import OptimSettings, RunSettings
@@ -77,6 +78,8 @@ def train(
     join_processes()
     loader = _loader(dataset, micro_batch_size(optim.batch_size, optim.accumulate), settings.workers, collate)
     device = default_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     optimizer = torch.optim.AdamW(groups, fused=device.type == "cuda")
     keeper = CheckpointHook(out, every=settings.checkpoint_every, keep=settings.keep_checkpoints, identity=identity)
     with ExitStack() as stack:
