@@ -1,4 +1,4 @@
-"""Memory that a training frees and takes again at every step (README §8)."""
+"""Memory that a training frees and takes again at every step (README §9)."""
 
 from __future__ import annotations
 

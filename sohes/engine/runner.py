@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from sohes.engine.optimizer import GuardedOptimWrapper
 from sohes.engine.schedules import rate_schedules
 from sohes.engine.settings import OptimSettings, RunSettings
 from sohes.engine.stopping import leave_stopping_to_parent
-from sohes.engine.tensorboard import TensorBoardHook
+from sohes.engine.trackers import TrackerHook
 
 
 def join_processes() -> None:
@@ -53,7 +54,7 @@ def train(
 ) -> None:
     """Train `model` in `out`, resuming from the last checkpoint there, of this `identity`.
 
-    The main process leaves `history.csv`, `curves.png`, `tensorboard/` and the checkpoints in `out`.
+    The main process leaves `history.csv`, `curves.png`, the checkpoints and the tracker's files in `out`.
 
     Args:
         model: its `forward(**batch, mode="loss")` gives a dict of scalars: mmengine's Runner minimises the sum of those
@@ -72,7 +73,8 @@ def train(
 
     Raises:
         ConfigError: the batch cannot be spread over the processes and micro-batches.
-        SohesError: loss or gradient is not finite, or the checkpoint belongs to another configuration.
+        SohesError: loss or gradient is not finite, the checkpoint belongs to another configuration, or the tracker
+            cannot be started.
         Stopped: on SIGINT, SIGTERM or SIGUSR2, after the running step was finished and saved.
     """
     join_processes()
@@ -88,7 +90,8 @@ def train(
         if is_main_process():
             progress = ProgressHook(description)
             stack.callback(progress.close)
-            own += [progress, HistoryHook(out / HISTORY), TensorBoardHook(out)]
+            tracker = TrackerHook(out, settings.tracker, {**asdict(optim), **asdict(settings), "seed": seed})
+            own += [progress, HistoryHook(out / HISTORY), stack.enter_context(tracker)]
             stack.callback(draw_history, out / HISTORY, out / CURVES)
         runner = Runner(
             model=_wrapped(model, device),

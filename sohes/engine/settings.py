@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
@@ -9,6 +10,7 @@ from pydantic import model_validator
 from sohes.configuration import Count, Natural, Positive, settings
 
 Schedule = Literal["step", "cosine"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 
 
 @settings
@@ -45,7 +47,7 @@ class OptimSettings:
 class RunSettings:
     """How a training is run. Nothing here changes what it learns, up to rounding, so it may be resumed under others."""
 
-    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_every", "keep_checkpoints"})
+    NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"workers", "checkpoint_every", "keep_checkpoints", "tracker"})
 
     workers: Natural = 8
     """Processes that load data; 0: the training's own [ours]."""
@@ -53,3 +55,14 @@ class RunSettings:
     """Steps between checkpoints [ours]."""
     keep_checkpoints: Count = 2
     """Checkpoints kept, the last ones [ours]."""
+    tracker: Tracker = "tensorboard"
+    """Where the training can be watched; wandb and mlflow are extras of the installation [ours]."""
+
+    @model_validator(mode="after")
+    def _tracker_is_installed(self) -> Self:
+        found = importlib.util.find_spec(self.tracker)
+        if found is None or found.origin is None:  # the latter a folder of that name, as wandb leaves them
+            raise ValueError(
+                f"tracker={self.tracker} needs the package {self.tracker}: pip install 'sohes[{self.tracker}]'"
+            )
+        return self

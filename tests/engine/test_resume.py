@@ -6,7 +6,6 @@ import logging
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,10 @@ import pandas as pd
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
 
 from sohes.engine.checkpoints import checkpoints
 from sohes.engine.hooks import SeedHook
 from sohes.engine.settings import RunSettings
-from sohes.engine.tensorboard import TensorBoardHook
 from sohes.errors import SohesError
 from tests.engine.toy import STEPS, Counter, Line, assert_equal, curves, end, fail, fit, interrupt, optimiser, stop_at
 
@@ -118,23 +115,6 @@ def test_killed(undisturbed: Path, tmp_path: Path, step: int, left: int) -> None
     assert [path.name for path in checkpoints(tmp_path)[:1]] == [f"checkpoint-{left:06d}.pth"] * (left > 0)
     train(tmp_path)
     assert_same_end(tmp_path, undisturbed)
-
-
-def test_tensorboard_resumed_in_the_same_second(tmp_path: Path) -> None:
-    """The number of the resumed process sorts first here, as it may when numbers start from 1 again."""
-    folder = tmp_path / "tensorboard"
-    with SummaryWriter(str(folder)) as first:
-        for step in range(3):
-            first.add_scalar("loss", 1.0, step)
-    (path,) = folder.iterdir()
-    path.rename(folder / f"events.out.tfevents.{int(time.time()):010d}.~.9.9")
-    hook = TensorBoardHook(tmp_path)
-    for step in range(1, 4):
-        hook.after_train_iter(None, step, outputs={"loss": 2.0})
-    hook.after_train(None)
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(0, 1.0), (1, 2.0), (2, 2.0), (3, 2.0)]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
