@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -142,6 +143,18 @@ def test_measurements(finished: tuple[Path, dict[str, StageResult]]) -> None:
     }
     assert {row.supervision for row in rows} == {"none"}
     assert all((row.method, "mask_ar_1000") in {(r.method, r.metric) for r in rows} for row in rows)
+
+
+def test_cards_say_what_was_measured(finished: tuple[Path, dict[str, StageResult]]) -> None:
+    run, results = finished
+    for stage, arm in (("instruct", "phase 2"), ("correct", "phase 3")):
+        card = ModelCard.load(run / stage / "segmenter" / "README.md")
+        expected = {row.metric: row.value for row in results["evaluate"].measurements if row.arm == arm}
+        assert {result.metric_type: result.metric_value for result in card.data.eval_results or []} == expected
+        assert "SOHES was trained on 4 images, its paper on 220,000" in card.text
+    card = ModelCard.load(run / "export" / "backbone" / "README.md")
+    assert "| 2. SOHES | generated scenes | 4 | none |" in card.text
+    assert card.data.eval_results is None  # of the backbone by itself nothing was measured
 
 
 @pytest.mark.parametrize(("labelled", "ours", "theirs"), [((0, 1), 50.0, 100.0), ((0,), 50.0, 50.0)])

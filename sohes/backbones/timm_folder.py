@@ -3,6 +3,7 @@
 config.json          timm's: architecture, arguments, input normalisation
 model.safetensors    the state dict
 provenance.json      where the weights come from and every training since
+README.md            model card
 """
 
 from __future__ import annotations
@@ -21,15 +22,19 @@ from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import Tensor, nn
 
+from sohes.backbones.card import CARD, Card
 from sohes.backbones.provenance import PROVENANCE, Provenance, Step, known_step, read_provenance
 from sohes.errors import WeightsError, unknown_name
-from sohes.files import atomic_path, file_digest, read_json, write_json
+from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 
 # timm's, of any of its classes; what it is made of is set at run time, so a type checker cannot follow
 VisionTransformer: TypeAlias = Any
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NAME_IT = "Name the architecture they were made for: weights.architecture=NAME (sohes explore: --architecture NAME)"
+_USE = """import timm, torch
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+features = model.forward_features(torch.zeros(1, 3, *model.patch_embed.img_size))"""
 # classifiers, which features do not need
 _LEFT_OUT = re.compile(r"(head|head_dist|fc_norm|pre_logits)\.")
 
@@ -135,8 +140,23 @@ def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance)
     folder = Path(folder)
     with atomic_path(folder) as temporary:
         save_for_hf(model, str(temporary), safe_serialization=True)
-        write_json(temporary / PROVENANCE, provenance.saved(file_digest(temporary / WEIGHTS)).as_json())
+        saved = provenance.saved(file_digest(temporary / WEIGHTS))
+        write_json(temporary / PROVENANCE, saved.as_json())
+        write_text(temporary / CARD, _card(saved))
     return folder
+
+
+def _card(provenance: Provenance) -> str:
+    return Card(
+        name=f"{provenance.timm_name} by {provenance.steps[-1].method}",
+        description=f"A ViT ({provenance.timm_name}) for dense features, without a classifier: {provenance.label}.",
+        use=_USE,
+        provenance=provenance,
+        sha256=provenance.sha256,
+        library="timm",
+        task="image-feature-extraction",
+        tags=["timm", "sohes", "vision-transformer", "dense-features"],
+    ).text()
 
 
 def load_backbone_folder(folder: Path) -> BackboneFolder:

@@ -57,7 +57,7 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
         identity={},
     )
     if is_main_process():
-        save_segmenter(out / "segmenter", module.teacher.cpu(), provenance)
+        save_segmenter(out / "segmenter", module.teacher.cpu(), provenance, picture=trained.picture)
         save_segmenter(out / "student", module.student.cpu(), provenance)
     tau = ", ".join(f"{value:.2f}" for value in module.thresholds.tau.tolist())
     return StageResult(

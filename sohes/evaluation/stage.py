@@ -32,7 +32,11 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """Score labels, phase 2 and phase 3 on the held-out images. Inputs: images, labels, instruct, correct."""
+    """Score labels, phase 2 and phase 3 on the held-out images. Inputs: images, labels, instruct, correct.
+
+    The cards of both segmenters get their numbers.
+    """
+    from sohes.backbones.card import add_numbers
     from sohes.data.coco import read_coco
     from sohes.data.draw import write_overlays
     from sohes.data.label_store import LabelStore
@@ -69,6 +73,8 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
         scores = evaluate_predictions(truth, forests, problems=problems, description=f"evaluate {method}")
         measurements += scores.measurements(forests, method=method, dataset=dataset, split="held out", arm=arm)
         notes += [f"{method}: {line}" for line in left_out(truth, set(forests), Problems())]
+    for arm, name in (("phase 2", "instruct"), ("phase 3", "correct")):
+        add_numbers(inputs[name], [row for row in measurements if row.arm == arm])
     if seen.items:
         notes.append(_as_labels(seen, *list(predictions.values())[:2]))
     return StageResult(measurements=measurements, notes=[*notes, *problems.lines()], artefacts=drawn)

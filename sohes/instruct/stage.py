@@ -121,7 +121,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         identity={"backbone": start.provenance.sha256},
     )
     if is_main_process():
-        save_segmenter(out / "segmenter", segmenter.cpu(), provenance)
+        save_segmenter(out / "segmenter", segmenter.cpu(), provenance, picture=trained.picture)
     return StageResult(
         notes=[f"phase 2: {trained.notes[0]}", *trained.notes[1:], ANCESTOR_NOTES[config.ancestor_rule]],
         artefacts=trained.artefacts,

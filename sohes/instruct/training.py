@@ -27,10 +27,11 @@ from sohes.segmenters.model import EntitySegmenter
 
 @dataclass(frozen=True)
 class Trained:
-    """Notes and pictures of a training."""
+    """Notes and pictures of a training; `picture` is the last one of the model, where it was watched."""
 
     notes: list[str]
     artefacts: list[Path]
+    picture: Path | None = None
 
 
 def train_on_labels(
@@ -103,8 +104,8 @@ def train_on_labels(
     ]
     if watch is None:
         return Trained(notes, [out / CURVES])
-    pictures = [picture_path(out, step) for step in sorted(watch.scores)]
-    return Trained(notes + watch.notes(), [out / CURVES, *pictures[-1:]])
+    picture = picture_path(out, max(watch.scores))
+    return Trained(notes + watch.notes(), [out / CURVES, picture], picture)
 
 
 def _parameter_groups(module: BaseModel, trained: EntitySegmenter, config: TrainingSettings) -> list[dict[str, Any]]:

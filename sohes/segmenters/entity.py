@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import EvalResult
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging
 
+from sohes.backbones.card import CARD
 from sohes.backbones.precision import autocast
 from sohes.backbones.provenance import PROVENANCE, SOHES, Provenance, Step, read_provenance
-from sohes.backbones.timm_folder import save_backbone_folder
+from sohes.backbones.timm_folder import WEIGHTS, save_backbone_folder
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import SohesError, WeightsError
-from sohes.files import atomic_path, read_json, write_json
+from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 from sohes.masks import MaskForest
 from sohes.rle import encode_masks
+from sohes.segmenters.card import segmenter_card
 from sohes.segmenters.decode import MAX_MASKS, decode_parents, relations
 from sohes.segmenters.eomt import EomtSegmenter
 from sohes.segmenters.mask2former import Mask2FormerSegmenter
@@ -47,11 +51,7 @@ class EntityPredictor(TrainedSegmenter):
 
     def __init__(self, model: EntitySegmenter, provenance: Provenance) -> None:
         super().__init__(provenance)
-        self.description = (
-            f"{model.title} with an ancestor head, in the manner of SOHES (Cao et al., *Self-supervised Open-world "
-            "Hierarchical Entity Segmentation*, ICLR 2024). It predicts the entities of an image, their parts and "
-            "subparts as class-agnostic masks, each with a score, and which mask is part of which."
-        )
+        self.description = describe(model)
         self.model = model.eval()
         self.device = next(model.parameters()).device
         config = model.vit.pretrained_cfg
@@ -95,7 +95,7 @@ class EntityPredictor(TrainedSegmenter):
         return _relate(forest.select(filled), probability[np.ix_(filled, filled)])
 
     def _write(self, folder: Path) -> Path:
-        return save_segmenter(folder, self.model, self.provenance)
+        return save_segmenter(folder, self.model, self.provenance, results=self.results)
 
     def _read(
         self, entity: Tensor, masks: Tensor, input_hw: tuple[int, int], size_hw: tuple[int, int]
@@ -147,13 +147,38 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def save_segmenter(folder: Path, model: EntitySegmenter, provenance: Provenance) -> Path:
-    """Write a segmenter folder (config, safetensors, provenance of the ViT), atomically."""
+def describe(model: EntitySegmenter) -> str:
+    """What a model is and predicts, for its card."""
+    return (
+        f"{model.title} with an ancestor head, in the manner of SOHES (Cao et al., *Self-supervised Open-world "
+        "Hierarchical Entity Segmentation*, ICLR 2024). It predicts the entities of an image, their parts and "
+        "subparts as class-agnostic masks, each with a score, and which mask is part of which."
+    )
+
+
+def save_segmenter(
+    folder: Path,
+    model: EntitySegmenter,
+    provenance: Provenance,
+    *,
+    results: Sequence[EvalResult] = (),
+    picture: Path | None = None,
+) -> Path:
+    """Write a segmenter folder (config, safetensors, provenance of the ViT, model card), atomically.
+
+    Args:
+        results: what was measured of it.
+        picture: one that the card shows, from where it lies.
+    """
     folder = Path(folder)
+    shown = Path(os.path.relpath(picture, folder)).as_posix() if picture is not None else ""
     with atomic_path(folder) as temporary:
         with _no_bars():
             model.save_pretrained(temporary)
         write_json(temporary / PROVENANCE, provenance.as_json())
+        digest = file_digest(temporary / WEIGHTS)
+        card = segmenter_card(describe(model), provenance, digest, results=results, picture=shown)
+        write_text(temporary / CARD, card)
     return folder
 
 

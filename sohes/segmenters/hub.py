@@ -6,26 +6,25 @@ Nothing fetched is executed.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-from huggingface_hub import HfApi, ModelCardData, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from sohes.backbones.card import CARD
 from sohes.backbones.provenance import PROVENANCE
 from sohes.backbones.timm_folder import CONFIG, WEIGHTS
 from sohes.errors import WeightsError
-from sohes.files import write_text
+from sohes.files import file_digest, write_text
+from sohes.segmenters.card import segmenter_card
 
 if TYPE_CHECKING:
     from sohes.segmenters.segmenter import TrainedSegmenter
 
 HUB = "hf-hub:"
-CARD = "README.md"
-FILES = (CONFIG, WEIGHTS, PROVENANCE)  # of a segmenter folder
+FILES = (CONFIG, WEIGHTS, PROVENANCE)  # of a segmenter folder, beside its card
 
 
 def fetch(name: str) -> Path:
@@ -51,11 +50,10 @@ def fetch(name: str) -> Path:
 def push(segmenter: TrainedSegmenter, repo_id: str, *, license: str, dry_run: str | Path | None) -> str:
     """See `TrainedSegmenter.push_to_hub`."""
     _check(repo_id)
-    card = model_card(repo_id, segmenter, license=license)
     if dry_run is not None:
-        return str(_write(segmenter, Path(dry_run), card))
+        return str(_write(segmenter, Path(dry_run), repo_id, license))
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _write(segmenter, Path(scratch) / "segmenter", card)
+        folder = _write(segmenter, Path(scratch) / "segmenter", repo_id, license)
         try:
             api = HfApi()
             api.create_repo(repo_id, exist_ok=True)
@@ -68,57 +66,17 @@ def push(segmenter: TrainedSegmenter, repo_id: str, *, license: str, dry_run: st
             ) from error
 
 
-def model_card(repo_id: str, segmenter: TrainedSegmenter, *, license: str) -> str:
-    """Content of the card: what the model is, how to use it, where it comes from; nothing that was not measured."""
-    provenance = segmenter.provenance
-    data = ModelCardData(
-        library_name="sohes",
-        pipeline_tag="mask-generation",
-        license=license,
-        tags=["sohes", "class-agnostic-segmentation", "hierarchical-segmentation"],
-    )
-    steps = yaml.safe_dump(asdict(provenance), sort_keys=False, allow_unicode=True, width=100).strip()
-    return f"""---
-{data.to_yaml()}
----
-
-# {repo_id.rpartition("/")[2]}
-
-A segmenter around the ViT {provenance.timm_name}, trained by {provenance.steps[-1].method}.
-
-{segmenter.description}
-
-## Use
-
-```python
-import sohes
-
-segmenter = sohes.load_segmenter("{HUB}{repo_id}")
-forest = segmenter.segment("photo.jpg")
-for entity in forest:
-    print(entity.index, entity.parent, entity.score, entity.mask.shape)
-```
-
-## Where the weights come from
-
-```yaml
-{steps}
-```
-
-## Licence
-
-Licence of these weights: {license}. They derive from the start weights named above, whose licence holds for them too.
-The code is Apache-2.0.
-
-## Metrics
-
-Not given: whoever pushed the weights did not record any here. `sohes evaluate` measures class-agnostic mask recall and
-hierarchy scores.
-"""
-
-
-def _write(segmenter: TrainedSegmenter, folder: Path, card: str) -> Path:
+def _write(segmenter: TrainedSegmenter, folder: Path, repo_id: str, license: str) -> Path:
     segmenter.save(folder)
+    card = segmenter_card(
+        segmenter.description,
+        segmenter.provenance,
+        file_digest(folder / WEIGHTS),
+        source=HUB + repo_id,
+        name=repo_id.rpartition("/")[2],
+        license=license,
+        results=segmenter.results,
+    )
     write_text(folder / CARD, card)
     return folder
 

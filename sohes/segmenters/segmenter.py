@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import EvalResult
 
+from sohes.backbones.card import CARD, read_numbers
 from sohes.backbones.precision import default_device
 from sohes.backbones.provenance import Provenance
 from sohes.backbones.timm_folder import CONFIG
@@ -65,9 +67,11 @@ class TrainedSegmenter(Segmenter):
 
     Attributes:
         description: what it is and predicts, for a model card.
+        results: what was measured of it, for the same.
     """
 
     description: str
+    results: Sequence[EvalResult] = ()
 
     def __init__(self, provenance: Provenance) -> None:
         self.provenance = provenance
@@ -76,7 +80,7 @@ class TrainedSegmenter(Segmenter):
 
     @abstractmethod
     def _write(self, folder: Path) -> Path:
-        """Write `hub.FILES` to the folder, atomically; its config.json has a `model_type` of `KINDS`."""
+        """Write `hub.FILES` and a card to the folder, atomically; its config.json has a `model_type` of `KINDS`."""
 
     def save(self, folder: str | Path) -> Path:
         """Write a segmenter folder that `load_segmenter` reads, in place of one that is there.
@@ -85,7 +89,7 @@ class TrainedSegmenter(Segmenter):
             WeightsError: the folder holds other files.
         """
         folder = Path(folder)
-        others = sorted({path.name for path in folder.iterdir()} - {*hub.FILES, hub.CARD}) if folder.exists() else []
+        others = sorted({path.name for path in folder.iterdir()} - {*hub.FILES, CARD}) if folder.exists() else []
         if others:
             raise WeightsError(f"{folder}: holds other files, {others[0]} for one; name a new folder")
         return self._write(folder)
@@ -133,6 +137,7 @@ def load_segmenter(source: str | Path, *, device: torch.device | str | None = No
     folder = hub.fetch(str(source)) if str(source).startswith(hub.HUB) else Path(source)
     load = pkgutil.resolve_name(KINDS[segmenter_kind(folder)])
     segmenter: TrainedSegmenter = load(folder, torch.device(device or default_device()))
+    segmenter.results = read_numbers(folder)
     return segmenter
 
 

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import numpy as np
 import pytest
-import yaml
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import LocalEntryNotFoundError
+from PIL import Image
 
+from sohes.backbones.card import add_numbers
 from sohes.errors import WeightsError
-from sohes.files import read_json, write_json
+from sohes.files import file_digest, read_json, write_json
+from sohes.masks import MaskForest
+from sohes.records import Measurement
 from sohes.segmenters import hub
 from sohes.segmenters.entity import EntityPredictor
 from sohes.segmenters.segmenter import TrainedSegmenter, load_segmenter
 from tests.segmenters.tiny import PROVENANCE, tiny_segmenter
 
+ROW = Measurement(
+    method="SOHES phase 2",
+    backbone="vit_tiny_patch16_224",
+    init="random weights",
+    dataset="scenes",
+    split="val",
+    protocol="mask_ar1000_v1",
+    metric="mask_ar_1000",
+    value=12.345,
+    n_images=80,
+)
 PICTURE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
 
 
@@ -85,8 +98,10 @@ def test_the_card(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
     }
     assert card.text.strip().startswith("# beetles")
     assert "Licence of these weights: mit." in card.text
-    (steps,) = re.findall(r"```yaml\n(.*?)```", card.text, flags=re.DOTALL)
-    assert yaml.safe_load(steps) == yaml.safe_load(yaml.safe_dump(asdict(PROVENANCE)))
+    assert (
+        "| 1. random weights | none | 0 | none |  |  |\n| 2. SOHES | unknown | unknown | unknown |  |  |" in card.text
+    )
+    assert f"`{file_digest(tmp_path / 'dry' / 'model.safetensors')}`" in card.text
     (use,) = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
     assert 'sohes.load_segmenter("hf-hub:me/beetles")' in use
     compile(use, "card", "exec")
@@ -95,6 +110,47 @@ def test_the_card(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
 def test_an_unknown_licence_is_not_invented(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
     folder = segmenter.push_to_hub("me/beetles", dry_run=tmp_path / "dry")
     assert ModelCard.load(Path(folder) / "README.md").data.license == "unknown"
+
+
+def test_a_saved_folder_has_a_card_whose_lines_run(
+    segmenter: TrainedSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = segmenter.save(tmp_path / "s")
+    Image.fromarray(PICTURE).save(folder / "photo.jpg")
+    (use,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(folder)
+    lines: dict[str, Any] = {}
+    exec(use, lines)
+    assert isinstance(lines["forest"], MaskForest)
+
+
+def test_numbers_go_along(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
+    """From the stage that measured them into the folder's card, and with the weights to the hub."""
+    folder = segmenter.save(tmp_path / "s")
+    add_numbers(folder, [ROW])
+    loaded = load_segmenter(folder, device="cpu")
+    pushed = Path(loaded.push_to_hub("me/beetles", license="mit", dry_run=tmp_path / "dry"))
+    card = ModelCard.load(pushed / "README.md")
+    assert card.data.license == "mit"
+    (result,) = card.data.eval_results or []
+    assert (result.metric_type, result.metric_value, card.data.model_name) == ("mask_ar_1000", 12.345, "beetles")
+    assert "| scenes (val) | mask_ar_1000 | 12.3 % | 80 | mask_ar1000_v1 |" in card.text
+    assert (loaded.save(tmp_path / "copy") / "README.md").read_bytes() == (folder / "README.md").read_bytes()
+
+
+def test_a_folder_without_a_card(segmenter: TrainedSegmenter, tmp_path: Path) -> None:
+    """Of before there were cards; with somebody's own README; with ours, edited until it is no YAML."""
+    folder = segmenter.save(tmp_path / "s")
+    path = folder / "README.md"
+    for text in ("# My beetles\n", "---\na: [\n---\n# s\n\n## Numbers\n\nmany\n\n## Limitations\n"):
+        path.write_text(text)
+        add_numbers(folder, [ROW])
+        assert path.read_text() == text
+        assert load_segmenter(folder, device="cpu").predict(PICTURE) == segmenter.predict(PICTURE)
+    path.unlink()
+    add_numbers(folder, [ROW])
+    assert load_segmenter(folder, device="cpu").predict(PICTURE) == segmenter.predict(PICTURE)
+    assert not path.exists()
 
 
 def test_there_and_back(segmenter: TrainedSegmenter, online: Hub, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ def _truth(images: ImageSet) -> Callable[[int], BoolArray]:
 
 def _scores(config: SegmenterConfig, truth: ImageSet, dataset: str, out: Path) -> StageResult:
     """Masks of held-out images: scored where there is a ground truth, and drawn."""
+    from sohes.backbones.card import add_numbers
     from sohes.data.draw import write_overlays
     from sohes.data.problems import Problems
     from sohes.evaluation.evaluate import evaluate_predictions
@@ -107,6 +108,7 @@ def _scores(config: SegmenterConfig, truth: ImageSet, dataset: str, out: Path) -
         )
     scores = evaluate_predictions(truth, found, problems=problems, description=f"evaluate {METHOD}")
     rows_scored = scores.measurements(found, method=METHOD, dataset=dataset, split="held out")
+    add_numbers(out / "segmenter", rows_scored)
     return StageResult(
         measurements=rows_scored, notes=[*notes, *left_out(truth, set(found), problems)], artefacts=drawn
     )

@@ -13,17 +13,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sohes.backbones.card import CARD
 from sohes.backbones.provenance import PROVENANCE, Provenance, read_provenance
 from sohes.backbones.timm_folder import CONFIG, WEIGHTS, BackboneFolder, build_vit, load_state, read_safetensors
 from sohes.backbones.timm_vit import DenseViT
 from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import WeightsError
-from sohes.files import atomic_path, read_json, write_json
+from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 from sohes.masks import FloatArray, MaskForest
 from sohes.methods.leopart.clusters import Projection, assign, unit_length
 from sohes.methods.leopart.communities import find_communities, find_edges
 from sohes.methods.leopart.forest import nested_forest
 from sohes.rle import BoolArray, IntArray
+from sohes.segmenters.card import segmenter_card
 from sohes.segmenters.segmenter import TrainedSegmenter
 
 KIND = "leopart_segmenter"
@@ -181,6 +183,9 @@ class LeopartSegmenter(TrainedSegmenter):
             save_file(tensors, temporary / WEIGHTS)
             write_json(temporary / CONFIG, config)
             write_json(temporary / PROVENANCE, self.provenance.as_json())
+            digest = file_digest(temporary / WEIGHTS)
+            card = segmenter_card(self.description, self.provenance, digest, results=self.results)
+            write_text(temporary / CARD, card)
         return folder
 
 
