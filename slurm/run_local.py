@@ -18,7 +18,7 @@ import submitit
 from slurm import start
 from slurm.job import Job
 from slurm.plan import Planned
-from slurm.processes import GRACE_S, MEMORY
+from slurm.processes import GRACE_S, MEMORY, environment
 from slurm.state import StageFolder, Status, no_space_message
 from slurm.view import Board
 
@@ -122,18 +122,15 @@ def _last(pattern: re.Pattern[str], lines: Sequence[str]) -> str:
 
 @contextmanager
 def _child_settings(cpus: int) -> Iterator[None]:
-    """Settings that a child process has to inherit: threads for libraries, and SIGINT blocked until it can take it."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    if cpus:
-        os.environ["OMP_NUM_THREADS"] = str(cpus)
+    """What a child process has to inherit: threads for libraries, and SIGINT blocked until it can take it."""
+    values = {"OMP_NUM_THREADS": str(cpus)} if cpus else {}
+    if "OMP_WAIT_POLICY" not in os.environ:  # waiting threads would take the cores from whatever else runs here
+        values["OMP_WAIT_POLICY"] = "PASSIVE"
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with environment(values):
+            yield
     finally:
-        if cpus and before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        elif before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from slurm.run_local import _child_settings
 from slurm.state import StageFolder
 from sohes.files import write_json
 from sohes.records import read_record
@@ -51,6 +52,19 @@ def start(arguments: list[str], run_dir: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(command(*arguments), env=environment(), stdout=subprocess.PIPE, text=True)
     wait_until(lambda: (run_dir / "work" / "step_0.txt").exists() or process.poll() is not None)
     return process
+
+
+@pytest.mark.parametrize(("own", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_do_not_spin(own: str | None, policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user wants them to; the launcher's own environment stays as it is."""
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    if own is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", own)
+    before = dict(os.environ)
+    with _child_settings(cpus=2):
+        assert (os.environ["OMP_WAIT_POLICY"], os.environ["OMP_NUM_THREADS"]) == (policy, "2")
+    assert dict(os.environ) == before
 
 
 def test_each_stage_is_a_process_with_a_log(ready: list[str], run_dir: Path) -> None:
