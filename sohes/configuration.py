@@ -253,6 +253,7 @@ class Settings:
         self.presets: Mapping[str, Mapping[str, Any]] = getattr(cls, "PRESETS", {})
         self.values: dict[str, Any] = {}
         self.origins: dict[str, str] = {}
+        self._typed: set[str] = set()
 
     def takes(self, key: str) -> bool:
         """Whether `key` is a field, or "preset" where the class has presets."""
@@ -283,19 +284,29 @@ class Settings:
         except yaml.YAMLError:
             candidates = [text]
         self._take(key, text, candidates, origin, layer)
+        self._typed.add(key)
 
     def build(self) -> Any:
         """The dataclass instance.
 
         Raises:
-            ConfigError: the class refuses the values; what the message names is followed by what set it.
+            ConfigError: the class refuses the values; what the message names is followed by what set it. Or a value was
+                typed that has no effect beside the others, by the ONLY_WITH of the class: field to (other field, its
+                value). In a file it may stand, for other values of the other field.
         """
         try:
-            return self.cls(**self.values)
+            built = self.cls(**self.values)
         except (TypeError, ValueError, ConfigError) as error:
             named = [key for key in self.origins if re.search(rf"\b{key}\b", str(error))]
             origins = "; ".join(f"{key}: {self.origins[key]}" for key in named)
             raise ConfigError(f"{self.name}: {error}" + (f" ({origins})" if origins else "")) from error
+        for key, (other, value) in getattr(self.cls, "ONLY_WITH", {}).items():
+            given = getattr(built, other)
+            if key in self._typed and given != value and self.values[key] != getattr(self.cls, key):
+                raise ConfigError(
+                    f"{self.name}.{key} has no effect with {other}={given}, only with {other}={value}; leave one away"
+                )
+        return built
 
     @property
     def _kind(self) -> str:

@@ -33,6 +33,9 @@ class InstructConfig(TrainingSettings):
         "ancestor_rule": True,
         "query_start": "learnt",
     }
+    ONLY_WITH: ClassVar[dict[str, tuple[str, Any]]] = dict.fromkeys(
+        ("neck", "hidden_dim", "encoder_layers", "decoder_layers"), ("segmenter", "mask2former")
+    )
 
     segmenter: Literal["mask2former", "eomt"] = "mask2former"
     """Architecture; eomt makes masks from the tokens of the ViT alone, so it is lighter [EoMT]."""
