@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData
@@ -19,6 +20,7 @@ from sohes.records import Measurement, describe_data
 CARD = "README.md"
 PAPER_IMAGES = {SOHES: 220_000, "Leopart": 118_287}  # 2 % of SA-1B; COCO train2017
 _NUMBERS = re.compile(r"(?<=\n## Numbers\n\n).*?(?=\n\n## )", re.DOTALL)
+_NOT_SHOWN = re.compile(r"_recall_iou\d+$|_(low|high)$")
 _NO_NUMBERS = "None: nothing was measured where these weights were saved."
 
 
@@ -112,7 +114,7 @@ def add_numbers(folder: Path, rows: Sequence[Measurement]) -> None:
     heading = re.search(r"^# (.*)", card.text, flags=re.MULTILINE)
     name, task = heading[1] if heading else Path(folder).name, str(card.data.get("pipeline_tag", ""))
     before = str(card.content)
-    new = _with_numbers(card.data, card.text, name, [_result(row, task) for row in rows])
+    new = _with_numbers(card.data, card.text, name, _results(rows, task))
     if new != before:  # or who reads the folder would take it for a new one
         write_text(Path(folder) / CARD, new)
 
@@ -133,8 +135,19 @@ def _read(folder: Path) -> ModelCard | None:
         return None
 
 
-def _result(row: Measurement, task: str) -> EvalResult:
-    args = {"protocol": row.protocol, "images": row.n_images, "unit": row.unit, "method": row.method}
+def _results(rows: Sequence[Measurement], task: str) -> list[EvalResult]:
+    """Each metric with the ends of its interval; without the points of curves, which a card has no room for."""
+    values = {(row.dataset, row.split, row.metric): row.value for row in rows}
+    found = []
+    for row in rows:
+        if not _NOT_SHOWN.search(row.metric):
+            ends = [values.get((row.dataset, row.split, row.metric + end)) for end in ("_low", "_high")]
+            found.append(_result(row, task, {} if None in ends else {"interval_95": ends}))
+    return found
+
+
+def _result(row: Measurement, task: str, interval: dict[str, Any]) -> EvalResult:
+    args = {"protocol": row.protocol, "images": row.n_images, "unit": row.unit, "method": row.method, **interval}
     return EvalResult(
         task_type=task,
         dataset_type=row.dataset,
@@ -161,7 +174,9 @@ def _with_numbers(data: CardData, text: str, name: str, results: Sequence[EvalRe
 def _number(result: EvalResult) -> tuple[str, ...]:
     args = result.metric_args or {}
     spread = f" ± {args['sd']:.1f} ({args['seeds']} seeds)" if "sd" in args else ""
-    value = f"{result.metric_value:.1f}{spread} {args['unit']}"
+    low, high = args.get("interval_95", (None, None))
+    interval = "" if low is None else f" (95 %: {low:.1f} to {high:.1f})"
+    value = f"{result.metric_value:.1f}{spread} {args['unit']}{interval}"
     return result.dataset_name, result.metric_type, value, f"{args['images']:,}", args["protocol"]
 
 

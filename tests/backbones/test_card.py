@@ -115,6 +115,15 @@ def test_numbers(saved: Path, tmp_path: Path) -> None:
     assert "99" not in card.text
     assert "nothing was measured" not in card.text
     assert card.text.partition("## Limitations")[2] == before.partition("## Limitations")[2]
+    add_numbers(
+        path.parent,
+        [ROW, *(replace(ROW, metric=f"mask_ar_1000_{end}", value=v) for end, v in (("low", 11.0), ("high", 13.0)))],
+    )
+    assert "| mask_ar_1000 | 12.3 % (95 %: 11.0 to 13.0) | 10 |" in path.read_text()
+    assert "_low" not in path.read_text()
+    add_numbers(path.parent, [ROW, replace(ROW, metric="mask_recall_iou50")])  # a point of a curve
+    assert "_iou50" not in path.read_text()
+    add_numbers(path.parent, [ROW, replace(ROW, metric="mask_ar_100", value=7.0, sd=0.25, n_seeds=3)])
     stamp = path.stat().st_mtime_ns
     add_numbers(path.parent, [ROW, replace(ROW, metric="mask_ar_100", value=7.0, sd=0.25, n_seeds=3)])
     assert path.stat().st_mtime_ns == stamp

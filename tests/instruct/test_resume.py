@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -86,3 +87,9 @@ def test_tensorboard_holds_the_history_and_the_pictures(undisturbed: Path) -> No
         found = {event.step: event.value for event in events.Scalars(name)}
         assert found == pytest.approx(history[name].dropna().to_dict(), rel=1e-4), name
     assert [event.step for event in events.Images("watch")] == [2, 5]
+
+
+def test_the_card_shows_the_last_picture(undisturbed: Path) -> None:
+    text = (undisturbed / "segmenter" / "README.md").read_text()
+    (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert (undisturbed / "segmenter" / link).resolve() == (undisturbed / "watch" / "step-000006.png").resolve()
