@@ -1,109 +1,175 @@
-"""Run records and published numbers, joined: `python -m results.aggregate RUN_DIR... [--out DIR]`.
+"""Run records and published numbers, joined: `python -m results.aggregate RUN_DIR... [--out DIR]`, or `sohes tables`.
 
-Writes `tables/*.csv|md|tex`, `plots/*.png` and `summary.md` below the output folder.
+Writes `tables/*.csv|md|tex|html`, `plots/*` and `summary.md` below the output folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from results.plots import write_phase_plots, write_transfer_plots
-from results.published import published_rows
-from results.render import to_csv, to_latex, to_markdown
-from results.runs import TABLES_STAGE, Run, load_run
-from results.schema import Row
+import pandas as pd
+
+from results.latex import to_latex
+from results.plots import write_plots
+from results.published import BIBLIOGRAPHY, published_rows
+from results.render import to_csv, to_html, to_markdown
+from results.runs import Measurements, read_runs
 from results.summary import summary
 from results.table import Table
+from results.tables.ablation import ablation
+from results.tables.cost import cost
+from results.tables.methods import methods
 from results.tables.phases import hierarchy, phases
 from results.tables.probes import probes
 from results.tables.regions import regions
-from results.tables.transfer import transfer, transfer_pairs
+from results.tables.transfer import transfer
 from results.tables.zero_shot import zero_shot
 from sohes.errors import ConfigError, SohesError, unknown_name
-from sohes.files import write_text
-from sohes.help import help_page
+from sohes.files import atomic_path, write_text
+from sohes.help import add_tables_options, expand_runs, help_page
+
+_VERDICTS = 40  # that are printed
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the summary page, all files with it first, and the verdict sentences."""
+    """What was written: the summary page and all files with it first, verdicts, and a sentence for all left out."""
 
     summary: Path
     files: tuple[Path, ...]
     verdicts: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
-TABLES: dict[str, Callable[[Sequence[Run], Sequence[Row]], Table]] = {
-    "phases": lambda runs, published: phases(runs),
+TABLES: dict[str, Callable[[Measurements, pd.DataFrame], Table]] = {
+    "methods": methods,
+    "phases": phases,
     "zero_shot": zero_shot,
-    "hierarchy": lambda runs, published: hierarchy(runs),
+    "hierarchy": hierarchy,
     "transfer": transfer,
     "probes": probes,
     "regions": regions,
+    "ablation": ablation,
+    "cost": cost,
 }
 
 
-def aggregate(folders: Sequence[Path], out: Path, *, tables: Sequence[str] = tuple(TABLES)) -> Written:
+def aggregate(
+    folders: Sequence[Path],
+    out: Path,
+    *,
+    tables: Sequence[str] = tuple(TABLES),
+    methods: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+) -> Written:
     """Read run folders and write tables, plots and the summary below `out`.
 
     Args:
         tables: names of the tables wanted; one without a number says so in its verdict.
+        methods: of the rows wanted, measured and cited ones; none for all.
+        datasets: likewise.
 
     Raises:
-        DataError: a folder without records, or a record that cannot be read or breaks the schema.
-        ConfigError: an unknown table.
+        DataError: no record that can be read.
+        ConfigError: an unknown table, method or data set.
     """
-    if unknown := [name for name in tables if name not in TABLES]:
-        raise ConfigError(unknown_name("table", unknown[0], TABLES))
-    runs = [load_run(folder) for folder in folders]
-    published = published_rows()
-    built = [TABLES[name](runs, published) for name in tables]
-    measured = [row for run in runs for row in run.rows]
-    plots = write_phase_plots(runs, published, out / "plots") if "phases" in tables else []
-    plots += write_transfer_plots(transfer_pairs(runs), out / "plots") if "transfer" in tables else []
+    for name in tables:
+        if name not in TABLES:
+            raise ConfigError(unknown_name("table", name, TABLES))
+    found, published = chosen(read_runs(folders), published_rows(), methods, datasets)
+    built = [TABLES[name](found, published) for name in tables]
+    plots, problems = write_plots(found, published, out / "plots")
     files = {
-        out / "summary.md": summary(runs, built, plots, out),
-        out / "tables" / "measured.csv": to_csv(measured),  # every measured number, also those no table shows
+        out / "summary.md": summary(found, built, plots, problems, out),
+        out / "tables" / "measured.csv.gz": found.frame,  # every measured number, also those no table shows
+        out / "tables" / BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_text(encoding="utf-8"),
     }
     for table in built:
-        files[out / "tables" / f"{table.name}.csv"] = to_csv(table.rows)
-        files[out / "tables" / f"{table.name}.md"] = to_markdown(table)
-        files[out / "tables" / f"{table.name}.tex"] = to_latex(table)
+        files |= {
+            out / "tables" / f"{table.name}.csv": to_csv(table.frame),
+            out / "tables" / f"{table.name}.md": to_markdown(table),
+            out / "tables" / f"{table.name}.tex": to_latex(table),
+            out / "tables" / f"{table.name}.html": to_html(table),
+        }
     for path, text in files.items():
-        write_text(path, text)
+        if isinstance(text, str):
+            write_text(path, text)
+        else:
+            _write_compressed(path, text)
     verdicts = [verdict for table in built for verdict in table.verdicts]
-    verdicts += [f"{stage} did not finish: {why}" for run in runs for stage, why in run.unfinished.items()]
-    return Written(out / "summary.md", (*files, *plots), tuple(verdicts))
+    verdicts += [f"{stage} did not finish: {why}" for run in found.runs for stage, why in run.unfinished.items()]
+    return Written(out / "summary.md", (*files, *plots), tuple(verdicts), (*found.problems, *problems))
+
+
+def _write_compressed(path: Path, frame: pd.DataFrame) -> None:
+    """A frame as compressed CSV; the same frame gives the same bytes."""
+    import gzip
+
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(gzip.compress(to_csv(frame).encode(), 5, mtime=0))
+
+
+def chosen(
+    found: Measurements, published: pd.DataFrame, methods: Sequence[str], datasets: Sequence[str]
+) -> tuple[Measurements, pd.DataFrame]:
+    """The rows of these methods (or of backbones that they trained) and data sets; all where none is named.
+
+    Raises:
+        ConfigError: a name that no row has.
+    """
+    frame = found.frame
+    for kind, names, columns in (("method", methods, ("method", "trained_by")), ("data set", datasets, ("dataset",))):
+        if names:
+            known = {name for rows in (frame, published) for column in columns for name in rows[column]} - {""}
+            for name in names:
+                if name not in known:
+                    raise ConfigError(unknown_name(kind, name, known))
+            frame, published = (_with_any(rows, columns, names) for rows in (frame, published))
+    return replace(found, frame=frame), published
+
+
+def _with_any(rows: pd.DataFrame, columns: Iterable[str], names: Sequence[str]) -> pd.DataFrame:
+    return rows[pd.concat([rows[column].isin(names) for column in columns], axis=1).any(axis=1)]
 
 
 def make_parser() -> argparse.ArgumentParser:
     """What the command takes."""
     page = help_page("python -m results.aggregate runs/sohes_full-demo --out tables/", __doc__ or "")
     parser = argparse.ArgumentParser(prog="python -m results.aggregate", **page)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="run folder, such as runs/demo")
-    parser.add_argument("--out", type=Path, help=f"output folder; default for one run: RUN_DIR/{TABLES_STAGE}")
-    parser.add_argument(
-        "--tables", nargs="+", default=list(TABLES), metavar="NAME", help=f"which of {', '.join(TABLES)}"
-    )
+    add_tables_options(parser)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; exit status 1 with one message for what a user can mend."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    if options.out is None and len(options.runs) > 1:
-        parser.error("several runs need --out DIR")
     try:
-        written = aggregate(options.runs, options.out or options.runs[0] / TABLES_STAGE, tables=options.tables)
+        return run(make_parser().parse_args(arguments))
     except SohesError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\n".join([*written.verdicts, "", *map(str, written.files)]))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write what the options ask for; print verdicts, files and what was left out."""
+    folders = expand_runs(options.runs)
+    if options.out is None and len(folders) > 1:
+        raise ConfigError("several runs need --out DIR")
+    written = aggregate(
+        folders,
+        options.out or folders[0] / "tables",
+        tables=options.tables or tuple(TABLES),
+        methods=options.methods,
+        datasets=options.datasets,
+    )
+    more = len(written.verdicts) - _VERDICTS
+    print("\n".join([*written.verdicts[:_VERDICTS], *([f"and {more} more verdicts"] if more > 0 else [])]))
+    print("\n".join(["", *map(str, written.files)]))
+    if written.problems:
+        print("\n".join(["", f"{len(written.problems)} left out:", *written.problems]))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,22 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from results.runs import Run, group_repeats
-from results.schema import DATA, Row, by_key
-from results.tables.transfer import Pair
-from results.words import data_of, one_decimal, title_of
-from sohes.plotting import CITED, INK, MUTED, START, TRAINED, save, style
+from results.runs import Measurements
+from results.table import by_data, data_title
+from results.words import one_decimal
+from sohes.plotting import CITED, INK, MUTED, save, style
 from sohes.plotting import PHASES as PHASE_COLOURS
 from sohes.records import PHASES
 
 CITED_BARS = ("SAM", "CutLER", "SOHES")
+PLOTS = 20  # at most
 MEASURED_TITLE = "Measured:"
 SIZES = {"mask_ar_1000": "all", "mask_ar_1000_s": "small", "mask_ar_1000_m": "medium", "mask_ar_1000_l": "large"}
 _PHASES = dict(zip(PHASES, ("labels (phase 1)", "phase 2", "phase 3"), strict=True))
 _COLOURS = dict(zip(_PHASES.values(), PHASE_COLOURS, strict=True))
 
 
-def plot_phases(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Path:
+def plot_phases(rows: pd.DataFrame, published: pd.DataFrame, path: Path) -> Path:
     """AR@1000 of each phase, overall and by object size, beside published seven-data-set means.
 
     Args:
@@ -40,7 +39,7 @@ def plot_phases(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Pa
     bars = pd.DataFrame(
         [
             {"size": SIZES[row.metric], "phase": _PHASES[row.arm], "value": row.value}
-            for row in rows
+            for row in rows.itertuples()
             if row.metric in SIZES and row.arm in PHASES
         ]
     )
@@ -63,9 +62,9 @@ def plot_phases(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Pa
         )
         _label_bars(own)
         own.set(xlabel="size of the annotated objects", ylabel="class-agnostic mask AR@1000 (%)")
-        runs = len(by_key(rows, "run"))
+        runs, first = rows["run"].nunique(), next(rows.itertuples())
         of_runs = f"; mean and standard deviation of {runs} runs" if runs > 1 else ""
-        title = f"{MEASURED_TITLE} {data_of(rows[0])}, {rows[0].n_images} images{of_runs}"
+        title = f"{MEASURED_TITLE} {data_title(first)}{of_runs}"
         own.set_title(textwrap.fill(title, 72))
         _legend(own, len(phases))
         highest = max(float(bars["value"].max()), _plot_cited(cited, published))
@@ -73,9 +72,9 @@ def plot_phases(rows: Sequence[Row], published: Sequence[Row], path: Path) -> Pa
         return save(figure, path)
 
 
-def _plot_cited(axes: Axes, published: Sequence[Row]) -> float:
+def _plot_cited(axes: Axes, published: pd.DataFrame) -> float:
     """Grey hatched bars of published means, a star where human masks stand behind one; returns the highest."""
-    means = [row for row in published if row.metric == "mask_ar_1000" and row.dataset == "mean of 7"]
+    means = [row for row in published.itertuples() if row.metric == "mask_ar_1000" and row.dataset == "mean of 7"]
     chosen = [next(row for row in means if row.method == method) for method in CITED_BARS]
     names = [row.method if row.supervision == "none" else f"{row.method}*" for row in chosen]
     frame = pd.DataFrame({"method": names, "value": [row.value for row in chosen]})
@@ -91,60 +90,16 @@ def _plot_cited(axes: Axes, published: Sequence[Row]) -> float:
     return float(frame["value"].max())
 
 
-def plot_transfer(pairs: Sequence[Pair], path: Path) -> Path:
-    """Start against trained backbone for every head and metric, the difference above each pair.
-
-    Args:
-        pairs: of one run and one method that trained backbones, both sides measured, in percent.
-        path: PNG to write.
-    """
-    names = [f"{title_of(pair.any.metric)}\n{textwrap.fill(pair.any.method, 16)}" for pair in pairs]
-    colours = {"start backbone": START, f"{pairs[0].trainer or 'trained'} backbone": TRAINED}
-    bars = pd.DataFrame(
-        [
-            {"name": name, "backbone": backbone, "value": row.value}
-            for name, pair in zip(names, pairs, strict=True)
-            for backbone, row in zip(colours, pair.rows, strict=True)
-        ]
-    )
-    top = max(float(bars["value"].max()), 1.0)
-    with style():
-        width = max(5.5, 1.5 * len(pairs) + 1.0)
-        figure = Figure(figsize=(width, 4.2), dpi=200, layout="constrained")
-        axes = figure.subplots()
-        sns.barplot(bars, x="name", y="value", hue="backbone", order=names, palette=colours, saturation=1, ax=axes)
-        _label_bars(axes)
-        for place, pair in enumerate(pairs):
-            height = max(row.value for row in pair.rows) + 0.075 * top
-            axes.text(place, height, f"{pair.gain:+.1f}", ha="center", va="bottom", weight="bold", color=INK)
-        axes.set(xlabel="", ylabel="%", ylim=(0, 1.32 * top))
-        data = " | ".join(dict.fromkeys(data_of(pair.any) for pair in pairs))
-        axes.set_title(textwrap.fill(f"{MEASURED_TITLE} {data}", round(10.5 * width)))
-        _legend(axes, 2)
-        return save(figure, path)
-
-
-def write_phase_plots(runs: Sequence[Run], published: Sequence[Row], folder: Path) -> list[Path]:
-    """One plot for each data set of a run, or of runs that repeat it; the paths written."""
-    groups: list[list[Row]] = []
-    for repeated in group_repeats(runs):
-        rows = [row for run in repeated for row in run.rows if row.metric in SIZES and row.arm in PHASES]
-        groups += by_key(rows, *DATA).values()
-    return [
-        plot_phases(group, published, folder / _name("phases", index, len(groups)))
-        for index, group in enumerate(groups)
-    ]
-
-
-def write_transfer_plots(pairs: Sequence[Pair], folder: Path) -> list[Path]:
-    """One plot for each run and each method that trained backbones in it, of pairs with both sides; the paths."""
-    groups: dict[tuple[str, str], list[Pair]] = {}
-    for pair in pairs:
-        if pair.gain is not None and pair.any.unit == "%":
-            groups.setdefault((pair.any.run, pair.trainer), []).append(pair)
-    return [
-        plot_transfer(own, folder / _name("transfer", index, len(groups))) for index, own in enumerate(groups.values())
-    ]
+def write_plots(found: Measurements, published: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
+    """Plots of phases and of transfer, at most PLOTS of them; the paths written, and what was left out."""
+    frame = found.frame
+    rows = frame[frame["metric"].isin(SIZES) & frame["arm"].isin(PHASES)]
+    groups = [own for data in by_data(rows) for _, own in data.groupby("group", sort=False)]
+    for index, own in enumerate(groups[:PLOTS]):
+        plot_phases(own, published, folder / _name("phases", index, len(groups)))
+    paths = [folder / _name("phases", index, len(groups)) for index in range(min(len(groups), PLOTS))]
+    left = len(groups) - PLOTS
+    return paths, [f"{left} plots of phases are left out: {PLOTS} are drawn"] if left > 0 else []
 
 
 def _name(stem: str, index: int, count: int) -> str:

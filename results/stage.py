@@ -13,27 +13,23 @@ from sohes.records import StageResult
 class TablesConfig:
     """Which tables; what is in them follows from the run's records."""
 
-    tables: NonEmpty[Literal["phases", "zero_shot", "hierarchy", "transfer", "probes", "regions"]] = (
-        "phases",
-        "zero_shot",
-        "hierarchy",
-        "transfer",
-        "probes",
-        "regions",
-    )
+    tables: NonEmpty[
+        Literal["methods", "phases", "zero_shot", "hierarchy", "transfer", "probes", "regions", "ablation", "cost"]
+    ] = ("methods", "phases", "zero_shot", "hierarchy", "transfer", "probes", "regions", "ablation", "cost")
     """Tables that are written, see `results.aggregate`."""
 
 
 def tables(config: TablesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Write tables, plots and summary.md below `out` from the records of the run folder `inputs["run"]`.
 
-    The notes are the verdict sentences: whether mask AR climbs, what the transfer heads gained, what is missing.
+    The notes are the verdict sentences (whether mask AR climbs, what heads gained, what is missing) and what was left
+    out.
 
     Raises:
-        DataError: no record in the run folder, or one that cannot be read.
+        DataError: no record in the run folder that can be read.
         ConfigError: an unknown table.
     """
     from results.aggregate import aggregate  # here: a launcher that reads the configuration needs no plots
 
     written = aggregate([inputs["run"]], out, tables=config.tables)
-    return StageResult(notes=written.verdicts, artefacts=written.files)
+    return StageResult(notes=(*written.verdicts, *written.problems), artefacts=written.files)

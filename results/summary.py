@@ -6,25 +6,44 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from results.render import to_markdown
-from results.runs import Run
-from results.schema import PAPER_SCALE, by_key
+from results.runs import Measurements, Run
+from results.schema import PAPER_SCALE
 from results.table import Table
 
+_VERDICTS, _PROBLEMS, _RUNS, _NOTES = 60, 200, 20, 100  # that the page has room for
 PICTURES = (".png", ".jpg", ".svg")
 
 
-def summary(runs: Sequence[Run], tables: Sequence[Table], plots: Sequence[Path], out: Path) -> str:
-    """The page as Markdown; links are relative to `out`, the folder it will lie in."""
+def summary(
+    found: Measurements, tables: Sequence[Table], plots: Sequence[Path], problems: Sequence[str], out: Path
+) -> str:
+    """The page as Markdown; links are relative to `out`, the folder it will lie in.
+
+    Args:
+        problems: what the plots left out.
+    """
+    verdicts = [verdict for table in tables for verdict in table.verdicts]
     parts = [
         "# Results",
-        _origin(runs),
-        "\n".join(["## What the numbers say", "", *(f"- {verdict}" for table in tables for verdict in table.verdicts)]),
-        *(f"![{path.stem.replace('_', ' ')}]({_link(path, out)})" for path in plots),
+        _origin(found.runs),
+        _bounded("## What the numbers say", verdicts, _VERDICTS),
+        _bounded("## Left out", [*found.problems, *problems], _PROBLEMS),
+        *(f"![{path.stem.replace('_', ' ')}]({_link(path, out)})" for path in plots if path.suffix == ".png"),
         *(to_markdown(table) for table in tables),
-        *(_run_part(run, out) for run in runs),
+        *(_run_part(run, found.frame, out) for run in found.runs[:_RUNS]),
+        f"{len(found.runs) - _RUNS} more runs: see their records." if len(found.runs) > _RUNS else "",
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _bounded(heading: str, sentences: Sequence[str], most: int) -> str:
+    """A list under a heading, its first items where there are many; nothing where there is none."""
+    lines = [f"- {sentence}" for sentence in sentences[:most]]
+    lines += [f"- and {len(sentences) - most} more"] if len(sentences) > most else []
+    return "\n".join([heading, "", *lines]) if lines else ""
 
 
 def _origin(runs: Sequence[Run]) -> str:
@@ -35,20 +54,26 @@ def _origin(runs: Sequence[Run]) -> str:
     return text
 
 
-def _run_part(run: Run, out: Path) -> str:
-    parts = [f"## Run {run.name}", _unfinished(run), _provenance(run), _notes(run), _pictures(run, out)]
+def _run_part(run: Run, frame: pd.DataFrame, out: Path) -> str:
+    parts = [
+        f"## Run {run.name}",
+        _bounded("### Stages that did not finish", [f"{stage}: {why}" for stage, why in run.unfinished.items()], _RUNS),
+        _provenance(run, frame),
+        _bounded("### Notes of the stages", [f"{r.stage}: {note}" for r in run.records for note in r.notes], _NOTES),
+        _pictures(run, out),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _provenance(run: Run) -> str:
+def _provenance(run: Run, frame: pd.DataFrame) -> str:
     first = run.records[0]
     seeds = ", ".join(sorted({str(record.seed) for record in run.records}))
-    starts = by_key(run.rows, "backbone", "init", "supervision")
+    starts = frame.loc[frame["run"] == run.name, ["backbone", "init", "supervision"]].drop_duplicates()
     lines = [
         f"Recipe {first.recipe}, scale {first.scale}, seed {seeds}.",
         *(
             f"Backbone {backbone}; weights: {init}" + (f"; supervision: {given}." if given else ".")
-            for backbone, init, given in starts
+            for backbone, init, given in starts.itertuples(index=False)
         ),
         f"Versions: {', '.join(f'{name} {version}' for name, version in first.versions.items())}.",
     ]
@@ -63,16 +88,6 @@ def _provenance(run: Run) -> str:
     return "### Provenance\n\n" + "\n".join(f"- {line}" for line in lines) + "\n\n" + "\n".join(table)
 
 
-def _unfinished(run: Run) -> str:
-    lines = [f"- {stage}: {why}" for stage, why in run.unfinished.items()]
-    return "\n".join(["### Stages that did not finish", "", *lines]) if lines else ""
-
-
-def _notes(run: Run) -> str:
-    notes = [f"- {record.stage}: {note}" for record in run.records for note in record.notes]
-    return "\n".join(["### Notes of the stages", "", *notes]) if notes else ""
-
-
 def _pictures(run: Run, out: Path) -> str:
     paths = [
         run.folder / record.stage / name
@@ -80,8 +95,8 @@ def _pictures(run: Run, out: Path) -> str:
         for name in record.artefacts
         if name.endswith(PICTURES)
     ]
-    links = [f"- [{path.relative_to(run.folder)}]({_link(path, out)})" for path in paths]
-    return "\n".join(["### Pictures of the stages", "", *links]) if links else ""
+    links = [f"[{path.relative_to(run.folder)}]({_link(path, out)})" for path in paths]
+    return _bounded("### Pictures of the stages", links, _NOTES)
 
 
 def wall_time(seconds: float) -> str:

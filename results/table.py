@@ -1,110 +1,243 @@
-"""A table: blocks of lines, each block wholly measured or wholly cited; numbers stay numbers until rendered."""
+"""A table: blocks of lines, one a method; numbers stay numbers beside their words until rendered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from statistics import mean, stdev
+from typing import Any
 
-from results.runs import Run, group_repeats
-from results.schema import DATA, MEASURED, Row, by_key, find
-from results.words import data_of, source_of, supervision_notes, title_of
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from results.schema import CITED, DATA, MEASURED
+from results.words import (
+    DASH,
+    SEEDS_NOTE,
+    data_of,
+    method_of,
+    number_of,
+    source_of,
+    supervision_class,
+    supervision_notes,
+    title_of,
+)
 from sohes.errors import DataError
 
-
-@dataclass(frozen=True)
-class Mean:
-    """Of several runs that differ in their seed alone."""
-
-    value: float
-    deviation: float  # of a sample (n - 1)
-
-
-# a row stands for its number, a decimal for a difference of printed digits, None for what was not measured
-Cell = Row | Mean | Decimal | float | int | str | None
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line: `row` is one of those it is made of, and names the method in its first cell."""
-
-    row: Row
-    cells: tuple[Cell, ...]  # between the method and the source
-    source: str
+BEST, SECOND = "best", "second"
+SEEDS = "Seeds"
+_SOURCES = 4  # of a line that are named
+_CSS = {BEST: "font-weight: bold", SECOND: "text-decoration: underline", "": ""}
+_LATEX = {BEST: "textbf: --rwrap", SECOND: "underline: --rwrap", "": ""}
+_SAME = (  # of numbers that are averaged
+    *("kind", "scale", "group", "method", "arm", "backbone", "init", "trained_by", "supervision"),
+    *("dataset", "split", "n_images", "of_images", "protocol", "metric", "unit"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Lines under one header, all measured or all cited.
+    """Lines under one header.
+
+    Attributes:
+        lines: what is read, as text: columns of words, the method first, then columns of numbers, then the seeds.
+        values: the numbers, NaN where nothing was measured; the index of `lines`, and its columns of numbers.
+        facts: of each line `cited` (bool), `supervision` (a class of `supervision_class`), `bibkey` and `source`.
+        ranked: columns of numbers whose best and second best are marked.
+        lower: those of them where less is better.
+        notes: sentences below the lines.
 
     Raises:
-        DataError: on construction, when measured and cited rows are mixed, or a line is not as long as the header.
+        DataError: on construction, when cited lines do not all stand before measured ones.
     """
 
     heading: str
-    header: tuple[str, ...]  # the method's title first, the source's last
-    lines: tuple[Line, ...]
+    lines: pd.DataFrame
+    values: pd.DataFrame
+    facts: pd.DataFrame
+    ranked: tuple[str, ...] = ()
+    lower: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        rows = [row for line in self.lines for row in (line.row, *line.cells) if isinstance(row, Row)]
-        if len({row.kind for row in rows}) > 1:
-            raise DataError(f"table block '{self.heading}': measured and cited rows in one block")
-        for line in self.lines:
-            if len(line.cells) + 2 != len(self.header):
-                raise DataError(
-                    f"table block '{self.heading}': {len(line.cells) + 2} cells under {len(self.header)} titles"
-                )
+        if not self.facts["cited"].is_monotonic_decreasing:
+            raise DataError(f"table block '{self.heading}': a cited line below a measured one")
 
     @property
-    def measured(self) -> bool:
-        """Whether this project measured its numbers."""
-        return any(line.row.kind == MEASURED for line in self.lines)
+    def words(self) -> list[str]:
+        """The columns of words."""
+        return [str(name) for name in self.lines if name not in self.values and name != SEEDS]
+
+    @property
+    def rule(self) -> int:
+        """How many lines stand above the rule between cited and measured ones; 0 where all are of one kind."""
+        cited = int(self.facts["cited"].sum())
+        return cited if cited < len(self.lines) else 0
+
+    def marks(self) -> pd.DataFrame:
+        """BEST and SECOND of the printed numbers within each class of supervision, "" elsewhere; shaped as `lines`."""
+        marks = pd.DataFrame("", index=self.lines.index, columns=self.lines.columns)
+        for name in self.ranked:
+            printed = pd.to_numeric(self.lines[name].str.split(" ").str[0], errors="coerce").where(
+                self.values[name].notna()
+            )
+            places = printed.groupby(self.facts["supervision"]).rank(method="dense", ascending=name in self.lower)
+            several = printed.groupby(self.facts["supervision"]).transform("nunique") > 1
+            marks.loc[several & (places == 1), name] = BEST
+            marks.loc[several & (places == 2), name] = SECOND
+        return marks
+
+    def styler(self) -> Styler:
+        """The lines for HTML, with best bold and second best underlined."""
+        return styled(self.lines, self.marks()).format(escape="html").format_index(escape="html", axis=1)
+
+
+def styled(lines: pd.DataFrame, marks: pd.DataFrame, *, latex: bool = False) -> Styler:
+    """Lines with their marks as CSS, or as commands of LaTeX."""
+    css = marks.map((_LATEX if latex else _CSS).__getitem__)
+    return lines.style.apply(lambda _: css, axis=None).hide(axis="index")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table in all its forms: `rows` for the CSV (one row one number), `blocks` for reading."""
+    """A table in all its forms: `frame` for the CSV (one row one number), `blocks` for reading."""
 
     name: str
     title: str
-    rows: tuple[Row, ...]
+    frame: pd.DataFrame
     blocks: tuple[Block, ...]
     verdicts: tuple[str, ...] = ()
 
 
-def method_block(heading: str, rows: Sequence[Row], metrics: Sequence[str], *notes: str) -> Block:
-    """Measured rows on one data set, one line a method; of several runs mean and deviation."""
+def averaged(measured: pd.DataFrame, *apart: str) -> pd.DataFrame:
+    """One row for each number of runs that differ in their seed alone: `value` is the mean, `sd` that of a sample.
+
+    A number of one run alone keeps its own deviation. Rows that differ in the columns `apart` are not averaged.
+    """
+    if measured.empty:
+        return measured
+    names = [*_SAME, *apart]
+    found = measured.groupby(names, sort=False, dropna=False)["value"].agg(["mean", "std", "count"])
+    rows = measured.drop_duplicates(names).copy()
+    several = found["count"].to_numpy() > 1
+    rows.loc[several, "value"] = found["mean"].to_numpy()[several]
+    rows.loc[several, "sd"] = found["std"].to_numpy()[several]
+    rows.loc[several, "n_seeds"] = found["count"].to_numpy()[several]
+    rows.loc[several, "seed"] = pd.NA
+    rows.loc[several, "run"] = rows.loc[several, "group"]
+    more = pd.Series(found["count"].to_numpy() - 1, index=rows.index)[several].astype(str)
+    rows.loc[several, "source"] = rows.loc[several, "source"] + " and " + more + " more"
+    return rows
+
+
+def named(rows: pd.DataFrame) -> pd.Series[str]:
+    """The method of each row in words, with the group of its runs where several groups have one of that name."""
+    names = pd.Series([method_of(row) for row in rows.itertuples()], index=rows.index, dtype=object)
+    same = [rows[name] for name in ("method", "backbone", "init", "arm", "trained_by", "scale")]
+    several = rows["group"].groupby(same).transform("nunique") > 1
+    return names.where(~several, names + " · " + rows["group"])
+
+
+def data_title(row: Any) -> str:
+    """What a block is measured on: "demo · scenes (val), not comparable, 24 images"."""
+    return data_of(row) if not pd.isna(row.of_images) else f"{data_of(row)}, {row.n_images} images"
+
+
+def by_data(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The rows of each scale, data set and number of images, in order of appearance."""
+    for _, own in rows.groupby(["scale", *DATA, "n_images"], sort=False, dropna=False):
+        yield own
+
+
+def method_blocks(rows: pd.DataFrame, metrics: Sequence[str], *notes: str, **marks: Sequence[str]) -> list[Block]:
+    """Blocks of averaged measured rows, one for each data set: one line a method, a column for each metric.
+
+    Args:
+        marks: `ranked` and `lower` of `make_block`, as metrics.
+    """
+    titles = {metric: title_of(metric) for metric in metrics}
+    return [
+        make_block(
+            f"Measured on {data_title(own.iloc[0])}",
+            own.assign(line=named(own), column=own["metric"].map(titles), name=named(own)),
+            words={"Method": "name", "Backbone": "backbone", "Start weights": "init"},
+            columns=[titles[metric] for metric in metrics if (own["metric"] == metric).any()],
+            notes=(*notes, *supervision_notes(own)),
+            **{name: [titles[metric] for metric in given] for name, given in marks.items()},
+        )
+        for own in by_data(rows)
+    ]
+
+
+def make_block(
+    heading: str,
+    rows: pd.DataFrame,
+    *,
+    words: Mapping[str, str],
+    columns: Sequence[str],
+    ranked: Sequence[str] | None = None,
+    lower: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Block:
+    """A block of averaged rows; cited lines come first, otherwise lines are in order of appearance.
+
+    A column of words that says the same of every line becomes a note.
+
+    Args:
+        rows: with two columns more than `schema.COLUMNS`: `line`, what the numbers of a line share, and `column`, the
+            title under which a number stands.
+        words: titles of the columns of words, and the columns of `rows` that hold them.
+        columns: titles of the columns of numbers, in order.
+        ranked: those of them whose best are marked; None for all.
+        lower: those where less is better.
+        notes: sentences.
+    """
+    rows = rows.sort_values("kind", key=lambda kind: kind == MEASURED, kind="stable")
+    rows = rows.drop_duplicates(["line", "column"])
+    first = rows.drop_duplicates("line").set_index("line")
+    values = rows.pivot(index="line", columns="column", values="value").reindex(
+        index=first.index, columns=list(columns)
+    )
+    printed = rows.assign(words=[number_of(row) for row in rows.itertuples()])
+    printed = printed.pivot(index="line", columns="column", values="words").reindex(
+        index=first.index, columns=list(columns)
+    )
+    lines = pd.DataFrame({title: first[name].replace("", DASH) for title, name in words.items()})
+    said = [title for title in list(words)[1:] if lines[title].nunique() == 1]
+    notes = [*notes, *(f"{title}: {lines[title].iloc[0]}." for title in said if lines[title].iloc[0] != DASH)]
+    lines = pd.concat([lines.drop(columns=said), printed.astype(object).fillna(DASH)], axis=1)
+    if (first["kind"] == MEASURED).any():
+        seeds = (
+            rows.assign(n=rows["n_seeds"].fillna(1).astype(int)).groupby("line", sort=False)["n"].agg(["min", "max"])
+        )
+        texts = [str(low) if low == high else f"{low}{DASH}{high}" for low, high in seeds.itertuples(index=False)]
+        lines[SEEDS] = pd.Series(texts, index=seeds.index).where(first["kind"] == MEASURED, DASH)
+        notes = [*notes, *([SEEDS_NOTE] if (seeds["max"] > 1).any() else [])]
+    facts = pd.DataFrame(
+        {
+            "cited": first["kind"] == CITED,
+            "supervision": first["supervision"].map(supervision_class),
+            "bibkey": first["bibkey"],
+            "source": rows.assign(words=list(map(source_of, rows.itertuples())))
+            .groupby("line", sort=False)["words"]
+            .agg(_joined),
+        }
+    )
+    for frame in (lines, values, facts):
+        frame.index, frame.columns.name = pd.RangeIndex(len(first)), None
     return Block(
-        heading=f"Measured · {heading} · {data_of(rows[0])}",
-        header=("Method", *map(title_of, metrics), "Images", "Source"),
-        lines=tuple(
-            Line(own[0], (*(_cell(own, metric, rows) for metric in metrics), own[0].n_images), source_of(own))
-            for own in by_key(rows, "method").values()
-        ),
-        notes=(*notes, *supervision_notes(rows)),
+        heading=heading,
+        lines=lines,
+        values=values,
+        facts=facts,
+        ranked=tuple(name for name in columns if ranked is None or name in ranked),
+        lower=frozenset(lower),
+        notes=tuple(notes),
     )
 
 
-def _cell(own: Sequence[Row], metric: str, rows: Sequence[Row]) -> Row | Mean | None:
-    """A method's number of one run; of several, their mean, or nothing if one of the runs lacks it."""
-    runs = by_key(rows, "run")
-    if len(runs) == 1:
-        return find(own, metric)
-    found = [find(group, metric) for group in by_key(own, "run").values()]
-    values = [row.value for row in found if row is not None]
-    return Mean(mean(values), stdev(values)) if len(values) == len(runs) else None
-
-
-def repeats_blocks(runs: Sequence[Run], rows: Sequence[Row], metrics: Sequence[str]) -> list[Block]:
-    """A block of means for each group of runs that differ in their seed alone, and each of their data sets."""
-    blocks = []
-    for group in group_repeats(runs):
-        seeds = {run.name: str(run.records[0].seed) for run in group}
-        if len(group) > 1:
-            heading = f"{len(group)} runs, seeds {', '.join(seeds.values())}"
-            note = "Mean ± standard deviation over the runs, which differ in their seed alone."
-            by_data = by_key((row for row in rows if row.run in seeds), *DATA)
-            blocks += [method_block(heading, own, metrics, note) for own in by_data.values()]
-    return blocks
+def _joined(sources: pd.Series[str]) -> str:
+    distinct = [source.removeprefix(f"{MEASURED}: ") for source in dict.fromkeys(sources)]
+    words = "; ".join(distinct[:_SOURCES]) + (
+        f" and {len(distinct) - _SOURCES} more records" if len(distinct) > _SOURCES else ""
+    )
+    return f"{MEASURED}: {words}" if sources.iloc[0].startswith(MEASURED) else words

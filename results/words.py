@@ -1,16 +1,20 @@
 """Facts in words, for tables, verdicts and plots.
 
 Here alone a measured row gets its dagger and its scale ("SOHES phase 3 †demo"), and its data the scale in front and a
-"not comparable" behind ("demo · scenes (val), not comparable"); a cited row gets neither.
+"not comparable" behind ("demo · scenes (val), not comparable"); a cited row gets neither. A `row` is one of
+`DataFrame.itertuples`.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
 
-from results.schema import MEASURED, PAPER_SCALE, Row, by_key
+import pandas as pd
+
+from results.schema import MEASURED, PAPER_SCALE, POINTS
 from sohes.records import describe_data
 
 DASH = "\N{EN DASH}"
@@ -22,6 +26,13 @@ METRIC_TITLES = {
     "mask_ar_1000_m": "AR M",
     "mask_ar_1000_l": "AR L",
     "mask_ap": "mask AP",
+    "acc_top1": "top-1 accuracy",
+    "acc_top1_linear": "linear top-1 accuracy",
+    "miou": "mIoU as printed",
+    "miou_finetuned": "fine-tuned mIoU",
+    "miou_image_object_8_segments": "object mIoU per image, 8 segments",
+    "miou_image_part_16_segments": "part mIoU per image, 16 segments",
+    "miou_object": "object mIoU",
     "mask_ap50": "mask AP50",
     "mask_ap75": "mask AP75",
     "box_ap": "box AP",
@@ -54,10 +65,16 @@ METRIC_TITLES = {
     "region_pri_ois": "PRI OIS",
     "region_vi_ods": "VI ODS",
     "region_vi_ois": "VI OIS",
+    "cost_parameters": "parameters (M)",
+    "cost_gflops": "GFLOPs",
+    "cost_images_per_s": "images/s",
+    "cost_memory": "memory (GB)",
+    "cost_hours": "hours",
     "segment_covering_ods": "covering of objects ODS",
     "segment_covering_ois": "covering of objects OIS",
     "segment_covering_best": "covering of objects best",
 }
+_PLACES = {"bits": "0.01", "h": "0.01"}
 _PATTERNS = {  # of metrics with a number in their name
     r"mask_ar_(\d+)": "AR@{}",
     r"mask_recall_iou(\d+)": "recall at IoU 0.{}",
@@ -74,6 +91,8 @@ def title_of(metric: str) -> str:
     """
     if title := METRIC_TITLES.get(metric):
         return title
+    if metric.endswith("_difference"):
+        return f"Δ {title_of(metric.removesuffix('_difference'))}"
     for end, words in _ENDS.items():
         if metric.endswith(end):
             return f"{title_of(metric.removesuffix(end))}, {words}"
@@ -84,21 +103,28 @@ def title_of(metric: str) -> str:
 
 
 def one_decimal(value: float) -> Decimal:
-    """The value as tables print it, halves away from zero; verdicts are judged on these digits.
+    """The value as tables print it, halves away from zero.
 
     >>> one_decimal(25.25)
     Decimal('25.3')
     """
-    return Decimal(repr(value)).quantize(Decimal("0.1"), ROUND_HALF_UP)
+    return _rounded(value, "0.1")
 
 
-def number_of(row: Row) -> str:
-    """A cited number as printed, a measured one to one decimal (bits to two), with its deviation over seeds, if any."""
+def number_of(row: Any) -> str:
+    """A cited number as printed, a measured one to one decimal (bits and hours to two), with its deviation.
 
-    def rounded(value: float) -> str:
-        return f"{value:.2f}" if row.unit == "bits" else str(one_decimal(value))
+    A difference, in points, has a sign.
+    """
+    if row.printed:
+        return str(row.printed)
+    places = _PLACES.get(row.unit, "0.1")
+    text = f"{_rounded(row.value, places):{'+' if row.unit == POINTS else ''}}"
+    return text if math.isnan(row.sd) else f"{text} ± {_rounded(row.sd, places)}"
 
-    return row.printed or rounded(row.value) + ("" if row.sd is None else f" ± {rounded(row.sd)}")
+
+def _rounded(value: float, places: str) -> Decimal:
+    return Decimal(repr(float(value))).quantize(Decimal(places), ROUND_HALF_UP)
 
 
 def marker(scale: str) -> str:
@@ -106,25 +132,27 @@ def marker(scale: str) -> str:
     return DAGGER + _label(scale)
 
 
-def method_of(row: Row) -> str:
+def method_of(row: Any) -> str:
     """The method, of a measured row with its marker."""
-    return f"{row.method} {marker(row.scale)}" if row.kind == MEASURED else row.method
+    return f"{row.method} {marker(row.scale)}" if row.kind == MEASURED else str(row.method)
 
 
-def data_of(row: Row) -> str:
+def data_of(row: Any) -> str:
     """On what it was measured; for a measured row with the scale before it, and behind it whether it is comparable."""
-    words = describe_data(row.dataset, row.split, row.n_images, row.of_images)
+    words = bare_data_of(row)
     if row.kind != MEASURED:
         return words
     return f"{_label(row.scale)} · {words}" + ("" if row.comparable else ", not comparable")
 
 
-def source_of(rows: Iterable[Row]) -> str:
-    """Where the numbers of a line come from: their records, or the one publication."""
-    rows = list(rows)
-    if rows[0].kind != MEASURED:
-        return rows[0].source
-    return f"{MEASURED}: {'; '.join(dict.fromkeys(f'{row.source} @{row.commit}' for row in rows))}"
+def bare_data_of(row: Any) -> str:
+    """Data set, split, and which part of it, where it was a part."""
+    return describe_data(row.dataset, row.split, row.n_images, None if pd.isna(row.of_images) else row.of_images)
+
+
+def source_of(row: Any) -> str:
+    """Where a number comes from: its record and commit, or the publication."""
+    return f"{MEASURED}: {row.source} @{row.commit}" if row.kind == MEASURED else str(row.source)
 
 
 def _label(scale: str) -> str:
@@ -132,24 +160,44 @@ def _label(scale: str) -> str:
     return "ours" if scale == PAPER_SCALE else scale
 
 
-def supervision_notes(measured: Iterable[Row]) -> tuple[str, ...]:
-    """What people gave to measured rows: one note for each start of theirs."""
-    stated = dict.fromkeys((row.init, row.supervision) for row in measured if row.supervision)
-    return tuple(f"Supervision behind rows that start from {init}: {words}." for init, words in stated)
+def supervision_class(words: str) -> str:
+    """What people gave, in one word: "none", "refiner" (of pseudo-labels, trained on masks), "labels", "masks".
+
+    Tables mark the best within each class. An en dash where nothing is stated.
+
+    >>> supervision_class("none (linear probe uses labels)"), supervision_class("image labels, masks (probable)")
+    ('none', 'masks')
+    """
+    if "refiner" in words:
+        return "refiner"
+    if words.startswith("none") and "mask" not in words:
+        return "none"
+    for word in ("mask", "label", "text"):
+        if word in words:
+            return word if word == "text" else f"{word}s"
+    return DASH
 
 
-def seed_notes(measured: Iterable[Row]) -> tuple[str, ...]:
-    """What ± means behind measured rows: one note for each number of seeds."""
-    numbers = dict.fromkeys(row.n_seeds for row in measured if row.n_seeds)
-    return tuple(f"Mean ± standard deviation over {number} seeds, where a number depends on one." for number in numbers)
+def supervision_notes(rows: pd.DataFrame) -> tuple[str, ...]:
+    """What people gave: a note for each start of measured rows, and one for each kind of supervision of cited ones."""
+    measured = rows[(rows["kind"] == MEASURED) & (rows["supervision"] != "")]
+    stated = dict.fromkeys(zip(measured["init"], measured["supervision"], strict=True))
+    cited = rows[rows["kind"] != MEASURED].groupby("supervision", sort=False)["method"].unique()
+    return (
+        *(f"Supervision of {', '.join(names)}: {words}." for words, names in cited.items()),
+        *(f"Supervision behind rows that start from {init}: {words}." for init, words in stated),
+    )
 
 
-def separation_notes(measured: Sequence[Row]) -> tuple[str, ...]:
+def separation_notes(measured: pd.DataFrame) -> tuple[str, ...]:
     """One note for each marker in a table: what it means."""
     return tuple(
         f"{marker(scale)}: measured by this project at scale '{scale}', on its own data; not a published result and "
         "not to be compared with one."
         if scale != PAPER_SCALE
         else f"{marker(scale)}: measured by this project at paper scale; not a published result."
-        for (scale,) in by_key(measured, "scale")
+        for scale in dict.fromkeys(measured["scale"])
     )
+
+
+SEEDS_NOTE = "Mean ± standard deviation over runs that differ in their seed alone; their number under Seeds."

@@ -33,7 +33,16 @@ from sohes.configuration import config_class, load_function
 from sohes.engine.stopping import Stopped, StopSignals
 from sohes.errors import DataError, SohesError
 from sohes.files import write_text
-from sohes.records import Record, StageResult, commit, content_hash, hardware, versions, write_record
+from sohes.records import (
+    Record,
+    StageResult,
+    commit,
+    content_hash,
+    hardware,
+    peak_memory_gb,
+    versions,
+    write_record,
+)
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -182,6 +191,7 @@ class Job:
             measurements=result.measurements,
             notes=result.notes,
             artefacts=[os.path.relpath(folder.path / path, folder.path) for path in result.artefacts],
+            cost={"memory": round(peak_memory_gb(), 3), **result.cost},
         )
 
     def _failed(self, folder: StageFolder, attempt: Attempt | None, error: Exception) -> None:

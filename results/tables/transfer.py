@@ -1,166 +1,136 @@
-"""What downstream heads gain from a trained backbone, with published anchors of the same recipes."""
+"""What a trained backbone is worth under downstream heads and frozen probes, each against the backbone it began as."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from collections.abc import Callable
+from typing import Any
 
-from results.runs import Run
-from results.schema import DATA, Row, by_key, find, is_probe
-from results.table import Block, Line, Table
-from results.words import data_of, method_of, number_of, one_decimal, separation_notes, source_of, title_of
+import pandas as pd
+
+from results.runs import Measurements
+from results.schema import DATA, POINTS, is_probe
+from results.table import Block, Table, averaged, by_data, data_title, make_block
+from results.verdicts import paired_difference
+from results.words import data_of, marker, one_decimal, supervision_class, supervision_notes, title_of
 from sohes.records import START, TRAINED
 
 ANCHOR_RECIPES = ("UperNet 160k, crop 512", "Mask R-CNN 1x", "Mask R-CNN 3x+MS")
 ANCHOR_METRICS = ("miou_dataset", "box_ap", "mask_ap")
+_TEST = ["method", "protocol", *DATA, "n_images", "metric"]  # what the numbers of two backbones have in common
+_RANK = {START: 0, TRAINED: 1, "": 2}
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One metric under one head with the start backbone and with the one that a method trained from it."""
-
-    start: Row | None
-    trained: Row | None
-
-    @property
-    def any(self) -> Row:
-        """Either row: what both have in common."""
-        return self.rows[-1]
-
-    @property
-    def rows(self) -> list[Row]:
-        """The rows that were measured, start first."""
-        return [row for row in (self.start, self.trained) if row is not None]
-
-    @property
-    def trainer(self) -> str:
-        """The method that trained the backbone, empty where it was not measured."""
-        return self.trained.trained_by if self.trained else ""
-
-    @property
-    def gain(self) -> Decimal | None:
-        """Trained minus start, in the metric's unit, from the printed digits; None unless both were measured."""
-        if self.start is None or self.trained is None:
-            return None
-        return one_decimal(self.trained.value) - one_decimal(self.start.value)
-
-
-def transfer_pairs(runs: Sequence[Run]) -> list[Pair]:
-    """Start against trained backbone, one pair per run, head, data, metric and method that trained one."""
-    return paired([row for run in runs for row in run.rows if not is_probe(row)])
-
-
-def paired(rows: Sequence[Row]) -> list[Pair]:
-    """The rows of both arms, one pair per run, method, protocol, data, metric and method that trained a backbone."""
-    rows = [row for row in rows if row.arm in (START, TRAINED)]
-    pairs = []
-    for (*_, metric), group in by_key(rows, "run", "method", "protocol", *DATA, "metric").items():
-        start = find((row for row in group if row.arm == START), metric)
-        trained = by_key((row for row in group if row.arm == TRAINED), "trained_by")
-        pairs += [Pair(start, find(own, metric)) for own in trained.values()] or [Pair(start, None)]
-    return pairs
-
-
-def transfer(runs: Sequence[Run], published: Sequence[Row]) -> Table:
+def transfer(found: Measurements, published: pd.DataFrame) -> Table:
     """What a downstream head gains from a trained backbone, with published anchors of the same recipes."""
-    pairs = transfer_pairs(runs)
-    anchors = [row for row in published if row.method in ANCHOR_RECIPES and row.metric in ANCHOR_METRICS]
-    measured = dict.fromkeys(row for pair in pairs for row in pair.rows)
-    trainers = [name for name in dict.fromkeys(pair.trainer for pair in pairs) if name]
-    only = trainers[0] if len(trainers) == 1 else ""
-    blocks: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        blocks.setdefault(pair.trainer or only, []).append(pair)
+    frame = found.frame[found.frame["arm"].isin((START, TRAINED)) & ~is_probe(found.frame)]
+    anchors = published[published["method"].isin(ANCHOR_RECIPES) & published["metric"].isin(ANCHOR_METRICS)]
+    rows, gains = averaged(frame), averaged(differences(frame))
+    blocks = [
+        backbones_block(
+            own, gains, f"{method}, measured on {data_title(own.iloc[0])}", lambda row: title_of(row.metric)
+        )
+        for data in by_data(rows)
+        for method, own in data.groupby("method", sort=False)
+    ]
     return Table(
         name="transfer",
-        title=f"Downstream heads: start backbone against {_backbone(' and '.join(trainers))}",
-        rows=(*measured, *(gain_row(pair) for pair in pairs if pair.gain is not None), *anchors),
-        blocks=(*(_pair_block(own, trainer) for trainer, own in blocks.items()), _anchor_block(anchors)),
-        verdicts=tuple(map(_pair_verdict, pairs)) or ("Downstream heads were not measured",),
+        title="Downstream heads: trained backbones against their start",
+        frame=pd.concat([rows, gains, anchors]),
+        blocks=(*blocks, *([_anchor_block(anchors)] if len(anchors) else [])),
+        verdicts=gain_verdicts(frame) or ("Downstream heads were not measured",),
     )
 
 
-def _backbone(trainer: str) -> str:
-    return f"{trainer or 'trained'} backbone"
+def differences(frame: pd.DataFrame) -> pd.DataFrame:
+    """Trained minus start backbone of each run, head or probe, data and metric, as rows in points."""
+    pairs = _paired(frame)
+    return pairs.assign(
+        value=pairs["value"] - pairs["value_start"],
+        sd=float("nan"),
+        n_seeds=pd.array([pd.NA] * len(pairs), dtype="Int64"),
+        unit=pairs["unit"].where(pairs["unit"] != "%", POINTS),
+        metric=pairs["metric"] + "_difference",
+        source=pairs["source"] + " minus " + pairs["source_start"],
+    )[list(frame.columns)]
 
 
-def _pair_block(pairs: Sequence[Pair], trainer: str) -> Block:
-    return Block(
-        heading="Measured by this project · not published numbers",
-        header=("Head", "Metric", "Unit", "Start", trainer or "Trained", "Difference", "Images", "Data", "Source"),
-        lines=tuple(
-            Line(
-                pair.any,
-                (
-                    title_of(pair.any.metric),
-                    pair.any.unit,
-                    pair.start,
-                    pair.trained,
-                    pair.gain,
-                    pair.any.n_images,
-                    data_of(pair.any),
-                ),
-                source_of(pair.rows),
-            )
-            for pair in pairs
-        ),
-        notes=(
-            *_weights_notes("Start", (pair.start for pair in pairs)),
-            *_weights_notes(trainer or "Trained", (pair.trained for pair in pairs)),
-            *separation_notes([pair.any for pair in pairs]),
-        ),
-    )
+def _paired(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of trained backbones with `value_start` and `source_start` of the same test in the same run."""
+    keys = ["run", *_TEST]
+    starts = frame[frame["arm"] == START].drop_duplicates(keys)
+    return frame[frame["arm"] == TRAINED].merge(starts[[*keys, "value", "source"]], on=keys, suffixes=("", "_start"))
 
 
-def _weights_notes(name: str, rows: Iterable[Row | None]) -> list[str]:
-    words = {
-        f"{row.backbone}, {row.init}" + (f"; supervision: {row.supervision}" if row.supervision else "")
-        for row in rows
-        if row is not None
+def backbones_block(rows: pd.DataFrame, gains: pd.DataFrame, heading: str, title: Callable[..., str]) -> Block:
+    """A line for each backbone, start first; beside each number how much it is above the start's.
+
+    Args:
+        rows: averaged, on one data set.
+        gains: averaged differences; those of other tests are left out.
+        title: of the column of a row.
+    """
+    tests = rows.drop_duplicates(_TEST)
+    titles = {
+        test: title(row) for test, row in zip(tests[_TEST].itertuples(index=False), tests.itertuples(), strict=True)
     }
-    return [f"{name} backbone: {text}." for text in sorted(words)]
-
-
-def gain_row(pair: Pair) -> Row:
-    """The difference as a row of its own; its source names both records."""
-    assert pair.start is not None
-    assert pair.trained is not None
-    return replace(
-        pair.trained,
-        metric=f"{pair.trained.metric}_difference",
-        value=round(pair.trained.value - pair.start.value, 6),
-        sd=None,
-        n_seeds=None,
-        unit="points",
-        arm="",
-        init=f"{pair.trained.init} minus {pair.start.init}",
-        source=f"{pair.trained.source} minus {pair.start.source}",
+    gains = gains.assign(metric=gains["metric"].str.removesuffix("_difference"))
+    both = pd.concat([rows.assign(prefix=""), gains.assign(prefix="Δ ")])
+    both = both[both["scale"].isin(rows["scale"])]
+    columns = [titles.get(test) for test in both[_TEST].itertuples(index=False)]
+    both = both.assign(column=columns)[[column is not None for column in columns]]
+    both["column"] = both["prefix"] + both["column"]
+    both = both.sort_values("arm", key=lambda arm: arm.map(_RANK), kind="stable")
+    several = both["group"].nunique() > 1
+    both["name"] = [
+        f"{'start' if row.arm == START else row.trained_by if row.arm == TRAINED else row.init} {marker(row.scale)}"
+        + (f" · {row.group}" if several else "")
+        for row in both.itertuples()
+    ]
+    both["line"] = both["name"] + "\0" + both["backbone"] + "\0" + both["init"] + "\0" + both["arm"]
+    both["class"] = both["supervision"].map(supervision_class)
+    there = set(both["column"])
+    plain = list(dict.fromkeys(titles.values()))
+    return make_block(
+        heading,
+        both,
+        words={"Trained by": "name", "Backbone": "backbone", "Weights": "init", "Supervision": "class"},
+        columns=[name for plain_name in plain for name in (plain_name, f"Δ {plain_name}") if name in there],
+        ranked=plain,
+        notes=("Δ: trained minus start backbone of the same run.", *supervision_notes(rows)),
     )
 
 
-def _pair_verdict(pair: Pair) -> str:
-    name = f"{title_of(pair.any.metric)} under {method_of(pair.any)}"
-    if pair.start is None or pair.trained is None:
-        return f"{name}: measured with the {_backbone(pair.trainer) if pair.trained else 'start backbone'} only"
-    trail = f"{number_of(pair.start)} → {number_of(pair.trained)}"
-    gain, who = pair.gain or Decimal(0), _backbone(pair.trainer)
-    if gain == 0:
-        return f"{name}: the {who} changes nothing ({trail})"
-    return f"{name}: the {who} {'gains' if gain > 0 else 'LOSES'} {abs(gain):.1f} points ({trail})"
+def gain_verdicts(frame: pd.DataFrame) -> tuple[str, ...]:
+    """What each trained backbone gains, for each group of runs, head or probe, data and metric."""
+    verdicts = []
+    pairs = _paired(frame)
+    for _, own in pairs.groupby(["group", *_TEST, "trained_by"], dropna=False, sort=False):
+        gain = paired_difference(own["value"] - own["value_start"])
+        verdict = (
+            {1: " gains", 0: " is not shown to change anything", -1: " LOSES"}[gain.sign] if gain.seeds > 1 else ""
+        )
+        trail = " → ".join(str(one_decimal(own[name].mean())) for name in ("value_start", "value"))
+        row = next(own.itertuples())
+        verdicts.append(f"{_test(row)}: the {row.trained_by} backbone{verdict}, {trail} ({gain.words})")
+    keys = ["run", *_TEST]
+    matched = frame[keys].merge(pairs[keys].drop_duplicates(), how="left", indicator=True)["_merge"] == "both"
+    alone = frame[~matched.to_numpy()].drop_duplicates(["group", *_TEST])
+    return *verdicts, *(f"{_test(row)}: measured with the {row.arm} backbone only" for row in alone.itertuples())
 
 
-def _anchor_block(rows: Sequence[Row]) -> Block:
-    groups = by_key(rows, "method", "backbone", *DATA, "source").values()
-    return Block(
-        heading="Cited from publications: the same recipes at full size",
-        header=("Recipe", "Backbone / start weights", "Data", *map(title_of, ANCHOR_METRICS), "Source"),
-        lines=tuple(
-            Line(
-                group[0],
-                (group[0].backbone, data_of(group[0]), *(find(group, metric) for metric in ANCHOR_METRICS)),
-                source_of(group),
-            )
-            for group in groups
+def _test(row: Any) -> str:
+    return f"{title_of(row.metric)} under {row.method} on {data_of(row)}, {row.group}"
+
+
+def _anchor_block(rows: pd.DataFrame) -> Block:
+    return make_block(
+        "Cited from publications: the same recipes at full size",
+        rows.assign(
+            line=rows.groupby(["method", "backbone", *DATA, "source"], sort=False, dropna=False).ngroup(),
+            column=rows["metric"].map(title_of),
+            data=[data_of(row) for row in rows.itertuples()],
         ),
+        words={"Recipe": "method", "Backbone / start weights": "backbone", "Data": "data"},
+        columns=list(map(title_of, ANCHOR_METRICS)),
+        ranked=(),
     )

@@ -1,99 +1,105 @@
-"""Published zero-shot mask AR@1000, with this project's numbers in a block of their own."""
+"""Zero-shot mask AR@1000: published numbers, ours beside them where data and protocol are the same, else apart."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import mean
+import re
 
-from results.runs import Run
-from results.schema import DATA, MEASURED, Row, by_key, find
-from results.table import Block, Line, Table
-from results.words import data_of, separation_notes, source_of, supervision_notes
+import pandas as pd
+
+from results.runs import Measurements
+from results.table import Block, Table, averaged, data_title, make_block, named
+from results.words import separation_notes, supervision_class, supervision_notes, title_of
 
 DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
-CITED_METHODS = ("SAM", "FreeSOLO", "CutLER", "HASSOD", "SOHES", "UnSAM")
+CITED_METHODS = ("SAM", "FreeSOLO", "CutLER", "HASSOD", "SOHES", "UnSAM", "UnSAM+", "MoSA")
 METRIC = "mask_ar_1000"
-_COLUMN = ("scale", *DATA, "n_images")
+_WORDS = {"Method": "name", "Backbone": "backbone", "Training images": "train_data", "Supervision": "class"}
 
 
-def zero_shot(runs: Sequence[Run], published: Sequence[Row]) -> Table:
-    """Published mask AR@1000 on seven data sets; the runs' own numbers in a block of their own, with other columns."""
-    cited = [group for method in CITED_METHODS for group in _cited_groups(method, published)]
-    measured = [row for run in runs for row in run.rows if row.metric == METRIC]
-    blocks = [_cited_block(cited)]
-    if measured:
-        blocks.append(_own_block(measured))
+def zero_shot(found: Measurements, published: pd.DataFrame) -> Table:
+    """Published mask AR@1000 on seven data sets with the runs' comparable numbers, and the others by data set."""
+    cited = _cited(published)
+    rows = averaged(found.frame[found.frame["metric"] == METRIC])
+    rows = rows.assign(line=rows["group"] + "\0" + rows["method"] + "\0" + rows["backbone"] + "\0" + rows["init"])
+    rows["column"] = _published_column(rows, cited)
+    beside, apart = rows[rows["column"] != ""], rows[rows["column"] == ""]
+    blocks = [_public_block(cited, beside)] if len(cited) else []
+    blocks += [_own_block(apart)] if len(apart) else []
     return Table(
         name="zero_shot",
         title="Zero-shot class-agnostic mask AR@1000, in %",
-        rows=tuple(row for group in cited for row in group) + tuple(measured),
+        frame=pd.concat([cited, rows]),
         blocks=tuple(blocks),
-        verdicts=() if measured else ("Zero-shot AR@1000 was not measured; the table holds cited numbers only",),
+        verdicts=() if len(rows) else ("Zero-shot AR@1000 was not measured; the table holds cited numbers only",),
     )
 
 
-def _cited_groups(method: str, published: Sequence[Row]) -> list[list[Row]]:
-    """The method's rows per amount of training data, each from the one source that covers most data sets."""
-    rows = [row for row in published if row.method == method and row.metric == METRIC and row.dataset in DATASETS]
-    best: dict[tuple[str, str], list[Row]] = {}
-    for (data, supervision, _), group in by_key(rows, "train_data", "supervision", "source").items():
-        images = data, supervision
-        if len(group) > len(best.get(images, [])):
-            best[images] = group
-    # sources describe the same training set in different words; what covers fewer data sets adds nothing
-    most = max(len(group) for group in best.values())
-    return [group for group in best.values() if len(group) == most]
+def _cited(published: pd.DataFrame) -> pd.DataFrame:
+    """Each method's rows per amount of training data, from the one source that covers most data sets.
+
+    Sources describe the same training set in different words, so what covers fewer data sets adds nothing.
+    """
+    rows = published[(published["metric"] == METRIC) & published["dataset"].isin(DATASETS)]
+    rows = rows[rows["method"].isin(CITED_METHODS)]
+    rows = rows.assign(line=rows.groupby(["method", "train_data", "supervision", "source"], sort=False).ngroup())
+    rows["covered"] = rows.groupby("line")["dataset"].transform("nunique")
+    rows = rows[rows["covered"] == rows.groupby("method")["covered"].transform("max")]
+    first = rows.drop_duplicates(["method", "train_data", "supervision", "dataset"])
+    rows = first.assign(column=first["dataset"], order=first["method"].map(CITED_METHODS.index))
+    return rows.sort_values("order", kind="stable")
 
 
-def _cited_block(groups: Sequence[Sequence[Row]]) -> Block:
-    lines = []
-    for group in groups:
-        on = {row.dataset: row for row in group}
-        first = group[0]
-        cells = first.backbone, first.train_data, *(on.get(dataset) for dataset in DATASETS)
-        lines.append(Line(first, cells, source_of(group)))
-    return Block(
-        heading="Cited from publications",
-        header=("Method", "Backbone", "Training images", *DATASETS, "Source"),
-        lines=tuple(lines),
-        notes=_cited_supervision_notes(groups),
+def _published_column(rows: pd.DataFrame, cited: pd.DataFrame) -> pd.Series[str]:
+    """The published data set that a measured number stands under: same protocol, data set, split, and images."""
+    places = {
+        (row.protocol, _plain(row.dataset), row.split, row.n_images): row.dataset
+        for row in cited.itertuples()
+        if row.protocol
+    }
+    columns = [
+        places.get((row.protocol, _plain(row.dataset), row.split, row.n_images), "")
+        if row.comparable and pd.isna(row.of_images)
+        else ""
+        for row in rows.itertuples()
+    ]
+    return pd.Series(columns, index=rows.index, dtype=object)
+
+
+def _plain(dataset: str) -> str:
+    return re.sub(r"\W|_", "", dataset).casefold()
+
+
+def _public_block(cited: pd.DataFrame, beside: pd.DataFrame) -> Block:
+    measured = beside.assign(train_data=beside["init"].map("from {}".format))
+    rows = pd.concat([cited, measured])
+    names = [*cited["method"], *named(beside)]
+    return make_block(
+        "Cited from publications" + (", and measured on the same images" if len(beside) else ""),
+        rows.assign(**{"name": names, "class": rows["supervision"].map(supervision_class)}),
+        words=_WORDS,
+        columns=DATASETS,
+        notes=(*separation_notes(beside), *supervision_notes(rows)),
     )
 
 
-def _own_block(rows: Sequence[Row]) -> Block:
+def _own_block(rows: pd.DataFrame) -> Block:
     """A line for each method, a column for each data set; the mean where a method has all of them."""
-    columns = by_key(rows, *_COLUMN)
-    several = len(columns) > 1
-    lines = []
-    for own in by_key(rows, "method", "backbone", "init", "run").values():
-        on = by_key(own, *_COLUMN)
-        found = [find(on.get(column, ()), METRIC) for column in columns]
-        values = [row.value for row in found if row is not None]
-        means = [mean(values) if len(values) == len(columns) else None] if several else []
-        lines.append(Line(own[0], (own[0].backbone, own[0].init, *found, *means), _run_of(own)))
-    named = [_column_title(group[0]) for group in columns.values()]
-    return Block(
-        heading="Measured by this project · not published numbers",
-        header=("Method", "Backbone", "Start weights", *named, *(["mean"] if several else []), "Source"),
-        lines=tuple(lines),
+    rows = rows.assign(column=[data_title(row) for row in rows.itertuples()], name=named(rows))
+    columns = list(dict.fromkeys(rows["column"]))
+    rows["class"] = rows["supervision"].map(supervision_class)
+    if len(columns) > 1:
+        means = rows.groupby("line", sort=False)["value"].agg(["mean", "count"])
+        whole = means.index[means["count"] == len(columns)]
+        first = rows[rows["line"].isin(whole)].drop_duplicates("line")
+        first = first.assign(column="mean", value=first["line"].map(means["mean"]), sd=float("nan"))
+        rows, columns = pd.concat([rows, first]), [*columns, "mean"]
+    heading = "Measured by this project"
+    if len(columns) == 1:
+        heading, rows, columns = f"{heading} on {columns[0]}", rows.assign(column=title_of(METRIC)), [title_of(METRIC)]
+    return make_block(
+        heading,
+        rows,
+        words={"Method": "name", "Backbone": "backbone", "Start weights": "init", "Supervision": "class"},
+        columns=columns,
         notes=(*separation_notes(rows), *supervision_notes(rows)),
     )
-
-
-def _column_title(row: Row) -> str:
-    return data_of(row) if row.of_images else f"{data_of(row)} ({row.n_images} images)"
-
-
-def _run_of(rows: Sequence[Row]) -> str:
-    """The run alone: a suite has a record for each data set."""
-    commits = ", ".join(dict.fromkeys(row.commit for row in rows))
-    return f"{MEASURED}: run {rows[0].run} @{commits}"
-
-
-def _cited_supervision_notes(groups: Sequence[Sequence[Row]]) -> tuple[str, ...]:
-    methods: dict[str, list[str]] = {}
-    for group in groups:
-        words = group[0].supervision
-        if group[0].method not in methods.setdefault(words, []):
-            methods[words].append(group[0].method)
-    return tuple(f"Supervision of {', '.join(names)}: {words}." for words, names in methods.items())
