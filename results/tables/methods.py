@@ -8,7 +8,15 @@ import pandas as pd
 
 from results.runs import Measurements
 from results.table import Block, Table, averaged, make_block
-from results.words import data_of, marker, separation_notes, supervision_class, supervision_notes, title_of
+from results.words import (
+    bare_data_of,
+    data_of,
+    marker,
+    separation_notes,
+    supervision_class,
+    supervision_notes,
+    title_of,
+)
 from sohes.records import PHASES, START, TRAINED
 
 METRICS = ("mask_ar_1000", "miou_dataset", "box_ap", "mask_ap", "cluster_miou_leopart", "cluster_miou_hungarian")
