@@ -1,7 +1,7 @@
 r"""A table as LaTeX: floats that fit into a text width of 345 pt or more and onto a page, in letters of 7 pt.
 
-Best numbers are bold, second best underlined, cited methods carry their \cite. What does not fit goes into a further
-float: columns of numbers where there are too many, lines where a page is full.
+Best numbers are bold, second best underlined, cited methods carry their \cite. Columns of numbers that do not fit go
+into a further float; lines for which a page has no room are left to the CSV file, and a note says so.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class _Part:
     marks: pd.DataFrame
     rule: int  # lines above the rule between cited and measured ones
     words: int
+    left_out: int  # lines for which the page has no room
 
 
 def to_latex(table: Table) -> str:
@@ -89,6 +90,8 @@ def _float(part: _Part, caption: str, label: str, notes: Sequence[str]) -> str:
     rows[rows.index(r"\end{tabular}")] = r"\end{tabularx}"
     if part.rule:
         rows.insert(rows.index(r"\midrule") + 1 + part.rule, r"\midrule")
+    if part.left_out:
+        notes = [*notes, f"{part.left_out} more lines are in the CSV file."]
     small = [rf"\par\smallskip\parbox{{\textwidth}}{{\raggedright{_FONT} {escape_latex(' '.join(notes))}\par}}"]
     return "\n".join(
         [
@@ -105,24 +108,31 @@ def _float(part: _Part, caption: str, label: str, notes: Sequence[str]) -> str:
 
 
 def _parts(block: Block) -> Iterator[_Part]:
-    """The block in parts that fit."""
-    names, marks = block.words, block.marks()
-    escaped = block.lines.map(escape_latex)
-    cites = block.facts["bibkey"].where(block.facts["cited"], "")
-    escaped[names[0]] += [rf" \cite{{{key}}}" if key else "" for key in cites]
+    """The block in parts that fit into the width; the last line of a block that is cut says so."""
+    names = block.words
     for numbers, merged in _columns(block):
         left = _WIDTH_PT - sum(_column_width(block.lines[name]) for name in numbers)
         words, count = (names[:1], 1) if merged else (names, len(names))
-        texts = ([", ".join(cells)] if merged else cells for cells in block.lines[names].itertuples(index=False))
-        heights = [max(math.ceil(1.3 * count * _width(cell) / left) for cell in cells) for cells in texts]
-        lines = escaped[[*words, *numbers]]
+        size = _page(block.lines[names], left / count, merged)
+        lines = block.lines[:size].map(escape_latex)
+        cites = block.facts["bibkey"].where(block.facts["cited"], "")[:size]
+        lines[names[0]] += [rf" \cite{{{key}}}" if key else "" for key in cites]
         if merged:
-            lines = lines.assign(**{words[0]: escaped[names].agg(_joined, axis=1)})
+            lines[words[0]] = lines[names].agg(_joined, axis=1)
         titles = {name: _header(name) for name in numbers} | {name: escape_latex(name) for name in words}
-        lines, shown = lines.rename(columns=titles), marks[[*words, *numbers]].rename(columns=titles)
-        for start, end in _pages(heights):
-            above = block.rule - start
-            yield _Part(lines[start:end], shown[start:end], above if 0 < above < end - start else 0, count)
+        lines = lines[[*words, *numbers]].rename(columns=titles)
+        marks = block.marks.loc[: size - 1, [*words, *numbers]].rename(columns=titles)
+        yield _Part(lines, marks, block.rule if block.rule < size else 0, count, len(block.lines) - size)
+
+
+def _page(words: pd.DataFrame, width: float, merged: bool) -> int:
+    """How many lines fit onto a page, each as high as its highest column of words."""
+    used = 0
+    for index, cells in enumerate(words.itertuples(index=False)):
+        used += max(math.ceil(1.3 * _width(cell) / width) for cell in ([", ".join(cells)] if merged else cells))
+        if used > _LINES and index:
+            return index
+    return len(words)
 
 
 def _joined(cells: pd.Series[str]) -> str:
@@ -142,17 +152,6 @@ def _columns(block: Block) -> Iterator[tuple[list[str], bool]]:
             columns = []
         columns.append(name)
     yield columns, merged
-
-
-def _pages(heights: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Ranges of lines that fit onto a page."""
-    start = used = 0
-    for index, height in enumerate(heights):
-        if used + height > _LINES and index > start:
-            yield start, index
-            start, used = index, 0
-        used += height
-    yield start, len(heights)
 
 
 def _header(title: str) -> str:

@@ -37,7 +37,7 @@ def to_markdown(table: Table) -> str:
     sources = _sources(table)
     parts = [f"## {table.title}"]
     for block in table.blocks:
-        texts = zip(block.marks().to_numpy().ravel(), block.lines.to_numpy().ravel(), strict=True)
+        texts = zip(block.marks.to_numpy().ravel(), block.lines.to_numpy().ravel(), strict=True)
         cells = [MARKDOWN[mark].format(_cell(text)) for mark, text in texts]
         width = len(block.lines.columns)
         lines = [

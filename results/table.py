@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -25,6 +27,7 @@ from sohes.errors import DataError
 
 BEST, SECOND = "best", "second"
 SEEDS = "Seeds"
+DATA_KEYS = ("scale", *DATA, "n_images")  # what numbers in one block have in common
 _SOURCES = 4  # of a line that are named
 _CSS = {BEST: "font-weight: bold", SECOND: "text-decoration: underline", "": ""}
 _LATEX = {BEST: "textbf: --rwrap", SECOND: "underline: --rwrap", "": ""}
@@ -73,22 +76,25 @@ class Block:
         cited = int(self.facts["cited"].sum())
         return cited if cited < len(self.lines) else 0
 
+    @cached_property
     def marks(self) -> pd.DataFrame:
         """BEST and SECOND of the printed numbers within each class of supervision, "" elsewhere; shaped as `lines`."""
-        marks = pd.DataFrame("", index=self.lines.index, columns=self.lines.columns)
+        marks = pd.DataFrame("", index=self.lines.index, columns=self.lines.columns, dtype=object)
+        classes = self.facts["supervision"].tolist()
         for name in self.ranked:
-            printed = pd.to_numeric(self.lines[name].str.split(" ").str[0], errors="coerce").where(
-                self.values[name].notna()
-            )
-            places = printed.groupby(self.facts["supervision"]).rank(method="dense", ascending=name in self.lower)
-            several = printed.groupby(self.facts["supervision"]).transform("nunique") > 1
-            marks.loc[several & (places == 1), name] = BEST
-            marks.loc[several & (places == 2), name] = SECOND
+            cells = zip(classes, self.lines[name], self.values[name].notna(), strict=True)
+            printed = [(own, float(text.split(" ")[0])) if there else None for own, text, there in cells]
+            places: dict[tuple[str, float], str] = {}
+            for own in set(classes):
+                distinct = {cell for cell in printed if cell is not None and cell[0] == own}
+                ordered = sorted(distinct, key=itemgetter(1), reverse=name not in self.lower)
+                places |= dict(zip(ordered, (BEST, SECOND), strict=False)) if len(ordered) > 1 else {}
+            marks[name] = ["" if cell is None else places.get(cell, "") for cell in printed]
         return marks
 
     def styler(self) -> Styler:
         """The lines for HTML, with best bold and second best underlined."""
-        return styled(self.lines, self.marks()).format(escape="html").format_index(escape="html", axis=1)
+        return styled(self.lines, self.marks).format(escape="html").format_index(escape="html", axis=1)
 
 
 def styled(lines: pd.DataFrame, marks: pd.DataFrame, *, latex: bool = False) -> Styler:
@@ -144,7 +150,7 @@ def data_title(row: Any) -> str:
 
 def by_data(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
     """The rows of each scale, data set and number of images, in order of appearance."""
-    for _, own in rows.groupby(["scale", *DATA, "n_images"], sort=False, dropna=False):
+    for _, own in rows.groupby(list(DATA_KEYS), sort=False, dropna=False):
         yield own
 
 

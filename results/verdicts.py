@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import pandas as pd
+from numpy.typing import NDArray
 
 from results.words import one_decimal
 
-_RESAMPLES = 10_000
+_RESAMPLES, _OUTSIDE = 1_000, 25  # resamples, and how many of them lie beyond either end of a 95 % interval
 ONE_SEED = "one seed, no verdict"
 
 
@@ -41,16 +44,42 @@ class Difference:
         return f"{one_decimal(self.mean):+}, 95 % interval {ends} over {self.seeds} seeds"
 
 
-def paired_difference(differences: ArrayLike) -> Difference:
-    """Mean of paired differences with its 95 % percentile interval over 10,000 resamples of the seeds."""
-    values = np.asarray(differences, float)
+def paired_difference(differences: Iterable[float]) -> Difference:
+    """Mean of paired differences with its 95 % percentile interval over 1,000 resamples of the seeds."""
+    values = np.fromiter(differences, float)
     if len(values) == 1:
         return Difference(float(values[0]))
-    means = values[_resamples(len(values))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Difference(float(values.mean()), float(low), float(high), len(values))
+    means = np.sort(values[_resamples(len(values))].mean(axis=1))
+    return Difference(float(values.mean()), float(means[_OUTSIDE]), float(means[-1 - _OUTSIDE]), len(values))
 
 
 @cache
 def _resamples(count: int) -> NDArray[np.intp]:
     return np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What is compared within each run: the value of each side by run, and one of the rows that they come from."""
+
+    row: Any
+    runs: dict[Any, dict[str, float]]
+
+    def mean(self, side: str) -> float:
+        """Of all runs that have that side; NaN where none has."""
+        values = [run[side] for run in self.runs.values() if side in run]
+        return sum(values) / len(values) if values else float("nan")
+
+    def differences(self, side: str, other: str) -> list[float]:
+        """`side` minus `other`, of each run that has both."""
+        return [run[side] - run[other] for run in self.runs.values() if side in run and other in run]
+
+
+def compared(rows: pd.DataFrame, same: Sequence[str], side: str, *, run: str = "run") -> list[Compared]:
+    """Rows that agree in the columns `same`, by their columns `run` and `side`; in order of appearance."""
+    found: dict[tuple[Any, ...], Compared] = {}
+    keys = zip(*(rows[name].tolist() for name in same), strict=True)
+    for key, row, which in zip(keys, rows.itertuples(), rows[run].tolist(), strict=True):
+        own = found.setdefault(key, Compared(row, {}))
+        own.runs.setdefault(which, {}).setdefault(getattr(row, side), row.value)
+    return list(found.values())

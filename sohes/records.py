@@ -142,10 +142,13 @@ def read_record(path: Path) -> Record:
         DataError: not a record, or of a later schema; the message names the file and the field.
     """
     try:
-        text = read_text(path)
-        value = json.loads(text)
-        if value["schema"] != SCHEMA:
-            text = json.dumps(_migrated(value))
+        record = _record_type().validate_json(Path(path).read_bytes(), strict=True)
+        if record.schema == SCHEMA:
+            return record
+    except (OSError, ValueError, DataError):
+        pass  # of an older schema, in another encoding, or broken: the long way tells
+    try:
+        text = json.dumps(_migrated(json.loads(read_text(path))))
         return _record_type().validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
@@ -163,11 +166,13 @@ def _record_type() -> TypeAdapter[Record]:
 
 
 def _migrated(value: dict[str, Any]) -> dict[str, Any]:
-    """A record of schema 1 or 2 as one of this schema.
+    """A record of schema 1 or 2 as one of this schema; of this schema as it is.
 
     Raises:
         DataError: of another schema.
     """
+    if value["schema"] == SCHEMA:
+        return value
     if value["schema"] not in (1, 2):
         raise DataError(f"field 'schema' is {value['schema']!r}, this version reads {SCHEMA}; run the stage again")
     rows = value["measurements"]

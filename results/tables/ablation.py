@@ -7,12 +7,13 @@ from typing import Any
 import pandas as pd
 
 from results.runs import Measurements, Run
-from results.table import Block, Table, averaged, by_data, data_title, make_block
-from results.verdicts import paired_difference
+from results.table import DATA_KEYS, Block, Table, averaged, by_data, data_title, make_block
+from results.verdicts import compared, paired_difference
 from results.words import marker, one_decimal, title_of
 
 METRICS = ("mask_ar_1000", "miou_dataset", "box_ap", "mask_ap")
 _SETTINGS = 6  # columns of settings; further ones share one
+_WORDS = {1: "is above", 0: "is not shown to differ from", -1: "is BELOW"}
 _OTHERS = "Other settings"
 
 
@@ -93,15 +94,13 @@ def _block(rows: pd.DataFrame, changed: dict[str, dict[str, str]]) -> Block:
 def _verdicts(frame: pd.DataFrame) -> list[str]:
     """Each group against the first of its recipe and data, on the seeds that both have."""
     verdicts = []
-    for (_, column), kind in frame.groupby(["recipe", "column"], sort=False):
-        for own in by_data(kind):
-            values = own.pivot_table(index="seed", columns="group", values="value", sort=False)
-            first = values.columns[0]
-            for group in values.columns[1:]:
-                gains = (values[group] - values[first]).dropna()
-                if len(gains) > 1:
-                    gain = paired_difference(gains)
-                    word = {1: "is above", 0: "is not shown to differ from", -1: "is BELOW"}[gain.sign]
-                    trail = f"{one_decimal(values[first].mean())} → {one_decimal(values[group].mean())}"
-                    verdicts.append(f"{column} of {group} {word} that of {first}: {trail} ({gain.words})")
+    for own in compared(frame, ("recipe", "column", *DATA_KEYS), "group", run="seed"):
+        first, *others = dict.fromkeys(group for run in own.runs.values() for group in run)
+        for group in others:
+            if len(gains := own.differences(group, first)) > 1:
+                gain = paired_difference(gains)
+                trail = f"{one_decimal(own.mean(first))} → {one_decimal(own.mean(group))}"
+                verdicts.append(
+                    f"{own.row.column} of {group} {_WORDS[gain.sign]} that of {first}: {trail} ({gain.words})"
+                )
     return verdicts

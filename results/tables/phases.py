@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 
 from results.runs import Measurements
-from results.table import Table, averaged, by_data, method_blocks, named
-from results.verdicts import ONE_SEED, Difference, paired_difference
+from results.table import DATA_KEYS, Table, averaged, method_blocks, named
+from results.verdicts import ONE_SEED, Compared, Difference, compared, paired_difference
 from results.words import DASH, data_of, one_decimal
 from sohes.records import PHASES
 
 PHASE_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
+F1, RULE_F1 = "relation_f1", "coverage_relation_f1"
 HIERARCHY_METRICS = (
     "relation_precision",
     "relation_recall",
-    "relation_f1",
-    "coverage_relation_f1",
+    F1,
+    RULE_F1,
     "parent_accuracy",
     "coverage_parent_accuracy",
 )
+_WORDS = {1: "beats", 0: "is not shown to differ from", -1: "does NOT reach"}
 
 
 def phases(found: Measurements, published: pd.DataFrame) -> Table:
@@ -31,9 +33,8 @@ def phases(found: Measurements, published: pd.DataFrame) -> Table:
     rows = rows.sort_values("arm", key=lambda arm: arm.map(PHASES.index), kind="stable")
     main = frame[frame["metric"] == PHASE_METRICS[0]]
     verdicts = [
-        f"Mask AR of {group} ({data_of(own.iloc[0])}) {phases_verdict(_by_phase(own))}"
-        for data in by_data(main)
-        for group, own in data.groupby("group", sort=False)
+        f"Mask AR of {own.row.group} ({data_of(own.row)}) {phases_verdict(own)}"
+        for own in compared(main, (*DATA_KEYS, "group"), "arm")
     ]
     return Table(
         name="phases",
@@ -54,28 +55,21 @@ def phases(found: Measurements, published: pd.DataFrame) -> Table:
     )
 
 
-def _by_phase(rows: pd.DataFrame) -> pd.DataFrame:
-    """AR@1000, a row for each run, a column for each phase; NaN where it was not measured."""
-    return rows.pivot_table(index="run", columns="arm", values="value", sort=False).reindex(columns=list(PHASES))
+def phases_verdict(values: Compared) -> str:
+    """Whether AR@1000 rises from labels to phase 2 to phase 3, judged over seeds; the sides are PHASES.
 
-
-def phases_verdict(values: pd.DataFrame) -> str:
-    """Whether AR@1000 rises from labels to phase 2 to phase 3, judged over seeds; `values` are those of `_by_phase`.
-
-    >>> phases_verdict(pd.DataFrame([[12.1, 18.0, 19.2]], columns=PHASES))
+    >>> phases_verdict(Compared(None, {"run": {"labels": 12.1, "phase 2": 18.0, "phase 3": 19.2}}))
     '12.1 → 18.0 → 19.2 (AR@1000, labels → phase 2 → phase 3): one seed, no verdict'
     """
-    trail = " → ".join(DASH if np.isnan(mean) else str(one_decimal(mean)) for mean in values.mean())
+    means = {name: values.mean(name) for name in PHASES}
+    trail = " → ".join(DASH if math.isnan(mean) else str(one_decimal(mean)) for mean in means.values())
     trail = f"{trail} (AR@1000, {' → '.join(PHASES)})"
-    if missing := [name for name in PHASES if values[name].isna().all()]:
+    if missing := [name for name, mean in means.items() if math.isnan(mean)]:
         return f"{trail}: {' and '.join(missing)} not measured"
-    steps = {
-        name: paired_difference(gains)
-        for before, name in pairwise(PHASES)
-        if len(gains := (values[name] - values[before]).dropna())
-    }
-    if any(step.seeds == 1 for step in steps.values()):
+    gains = {name: values.differences(name, before) for before, name in pairwise(PHASES)}
+    if any(len(own) < 2 for own in gains.values()):
         return f"{trail}: {ONE_SEED}"
+    steps = {name: paired_difference(own) for name, own in gains.items()}
     shown = "; ".join(f"{name} {step.words}" for name, step in steps.items())
     return f"{_judged(steps)}: {trail}; {shown}"
 
@@ -109,13 +103,11 @@ def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
 def _hierarchy_verdicts(frame: pd.DataFrame) -> list[str]:
     """Relation F1 against the coverage rule's, for each method of each group of runs."""
     verdicts = []
-    for data in by_data(frame[frame["metric"].isin(("relation_f1", "coverage_relation_f1"))]):
-        for name, own in data.groupby(named(data), sort=False):
-            values = own.pivot_table(index="run", columns="metric", values="value").dropna()
-            if values.shape[1] == 2 and len(values):
-                gain = paired_difference(values["relation_f1"] - values["coverage_relation_f1"])
-                words = {1: "beats", 0: "is not shown to differ from", -1: "does NOT reach"}[gain.sign]
-                ours, rule = (one_decimal(values[metric].mean()) for metric in ("relation_f1", "coverage_relation_f1"))
-                words = words if gain.seeds > 1 else "against"
-                verdicts.append(f"{name}: relation F1 {ours} {words} the coverage rule's {rule} ({gain.words})")
+    rows = frame[frame["metric"].isin((F1, RULE_F1))]
+    for own in compared(rows.assign(name=named(rows)), (*DATA_KEYS, "group", "name"), "metric"):
+        if gains := own.differences(F1, RULE_F1):
+            gain = paired_difference(gains)
+            words = _WORDS[gain.sign] if gain.seeds > 1 else "against"
+            ours, rule = one_decimal(own.mean(F1)), one_decimal(own.mean(RULE_F1))
+            verdicts.append(f"{own.row.name}: relation F1 {ours} {words} the coverage rule's {rule} ({gain.words})")
     return verdicts

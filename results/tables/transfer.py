@@ -10,13 +10,14 @@ import pandas as pd
 from results.runs import Measurements
 from results.schema import DATA, POINTS, is_probe
 from results.table import Block, Table, averaged, by_data, data_title, make_block
-from results.verdicts import paired_difference
+from results.verdicts import compared, paired_difference
 from results.words import data_of, marker, one_decimal, supervision_class, supervision_notes, title_of
 from sohes.records import START, TRAINED
 
 ANCHOR_RECIPES = ("UperNet 160k, crop 512", "Mask R-CNN 1x", "Mask R-CNN 3x+MS")
 ANCHOR_METRICS = ("miou_dataset", "box_ap", "mask_ap")
 _TEST = ["method", "protocol", *DATA, "n_images", "metric"]  # what the numbers of two backbones have in common
+_VERDICTS = {1: " gains", 0: " is not shown to change anything", -1: " LOSES"}
 _RANK = {START: 0, TRAINED: 1, "": 2}
 
 
@@ -43,7 +44,9 @@ def transfer(found: Measurements, published: pd.DataFrame) -> Table:
 
 def differences(frame: pd.DataFrame) -> pd.DataFrame:
     """Trained minus start backbone of each run, head or probe, data and metric, as rows in points."""
-    pairs = _paired(frame)
+    keys = ["run", *_TEST]
+    starts = frame.loc[frame["arm"] == START, [*keys, "value", "source"]].drop_duplicates(keys)
+    pairs = frame[frame["arm"] == TRAINED].merge(starts, on=keys, suffixes=("", "_start"))
     return pairs.assign(
         value=pairs["value"] - pairs["value_start"],
         sd=float("nan"),
@@ -52,13 +55,6 @@ def differences(frame: pd.DataFrame) -> pd.DataFrame:
         metric=pairs["metric"] + "_difference",
         source=pairs["source"] + " minus " + pairs["source_start"],
     )[list(frame.columns)]
-
-
-def _paired(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of trained backbones with `value_start` and `source_start` of the same test in the same run."""
-    keys = ["run", *_TEST]
-    starts = frame[frame["arm"] == START].drop_duplicates(keys)
-    return frame[frame["arm"] == TRAINED].merge(starts[[*keys, "value", "source"]], on=keys, suffixes=("", "_start"))
 
 
 def backbones_block(rows: pd.DataFrame, gains: pd.DataFrame, heading: str, title: Callable[..., str]) -> Block:
@@ -103,19 +99,20 @@ def backbones_block(rows: pd.DataFrame, gains: pd.DataFrame, heading: str, title
 def gain_verdicts(frame: pd.DataFrame) -> tuple[str, ...]:
     """What each trained backbone gains, for each group of runs, head or probe, data and metric."""
     verdicts = []
-    pairs = _paired(frame)
-    for _, own in pairs.groupby(["group", *_TEST, "trained_by"], dropna=False, sort=False):
-        gain = paired_difference(own["value"] - own["value_start"])
-        verdict = (
-            {1: " gains", 0: " is not shown to change anything", -1: " LOSES"}[gain.sign] if gain.seeds > 1 else ""
-        )
-        trail = " → ".join(str(one_decimal(own[name].mean())) for name in ("value_start", "value"))
-        row = next(own.itertuples())
-        verdicts.append(f"{_test(row)}: the {row.trained_by} backbone{verdict}, {trail} ({gain.words})")
-    keys = ["run", *_TEST]
-    matched = frame[keys].merge(pairs[keys].drop_duplicates(), how="left", indicator=True)["_merge"] == "both"
-    alone = frame[~matched.to_numpy()].drop_duplicates(["group", *_TEST])
-    return *verdicts, *(f"{_test(row)}: measured with the {row.arm} backbone only" for row in alone.itertuples())
+    rows = frame.assign(side=frame["trained_by"].where(frame["arm"] == TRAINED, ""))
+    for own in compared(rows, ("scale", "group", *_TEST), "side"):
+        trainers = dict.fromkeys(side for run in own.runs.values() for side in run if side)
+        for trainer in trainers:
+            if gains := own.differences(trainer, ""):
+                gain = paired_difference(gains)
+                verdict = _VERDICTS[gain.sign] if gain.seeds > 1 else ""
+                trail = " → ".join(str(one_decimal(own.mean(side))) for side in ("", trainer))
+                verdicts.append(f"{_test(own.row)}: the {trainer} backbone{verdict}, {trail} ({gain.words})")
+            else:
+                verdicts.append(f"{_test(own.row)}: measured with the {trainer} backbone only")
+        if not trainers:
+            verdicts.append(f"{_test(own.row)}: measured with the start backbone only")
+    return tuple(verdicts)
 
 
 def _test(row: Any) -> str:
