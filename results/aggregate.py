@@ -1,11 +1,12 @@
 """Run records and published numbers, joined: `python -m results.aggregate RUN_DIR... [--out DIR]`, or `sohes tables`.
 
-Writes `tables/*.csv|md|tex|html`, `plots/*` and `summary.md` below the output folder.
+Writes `tables/*.csv|md|tex`, `plots/*` and `summary.md` below the output folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import pandas as pd
 from results.latex import to_latex
 from results.plots import write_plots
 from results.published import BIBLIOGRAPHY, published_rows
-from results.render import to_csv, to_html, to_markdown
+from results.render import to_csv, to_markdown
 from results.runs import Measurements, read_runs
 from results.summary import summary
 from results.table import Table
@@ -93,7 +94,6 @@ def aggregate(
             out / "tables" / f"{table.name}.csv": to_csv(table.frame),
             out / "tables" / f"{table.name}.md": to_markdown(table),
             out / "tables" / f"{table.name}.tex": to_latex(table),
-            out / "tables" / f"{table.name}.html": to_html(table),
         }
     for path, text in files.items():
         if isinstance(text, str):
@@ -107,8 +107,6 @@ def aggregate(
 
 def _write_compressed(path: Path, frame: pd.DataFrame) -> None:
     """A frame as compressed CSV; the same frame gives the same bytes."""
-    import gzip
-
     with atomic_path(path) as temporary:
         temporary.write_bytes(gzip.compress(to_csv(frame).encode(), 5, mtime=0))
 

@@ -67,7 +67,6 @@ class _Part:
     marks: pd.DataFrame
     rule: int  # lines above the rule between cited and measured ones
     words: int
-    left_out: int  # lines for which the page has no room
 
 
 def to_latex(table: Table) -> str:
@@ -78,7 +77,9 @@ def to_latex(table: Table) -> str:
         for number, part in enumerate(parts, start=1):
             caption = f"{table.title}. {block.heading}" + (f" ({number} of {len(parts)})" if len(parts) > 1 else "")
             label = f"tab:{table.name.replace('_', '-')}-{index}" + (f"-{number}" if len(parts) > 1 else "")
-            texts.append(_float(part, caption, label, shown_notes(block) if number == len(parts) else []))
+            texts.append(
+                _float(part, caption, label, shown_notes(block, len(part.lines)) if number == len(parts) else [])
+            )
     return "\n\n".join(texts) + "\n"
 
 
@@ -90,8 +91,6 @@ def _float(part: _Part, caption: str, label: str, notes: Sequence[str]) -> str:
     rows[rows.index(r"\end{tabular}")] = r"\end{tabularx}"
     if part.rule:
         rows.insert(rows.index(r"\midrule") + 1 + part.rule, r"\midrule")
-    if part.left_out:
-        notes = [*notes, f"{part.left_out} more lines are in the CSV file."]
     small = [rf"\par\smallskip\parbox{{\textwidth}}{{\raggedright{_FONT} {escape_latex(' '.join(notes))}\par}}"]
     return "\n".join(
         [
@@ -122,7 +121,7 @@ def _parts(block: Block) -> Iterator[_Part]:
         titles = {name: _header(name) for name in numbers} | {name: escape_latex(name) for name in words}
         lines = lines[[*words, *numbers]].rename(columns=titles)
         marks = block.marks.loc[: size - 1, [*words, *numbers]].rename(columns=titles)
-        yield _Part(lines, marks, block.rule if block.rule < size else 0, count, len(block.lines) - size)
+        yield _Part(lines, marks, block.rule if block.rule < size else 0, count)
 
 
 def _page(words: pd.DataFrame, width: float, merged: bool) -> int:

@@ -12,7 +12,7 @@ import pandas as pd
 from results.schema import COLUMNS
 from results.table import BEST, SECOND, Block, Table
 
-_NOTES = 8  # of a block that are shown
+LINES, _NOTES = 100, 8  # of a block that are shown
 MARKDOWN = {BEST: "**{}**", SECOND: "<u>{}</u>", "": "{}"}
 
 
@@ -37,14 +37,15 @@ def to_markdown(table: Table) -> str:
     sources = _sources(table)
     parts = [f"## {table.title}"]
     for block in table.blocks:
-        texts = zip(block.marks.to_numpy().ravel(), block.lines.to_numpy().ravel(), strict=True)
+        shown = block.lines[:LINES].to_numpy()
+        texts = zip(block.marks[:LINES].to_numpy().ravel(), shown.ravel(), strict=True)
         cells = [MARKDOWN[mark].format(_cell(text)) for mark, text in texts]
-        width = len(block.lines.columns)
+        width = shown.shape[1]
         lines = [
             [*cells[width * index : width * (index + 1)], f"[{sources[source]}]"]
-            for index, source in enumerate(block.facts["source"])
+            for index, source in enumerate(block.facts["source"][:LINES])
         ]
-        if block.rule:
+        if 0 < block.rule < LINES:
             lines.insert(block.rule, ["*measured by this project*", *[""] * width])
         rule = ["---" if name in block.words else "---:" for name in block.lines]
         lines = [[*(_cell(str(name)) for name in block.lines), "Source"], [*rule, "---"], *lines]
@@ -63,8 +64,8 @@ def to_html(table: Table) -> str:
     sources = _sources(table)
     parts = [f'<section class="table" id="table-{table.name}">', f"<h2>{html.escape(table.title)}</h2>"]
     for index, block in enumerate(table.blocks, start=1):
-        styler = block.styler().set_uuid(f"{table.name}-{index}").set_table_attributes('class="numbers"')
-        used = dict.fromkeys(block.facts["source"])
+        styler = block.styler(LINES).set_uuid(f"{table.name}-{index}").set_table_attributes('class="numbers"')
+        used = dict.fromkeys(block.facts["source"][:LINES])
         parts += [
             f"<h3>{html.escape(block.heading)}</h3>",
             f'<div class="scroll">{styler.to_html()}</div>',
@@ -79,13 +80,14 @@ def _list(name: str, texts: Iterable[str]) -> str:
     return f'<ul class="{name}">{items}</ul>' if items else ""
 
 
-def shown_notes(block: Block) -> list[str]:
-    """The notes, or the first ones and how many are left out."""
-    left = len(block.notes) - _NOTES
-    return [*block.notes[:_NOTES], *([f"{left} more notes of this kind are left out."] if left > 0 else [])]
+def shown_notes(block: Block, lines: int = LINES) -> list[str]:
+    """The notes, or the first ones and how many are left out; how many of `lines` lines have no room."""
+    left, more = len(block.notes) - _NOTES, len(block.lines) - lines
+    notes = [*block.notes[:_NOTES], *([f"{left} more notes of this kind are left out."] if left > 0 else [])]
+    return [*notes, *([f"{more} more lines are in the CSV file."] if more > 0 else [])]
 
 
 def _sources(table: Table) -> dict[Any, int]:
     """Number of each source, in order of first appearance."""
-    sources = dict.fromkeys(source for block in table.blocks for source in block.facts["source"])
+    sources = dict.fromkeys(source for block in table.blocks for source in block.facts["source"][:LINES])
     return {source: number for number, source in enumerate(sources, start=1)}

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +74,26 @@ def read_runs(folders: Sequence[Path]) -> Measurements:
 def _read_run(folder: Path, problems: list[str]) -> Run | None:
     """A run with the records that can be read; None where there is none."""
     records: list[Record] = []
-    stages = sorted(entry.path for entry in os.scandir(folder)) if folder.is_dir() else []
-    paths = [path for stage in stages if os.path.isfile(path := f"{stage}/{RECORD_FILE}")]
-    for path in paths:
-        try:
-            records.append(read_record(Path(path)))
-        except DataError as error:
-            problems.append(f"left out: {error}")
-    if not paths:
+    unfinished: dict[str, str] = {}
+    there = 0
+    for entry in sorted(os.scandir(folder), key=attrgetter("name")) if folder.is_dir() else []:
+        if entry.name == TABLES_STAGE or not entry.is_dir():
+            continue
+        names = set(os.listdir(entry.path))
+        if RECORD_FILE in names:
+            there += 1
+            try:
+                records.append(read_record(Path(entry.path, RECORD_FILE)))
+            except DataError as error:
+                problems.append(f"left out: {error}")
+        elif "status.json" in names:
+            unfinished[entry.name] = _reason(Path(entry.path))
+    if not there:
         problems.append(f"{folder}: no */{RECORD_FILE} in it; give the folder of a run, such as runs/sohes_full-demo")
-    records = sorted((record for record in records if record.stage != TABLES_STAGE), key=lambda record: record.started)
     if not records:
         return None
-    return Run(folder, tuple(records), unfinished_stages(folder), folder.resolve().name)
+    records.sort(key=attrgetter("started"))
+    return Run(folder, tuple(records), unfinished, folder.resolve().name)
 
 
 def _with_own_names(runs: Sequence[Run]) -> list[Run]:
@@ -97,16 +105,12 @@ def _parts(folder: Path) -> tuple[str, ...]:
     return folder.resolve().parts[-2:]
 
 
-def unfinished_stages(folder: Path) -> dict[str, str]:
-    """Stages of a run folder that left a `status.json` but no record, with the message of their `error.json`."""
-    stages = [path.parent for path in sorted(Path(folder).glob("*/status.json"))]
-    stages = [stage for stage in stages if stage.name != TABLES_STAGE and not (stage / RECORD_FILE).exists()]
-    return {stage.name: _reason(stage) for stage in stages}
-
-
 def _reason(stage: Path) -> str:
-    error = stage / "error.json"
-    return str(read_json(error)["message"]) if error.exists() else "it still runs, or was interrupted or killed"
+    """Why a stage that was started has no record."""
+    try:
+        return str(read_json(stage / "error.json")["message"])
+    except (DataError, TypeError, KeyError):
+        return "it still runs, or was interrupted or killed"
 
 
 def grouped(runs: Sequence[Run]) -> tuple[Run, ...]:
