@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.io import savemat
 
-from results.runs import load_run
+from results.runs import read_runs
 from sohes.cli import main
 from sohes.data import images
 from sohes.data.label_store import LabelStore, LabelWriter
@@ -142,7 +142,7 @@ def test_table_and_folder(truth: Path, store: Path, tmp_path: Path, capsys: pyte
     assert {row.method for row in record.measurements} == {"shifted shapes"}
     assert {(row.backbone, row.dataset) for row in record.measurements} == {("vit_tiny", f"{tmp_path.name}/truth.json")}
     assert all((out / name).is_file() for name in record.artefacts)
-    (run,) = {row.run for row in load_run(out.parent).rows}  # what `results` reads
+    (run,) = set(read_runs([out.parent]).frame["run"])  # what `results` reads
     assert run == "run"
     with (out / "metrics.csv").open() as file:
         rows = {row["metric"]: row for row in csv.DictReader(file)}

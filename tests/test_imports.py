@@ -34,6 +34,8 @@ SUITE = {  # package outside the library -> what it may import of the others
 MM = {"mmcv", "mmseg", "mmdet"}  # mmengine is the trainer's, and pure Python
 # a forest draws itself when it is asked to, and what draws it opens images
 EXCEPTIONS = {("sohes.masks", "sohes.data.show")}
+# `sohes tables` runs from a checkout, which it makes sure of before it imports this
+TABLES = {("sohes.commands.tables", "results")}
 
 
 def imports(package: str) -> Iterator[tuple[str, str]]:
@@ -81,7 +83,7 @@ def test_packages_of_the_suite(package: str) -> None:
 
 
 def test_the_library_knows_nothing_of_the_suite() -> None:
-    assert not [pair for pair in imports("sohes") if pair[1].split(".")[0] in SUITE]
+    assert {pair for pair in imports("sohes") if pair[1].split(".")[0] in SUITE} == TABLES
 
 
 def test_results_imports_the_foundation_alone() -> None:

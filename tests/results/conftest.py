@@ -68,7 +68,7 @@ HEAD_STAGES = ("mmseg_start", "mmseg_trained", "mmdet_start", "mmdet_trained")
 
 
 def write_run(
-    folder: Path, stages: dict, *, scale: str = "demo", seed: int = 0, lr: float = 0.1, notes: dict | None = None
+    folder: Path, stages: dict, *, scale="demo", seed=0, lr=0.1, notes: dict | None = None, cost: dict | None = None
 ) -> Path:
     """A run folder with one record a stage; the run is called as the folder."""
     for index, (stage, measurements) in enumerate(stages.items()):
@@ -88,6 +88,7 @@ def write_run(
             measurements=measurements,
             notes=(notes or {}).get(stage, ()),
             artefacts=["overlays/1.png"] if stage == "evaluate" else [],
+            cost=cost or {},
         )
         (folder / stage).mkdir(parents=True)
         write_record(folder / stage, record)
