@@ -84,25 +84,23 @@ def aggregate(
     found, published = chosen(read_runs(folders), published_rows(), methods, datasets)
     built = [TABLES[name](found, published) for name in tables]
     plots, problems = write_plots(found, published, out / "plots")
-    files = {
+    texts = {
         out / "summary.md": summary(found, built, plots, problems, out),
-        out / "tables" / "measured.csv.gz": found.frame,  # every measured number, also those no table shows
         out / "tables" / BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_text(encoding="utf-8"),
     }
     for table in built:
-        files |= {
+        texts |= {
             out / "tables" / f"{table.name}.csv": to_csv(table.frame),
             out / "tables" / f"{table.name}.md": to_markdown(table),
             out / "tables" / f"{table.name}.tex": to_latex(table),
         }
-    for path, text in files.items():
-        if isinstance(text, str):
-            write_text(path, text)
-        else:
-            _write_compressed(path, text)
+    for path, text in texts.items():
+        write_text(path, text)
+    measured = out / "tables" / "measured.csv.gz"  # every measured number, also those no table shows
+    _write_compressed(measured, found.frame)
     verdicts = [verdict for table in built for verdict in table.verdicts]
     verdicts += [f"{stage} did not finish: {why}" for run in found.runs for stage, why in run.unfinished.items()]
-    return Written(out / "summary.md", (*files, *plots), tuple(verdicts), (*found.problems, *problems))
+    return Written(out / "summary.md", (*texts, measured, *plots), tuple(verdicts), (*found.problems, *problems))
 
 
 def _write_compressed(path: Path, frame: pd.DataFrame) -> None:

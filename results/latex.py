@@ -140,7 +140,7 @@ def _joined(cells: pd.Series[str]) -> str:
 
 def _columns(block: Block) -> Iterator[tuple[list[str], bool]]:
     """Columns of numbers that fit beside the words, and whether all words have to share a column for that."""
-    widths = {name: _column_width(block.lines[name]) for name in block.lines if name not in block.words}
+    widths = {name: _column_width(block.lines[name]) for name in map(str, block.lines) if name not in block.words}
     most = _WIDTH_PT - _WORDS_PT * len(block.words)
     merged = sum(widths.values()) > most
     most = _WIDTH_PT - _ALL_WORDS_PT if merged else most

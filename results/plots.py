@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from results.runs import Measurements
+from results.schema import each
 from results.table import by_data, data_title
 from results.words import one_decimal
 from sohes.plotting import CITED, INK, MUTED, save, style
@@ -39,7 +40,7 @@ def plot_phases(rows: pd.DataFrame, published: pd.DataFrame, path: Path) -> Path
     bars = pd.DataFrame(
         [
             {"size": SIZES[row.metric], "phase": _PHASES[row.arm], "value": row.value}
-            for row in rows.itertuples()
+            for row in each(rows)
             if row.metric in SIZES and row.arm in PHASES
         ]
     )
@@ -62,7 +63,7 @@ def plot_phases(rows: pd.DataFrame, published: pd.DataFrame, path: Path) -> Path
         )
         _label_bars(own)
         own.set(xlabel="size of the annotated objects", ylabel="class-agnostic mask AR@1000 (%)")
-        runs, first = rows["run"].nunique(), next(rows.itertuples())
+        runs, first = rows["run"].nunique(), next(each(rows))
         of_runs = f"; mean and standard deviation of {runs} runs" if runs > 1 else ""
         title = f"{MEASURED_TITLE} {data_title(first)}{of_runs}"
         own.set_title(textwrap.fill(title, 72))
@@ -74,7 +75,7 @@ def plot_phases(rows: pd.DataFrame, published: pd.DataFrame, path: Path) -> Path
 
 def _plot_cited(axes: Axes, published: pd.DataFrame) -> float:
     """Grey hatched bars of published means, a star where human masks stand behind one; returns the highest."""
-    means = [row for row in published.itertuples() if row.metric == "mask_ar_1000" and row.dataset == "mean of 7"]
+    means = [row for row in each(published) if row.metric == "mask_ar_1000" and row.dataset == "mean of 7"]
     chosen = [next(row for row in means if row.method == method) for method in CITED_BARS]
     names = [row.method if row.supervision == "none" else f"{row.method}*" for row in chosen]
     frame = pd.DataFrame({"method": names, "value": [row.value for row in chosen]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -63,3 +63,8 @@ def make_frame(columns: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
 def is_probe(rows: pd.DataFrame) -> pd.Series[bool]:
     """Which rows are numbers of probes of frozen features."""
     return rows["protocol"].str.startswith(PROBE)
+
+
+def each(rows: pd.DataFrame) -> Iterator[Any]:
+    """The rows one by one, their columns as attributes."""
+    return iter(rows.itertuples())

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from results.schema import CITED, DATA, MEASURED
+from results.schema import CITED, DATA, MEASURED, each
 from results.words import (
     DASH,
     SEEDS_NOTE,
@@ -138,7 +138,7 @@ def averaged(measured: pd.DataFrame, *apart: str) -> pd.DataFrame:
 
 def named(rows: pd.DataFrame) -> pd.Series[str]:
     """The method of each row in words, with the group of its runs where several groups have one of that name."""
-    names = pd.Series([method_of(row) for row in rows.itertuples()], index=rows.index, dtype=object)
+    names = pd.Series([method_of(row) for row in each(rows)], index=rows.index, dtype=object)
     same = [rows[name] for name in ("method", "backbone", "init", "arm", "trained_by", "scale")]
     several = rows["group"].groupby(same).transform("nunique") > 1
     return names.where(~several, names + " · " + rows["group"])
@@ -204,7 +204,7 @@ def make_block(
     values = rows.pivot(index="line", columns="column", values="value").reindex(
         index=first.index, columns=list(columns)
     )
-    printed = rows.assign(words=[number_of(row) for row in rows.itertuples()])
+    printed = rows.assign(words=[number_of(row) for row in each(rows)])
     printed = printed.pivot(index="line", columns="column", values="words").reindex(
         index=first.index, columns=list(columns)
     )
@@ -224,7 +224,7 @@ def make_block(
             "cited": first["kind"] == CITED,
             "supervision": first["supervision"].map(supervision_class),
             "bibkey": first["bibkey"],
-            "source": rows.assign(words=list(map(source_of, rows.itertuples())))
+            "source": rows.assign(words=list(map(source_of, each(rows))))
             .groupby("line", sort=False)["words"]
             .agg(_joined),
         }

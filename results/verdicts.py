@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from results.schema import each
 from results.words import one_decimal
 
 _RESAMPLES, _OUTSIDE = 1_000, 25  # resamples, and how many of them lie beyond either end of a 95 % interval
@@ -18,7 +19,7 @@ ONE_SEED = "one seed, no verdict"
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """The mean of paired differences, one a seed, with its bootstrap interval; without one for a single seed."""
 
     mean: float
@@ -44,13 +45,13 @@ class Difference:
         return f"{one_decimal(self.mean):+}, 95 % interval {ends} over {self.seeds} seeds"
 
 
-def paired_difference(differences: Iterable[float]) -> Difference:
+def paired_difference(differences: Iterable[float]) -> PairedDifference:
     """Mean of paired differences with its 95 % percentile interval over 1,000 resamples of the seeds."""
     values = np.fromiter(differences, float)
     if len(values) == 1:
-        return Difference(float(values[0]))
+        return PairedDifference(float(values[0]))
     means = np.sort(values[_resamples(len(values))].mean(axis=1))
-    return Difference(float(values.mean()), float(means[_OUTSIDE]), float(means[-1 - _OUTSIDE]), len(values))
+    return PairedDifference(float(values.mean()), float(means[_OUTSIDE]), float(means[-1 - _OUTSIDE]), len(values))
 
 
 @cache
@@ -79,7 +80,7 @@ def compared(rows: pd.DataFrame, same: Sequence[str], side: str, *, run: str = "
     """Rows that agree in the columns `same`, by their columns `run` and `side`; in order of appearance."""
     found: dict[tuple[Any, ...], Compared] = {}
     keys = zip(*(rows[name].tolist() for name in same), strict=True)
-    for key, row, which in zip(keys, rows.itertuples(), rows[run].tolist(), strict=True):
+    for key, row, which in zip(keys, each(rows), rows[run].tolist(), strict=True):
         own = found.setdefault(key, Compared(row, {}))
         own.runs.setdefault(which, {}).setdefault(getattr(row, side), row.value)
     return list(found.values())

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from results.runs import Measurements
+from results.schema import each
 from results.table import Block, Table, averaged, make_block
 from results.words import (
     bare_data_of,
@@ -28,7 +29,7 @@ def methods(found: Measurements, published: pd.DataFrame) -> Table:
     frame = found.frame[found.frame["metric"].isin(METRICS)]
     trainers = list(dict.fromkeys([*METHODS, *frame.loc[frame["arm"] == TRAINED, "trained_by"]]))
     rows = averaged(frame)
-    rows = rows.assign(made_by=[_made_by(row, trainers) for row in rows.itertuples()])
+    rows = rows.assign(made_by=[_made_by(row, trainers) for row in each(rows)])
     rows = rows[rows["made_by"] != ""]
     blocks = [_block(own) for _, own in rows.groupby("scale", sort=False)]
     cited = published[published["method"].str.split(" ").str[0].isin(METHODS)]
@@ -57,7 +58,7 @@ def _block(rows: pd.DataFrame) -> Block:
     name = rows["made_by"] + " " + rows["scale"].map(marker)
     name = name.where(~several, name + " · " + rows["group"])
     test = rows["method"].where(rows["arm"].isin((START, TRAINED)), "segmenter")
-    data = pd.Series([bare_data_of(row) for row in rows.itertuples()], index=rows.index, dtype=object)
+    data = pd.Series([bare_data_of(row) for row in each(rows)], index=rows.index, dtype=object)
     title = rows["metric"].map(title_of) + ", " + test
     rows = rows.assign(name=name, column=title if data.nunique() == 1 else title + ", " + data)
     rows["class"] = rows["supervision"].map(supervision_class)
@@ -65,7 +66,7 @@ def _block(rows: pd.DataFrame) -> Block:
         "made_by", key=lambda names: names != START, kind="stable"
     )
     return make_block(
-        "Measured by this project on " + ", ".join(dict.fromkeys(map(data_of, rows.itertuples()))),
+        "Measured by this project on " + ", ".join(dict.fromkeys(map(data_of, each(rows)))),
         rows,
         words={"Method": "name", "Backbone": "backbone", "Supervision": "class"},
         columns=list(dict.fromkeys(rows["column"])),
@@ -79,7 +80,7 @@ def _cited_block(rows: pd.DataFrame) -> Block:
         rows.assign(
             line=range(len(rows)),
             column="Value",
-            data=[data_of(row) for row in rows.itertuples()],
+            data=[data_of(row) for row in each(rows)],
             title=rows["metric"].map(title_of) + (" (" + rows["unit"] + ")"),
         ),
         words={"Method": "method", "Backbone": "backbone", "Data": "data", "Metric": "title"},

@@ -9,7 +9,7 @@ import pandas as pd
 
 from results.runs import Measurements
 from results.table import DATA_KEYS, Table, averaged, method_blocks, named
-from results.verdicts import ONE_SEED, Compared, Difference, compared, paired_difference
+from results.verdicts import ONE_SEED, Compared, PairedDifference, compared, paired_difference
 from results.words import DASH, data_of, one_decimal
 from sohes.records import PHASES
 
@@ -74,7 +74,7 @@ def phases_verdict(values: Compared) -> str:
     return f"{_judged(steps)}: {trail}; {shown}"
 
 
-def _judged(steps: dict[str, Difference]) -> str:
+def _judged(steps: dict[str, PairedDifference]) -> str:
     falls, flat = ([name for name, step in steps.items() if step.sign == sign] for sign in (-1, 0))
     if falls:
         return f"FALLS at {' and '.join(falls)}"

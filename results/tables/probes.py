@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from results.runs import Measurements
-from results.schema import DATA, is_probe
+from results.schema import DATA, each, is_probe
 from results.table import Block, Table, averaged, by_data, data_title, make_block, method_blocks
 from results.tables.transfer import backbones_block, differences, gain_verdicts
 from results.words import data_of, title_of
@@ -55,7 +55,7 @@ def _cited_block(rows: pd.DataFrame) -> Block:
         rows.assign(
             line=rows.groupby(["method", "backbone", "train_data", *DATA, "source"], dropna=False, sort=False).ngroup(),
             column=rows["metric"].map(title_of),
-            data=[data_of(row) for row in rows.itertuples()],
+            data=[data_of(row) for row in each(rows)],
         ),
         words={"Method": "method", "Backbone": "backbone", "Training images": "train_data", "Data": "data"},
         columns=list(map(title_of, CITED)),

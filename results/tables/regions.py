@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from results.runs import Measurements
-from results.schema import DATA
+from results.schema import DATA, each
 from results.table import Block, Table, averaged, make_block, method_blocks
 from results.words import data_of, separation_notes, title_of
 
@@ -43,7 +43,7 @@ def _cited_block(rows: pd.DataFrame) -> Block:
         rows.assign(
             line=rows.groupby(["method", *DATA, "source"], dropna=False, sort=False).ngroup(),
             column=rows["metric"].map(title_of),
-            data=[data_of(row) for row in rows.itertuples()],
+            data=[data_of(row) for row in each(rows)],
         ),
         words={"Method": "method", "Data": "data"},
         columns=list(map(title_of, BSDS500)),

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from results.runs import Measurements
-from results.schema import DATA, POINTS, is_probe
+from results.schema import DATA, POINTS, each, is_probe
 from results.table import Block, Table, averaged, by_data, data_title, make_block
 from results.verdicts import compared, paired_difference
 from results.words import data_of, marker, one_decimal, supervision_class, supervision_notes, title_of
@@ -66,21 +66,19 @@ def backbones_block(rows: pd.DataFrame, gains: pd.DataFrame, heading: str, title
         title: of the column of a row.
     """
     tests = rows.drop_duplicates(_TEST)
-    titles = {
-        test: title(row) for test, row in zip(tests[_TEST].itertuples(index=False), tests.itertuples(), strict=True)
-    }
+    titles = {test: title(row) for test, row in zip(tests[_TEST].itertuples(index=False), each(tests), strict=True)}
     gains = gains.assign(metric=gains["metric"].str.removesuffix("_difference"))
     both = pd.concat([rows.assign(prefix=""), gains.assign(prefix="Δ ")])
     both = both[both["scale"].isin(rows["scale"])]
-    columns = [titles.get(test) for test in both[_TEST].itertuples(index=False)]
-    both = both.assign(column=columns)[[column is not None for column in columns]]
+    columns = [titles.get(test, "") for test in both[_TEST].itertuples(index=False)]
+    both = both.assign(column=columns)[[column != "" for column in columns]]
     both["column"] = both["prefix"] + both["column"]
     both = both.sort_values("arm", key=lambda arm: arm.map(_RANK), kind="stable")
     several = both["group"].nunique() > 1
     both["name"] = [
         f"{'start' if row.arm == START else row.trained_by if row.arm == TRAINED else row.init} {marker(row.scale)}"
         + (f" · {row.group}" if several else "")
-        for row in both.itertuples()
+        for row in each(both)
     ]
     both["line"] = both["name"] + "\0" + both["backbone"] + "\0" + both["init"] + "\0" + both["arm"]
     both["class"] = both["supervision"].map(supervision_class)
@@ -125,7 +123,7 @@ def _anchor_block(rows: pd.DataFrame) -> Block:
         rows.assign(
             line=rows.groupby(["method", "backbone", *DATA, "source"], sort=False, dropna=False).ngroup(),
             column=rows["metric"].map(title_of),
-            data=[data_of(row) for row in rows.itertuples()],
+            data=[data_of(row) for row in each(rows)],
         ),
         words={"Recipe": "method", "Backbone / start weights": "backbone", "Data": "data"},
         columns=list(map(title_of, ANCHOR_METRICS)),

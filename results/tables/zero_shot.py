@@ -7,13 +7,14 @@ import re
 import pandas as pd
 
 from results.runs import Measurements
+from results.schema import each
 from results.table import Block, Table, averaged, data_title, make_block, named
 from results.words import separation_notes, supervision_class, supervision_notes, title_of
 
 DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
 CITED_METHODS = ("SAM", "FreeSOLO", "CutLER", "HASSOD", "SOHES", "UnSAM", "UnSAM+", "MoSA")
 METRIC = "mask_ar_1000"
-_WORDS = {"Method": "name", "Backbone": "backbone", "Training images": "train_data", "Supervision": "class"}
+_WORDS = {"Method": "name", "Backbone": "backbone", "Training images": "train_data", "Supervision": "given"}
 
 
 def zero_shot(found: Measurements, published: pd.DataFrame) -> Table:
@@ -52,15 +53,13 @@ def _cited(published: pd.DataFrame) -> pd.DataFrame:
 def _published_column(rows: pd.DataFrame, cited: pd.DataFrame) -> pd.Series[str]:
     """The published data set that a measured number stands under: same protocol, data set, split, and images."""
     places = {
-        (row.protocol, _plain(row.dataset), row.split, row.n_images): row.dataset
-        for row in cited.itertuples()
-        if row.protocol
+        (row.protocol, _plain(row.dataset), row.split, row.n_images): row.dataset for row in each(cited) if row.protocol
     }
     columns = [
         places.get((row.protocol, _plain(row.dataset), row.split, row.n_images), "")
         if row.comparable and pd.isna(row.of_images)
         else ""
-        for row in rows.itertuples()
+        for row in each(rows)
     ]
     return pd.Series(columns, index=rows.index, dtype=object)
 
@@ -75,7 +74,7 @@ def _public_block(cited: pd.DataFrame, beside: pd.DataFrame) -> Block:
     names = [*cited["method"], *named(beside)]
     return make_block(
         "Cited from publications" + (", and measured on the same images" if len(beside) else ""),
-        rows.assign(**{"name": names, "class": rows["supervision"].map(supervision_class)}),
+        rows.assign(name=names, given=rows["supervision"].map(supervision_class)),
         words=_WORDS,
         columns=DATASETS,
         notes=(*separation_notes(beside), *supervision_notes(rows)),
@@ -84,9 +83,9 @@ def _public_block(cited: pd.DataFrame, beside: pd.DataFrame) -> Block:
 
 def _own_block(rows: pd.DataFrame) -> Block:
     """A line for each method, a column for each data set; the mean where a method has all of them."""
-    rows = rows.assign(column=[data_title(row) for row in rows.itertuples()], name=named(rows))
+    rows = rows.assign(column=[data_title(row) for row in each(rows)], name=named(rows))
     columns = list(dict.fromkeys(rows["column"]))
-    rows["class"] = rows["supervision"].map(supervision_class)
+    rows["given"] = rows["supervision"].map(supervision_class)
     if len(columns) > 1:
         means = rows.groupby("line", sort=False)["value"].agg(["mean", "count"])
         whole = means.index[means["count"] == len(columns)]
@@ -99,7 +98,7 @@ def _own_block(rows: pd.DataFrame) -> Block:
     return make_block(
         heading,
         rows,
-        words={"Method": "name", "Backbone": "backbone", "Start weights": "init", "Supervision": "class"},
+        words={"Method": "name", "Backbone": "backbone", "Start weights": "init", "Supervision": "given"},
         columns=columns,
         notes=(*separation_notes(rows), *supervision_notes(rows)),
     )
