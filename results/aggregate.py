@@ -83,7 +83,7 @@ def aggregate(
             raise ConfigError(unknown_name("table", name, TABLES))
     found, published = chosen(read_runs(folders), published_rows(), methods, datasets)
     built = [TABLES[name](found, published) for name in tables]
-    plots, problems = write_plots(found, published, out / "plots")
+    plots, problems = write_plots(found, published_rows(), out / "plots")
     texts = {
         out / "summary.md": summary(found, built, plots, problems, out),
         out / "tables" / BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_text(encoding="utf-8"),

@@ -185,7 +185,7 @@ def test_nothing_usable_is_exit_1(make_run, tmp_path, capsys):
     [
         ("--tables", "zeroshot", "unknown table 'zeroshot'; did you mean 'zero_shot'"),
         ("--methods", "SOHES phase 4", "unknown method 'SOHES phase 4'; did you mean 'SOHES phase"),
-        ("--datasets", "Coco", "unknown data set 'Coco'; did you mean 'COCO'"),
+        ("--datasets", "scene", "unknown data set 'scene'; did you mean 'scenes'"),
     ],
 )
 def test_an_unknown_name_is_an_error_with_the_nearest(full_run, tmp_path, capsys, option, name, message):
