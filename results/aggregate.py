@@ -106,7 +106,7 @@ def aggregate(
 def _write_compressed(path: Path, frame: pd.DataFrame) -> None:
     """A frame as compressed CSV; the same frame gives the same bytes."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(gzip.compress(to_csv(frame).encode(), 5, mtime=0))
+        temporary.write_bytes(gzip.compress(to_csv(frame).encode(), 1, mtime=0))
 
 
 def chosen(

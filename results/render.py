@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -18,8 +20,17 @@ MARKDOWN = {BEST: "**{}**", SECOND: "<u>{}</u>", "": "{}"}
 
 def to_csv(frame: pd.DataFrame) -> str:
     """All rows under `schema.COLUMNS`: every digit, plain decimals, nothing where a fact is missing."""
-    numbers = {name: [plain_decimal(value) for value in frame[name]] for name in ("value", "sd")}
-    return frame.assign(**numbers)[list(COLUMNS)].to_csv(index=False, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(zip(*(_csv_column(frame[name]) for name in COLUMNS), strict=True))
+    return text.getvalue()
+
+
+def _csv_column(column: pd.Series[Any]) -> list[Any]:
+    if column.name in ("value", "sd"):
+        return [plain_decimal(value) for value in column.tolist()]
+    return column.astype(object).where(column.notna(), "").tolist()
 
 
 def plain_decimal(value: float) -> str:
