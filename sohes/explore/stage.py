@@ -12,7 +12,6 @@ from sohes.explore.settings import ExploreSettings
 from sohes.records import StageResult
 
 if TYPE_CHECKING:
-    from sohes.data.images import ImageArray
     from sohes.masks import MaskForest
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
@@ -73,15 +72,28 @@ class PhotographsConfig:
 
 
 def photographs(config: PhotographsConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """Four real photographs by phase 1 with nothing set, and by a run's segmenter. Inputs: backbone, segmenter."""
-    from sohes.backbones.timm_vit import load_backbone
-    from sohes.explore.explorer import Explorer
-    from sohes.explore.photographs import draw_photographs
-    from sohes.segmenters.segmenter import load_segmenter
+    """Four real photographs by phase 1 with nothing set, and by a run's segmenter. Inputs: backbone, segmenter.
 
-    ways: dict[str, Callable[[ImageArray], MaskForest]] = {
-        "phase 1": Explorer(load_backbone(inputs["backbone"])),
-        "trained": load_segmenter(inputs["segmenter"]).segment,
+    Writes a picture, and the photographs with the label stores `phase1/` and `trained/` for the report's gallery.
+    """
+    from sohes.backbones.timm_vit import load_backbone
+    from sohes.data.label_store import LabelStore
+    from sohes.data.listing import Listing
+    from sohes.evaluation.predictions import run_segmenter
+    from sohes.explore.explorer import Explorer
+    from sohes.explore.photographs import draw_photographs, write_photographs
+    from sohes.explore.stream import explore_listing
+    from sohes.segmenters.decode import select_forest
+
+    images = write_photographs(out)
+    listing = Listing.of_items(images.items)
+    explore_listing(Explorer(load_backbone(inputs["backbone"])), listing, out / "phase1", description="phase 1")
+    explored = LabelStore(out / "phase1")
+    predicted, _ = run_segmenter(inputs["segmenter"], images, out / "trained", "trained")
+    ids = {item.path.stem: item.id for item in images.items}
+    ways: dict[str, Callable[[str], MaskForest]] = {
+        "phase 1": lambda name: explored.forest(ids[name]),
+        "trained": lambda name: select_forest(predicted.forest(ids[name]), min_score=0.5),
     }
     path = draw_photographs(ways, out / "photographs.jpg")
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

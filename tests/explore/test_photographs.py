@@ -8,13 +8,13 @@ import numpy as np
 from PIL import Image
 from skimage import data
 
-from sohes.data.images import ImageArray
-from sohes.explore.photographs import draw_photographs, photographs
+from sohes.explore.photographs import draw_photographs, photographs, small_photographs, write_photographs
 from sohes.masks import MaskForest
 
 
-def halves(image: ImageArray) -> MaskForest:
+def halves(name: str) -> MaskForest:
     """Left half, right half."""
+    image = small_photographs()[name]
     masks = np.zeros((2, *image.shape[:2]), dtype=bool)
     masks[0, :, : image.shape[1] // 2] = masks[1, :, image.shape[1] // 2 :] = True
     return MaskForest.from_masks(masks)
@@ -33,3 +33,10 @@ def test_a_column_for_each_and_a_row_for_each_level(tmp_path: Path) -> None:
     assert picture.size == (sum(widths) + 4 * 2 * 6, 7 * (300 + 22 + 6) + 6)
     before = path.read_bytes()
     assert draw_photographs({"one": halves, "other": halves}, path).read_bytes() == before
+
+
+def test_written_they_are_an_image_set_without_ground_truth(tmp_path: Path) -> None:
+    images = write_photographs(tmp_path)
+    assert list(images.names.values()) == [f"images/{name}.png" for name in photographs()]
+    assert images.items[0].size_hw == (300, 451)
+    assert not images.annotations
