@@ -1,6 +1,6 @@
 """Run records and published numbers, joined: `python -m results.aggregate RUN_DIR... [--out DIR]`, or `sohes tables`.
 
-Writes `tables/*.csv|md|tex`, `plots/*` and `summary.md` below the output folder.
+Writes `report.html`, `summary.md`, `tables/*.csv|md|tex` and `plots/*` below the output folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from results.latex import to_latex
 from results.plots import write_plots
 from results.published import BIBLIOGRAPHY, published_rows
 from results.render import to_csv, to_markdown
+from results.report.write import write_report
 from results.runs import Measurements, read_runs
 from results.summary import summary
 from results.table import Table
@@ -38,8 +39,9 @@ _VERDICTS = 40  # that are printed
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the summary page and all files with it first, verdicts, and a sentence for all left out."""
+    """What was written: two pages and all files with them first, verdicts, and a sentence for all left out."""
 
+    report: Path
     summary: Path
     files: tuple[Path, ...]
     verdicts: tuple[str, ...]
@@ -66,13 +68,15 @@ def aggregate(
     tables: Sequence[str] = tuple(TABLES),
     methods: Sequence[str] = (),
     datasets: Sequence[str] = (),
+    pictures: Path | None = None,
 ) -> Written:
-    """Read run folders and write tables, plots and the summary below `out`.
+    """Read run folders and write tables, plots, the summary and the report below `out`.
 
     Args:
         tables: names of the tables wanted; one without a number says so in its verdict.
         methods: of the rows wanted, measured and cited ones; none for all.
         datasets: likewise.
+        pictures: folder of the photographs that the report may show, see `write_report`.
 
     Raises:
         DataError: no record that can be read.
@@ -100,7 +104,9 @@ def aggregate(
     _write_compressed(measured, found.frame)
     verdicts = [verdict for table in built for verdict in table.verdicts]
     verdicts += [f"{stage} did not finish: {why}" for run in found.runs for stage, why in run.unfinished.items()]
-    return Written(out / "summary.md", (*texts, measured, *plots), tuple(verdicts), (*found.problems, *problems))
+    report = write_report(replace(found, problems=(*found.problems, *problems)), built, plots, out, pictures=pictures)
+    files = (report, *texts, measured, *plots)
+    return Written(report, out / "summary.md", files, tuple(verdicts), (*found.problems, *problems))
 
 
 def _write_compressed(path: Path, frame: pd.DataFrame) -> None:
@@ -160,6 +166,7 @@ def run(options: argparse.Namespace) -> int:
         tables=options.tables or tuple(TABLES),
         methods=options.methods,
         datasets=options.datasets,
+        pictures=options.pictures,
     )
     more = len(written.verdicts) - _VERDICTS
     print("\n".join([*written.verdicts[:_VERDICTS], *([f"and {more} more verdicts"] if more > 0 else [])]))

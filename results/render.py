@@ -75,7 +75,8 @@ def to_html(table: Table) -> str:
     sources = _sources(table)
     parts = [f'<section class="table" id="table-{table.name}">', f"<h2>{html.escape(table.title)}</h2>"]
     for index, block in enumerate(table.blocks, start=1):
-        styler = block.styler(LINES).set_uuid(f"{table.name}-{index}").set_table_attributes('class="numbers"')
+        attributes = f'class="numbers" data-rule="{block.rule}"'
+        styler = block.styler(LINES).set_uuid(f"{table.name}-{index}").set_table_attributes(attributes)
         used = dict.fromkeys(block.facts["source"][:LINES])
         parts += [
             f"<h3>{html.escape(block.heading)}</h3>",

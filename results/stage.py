@@ -1,4 +1,4 @@
-"""The last stage of a recipe: tables, plots and the summary of the run it belongs to."""
+"""The last stage of a recipe: tables, plots, the summary and the report of the run it belongs to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TablesConfig:
 
 
 def tables(config: TablesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """Write tables, plots and summary.md below `out` from the records of the run folder `inputs["run"]`.
+    """Write tables, plots, summary.md and report.html below `out` from the records of the run folder `inputs["run"]`.
 
     The notes are the verdict sentences (whether mask AR climbs, what heads gained, what is missing) and what was left
     out.
@@ -32,4 +32,6 @@ def tables(config: TablesConfig, inputs: dict[str, Path], out: Path) -> StageRes
     from results.aggregate import aggregate  # here: a launcher that reads the configuration needs no plots
 
     written = aggregate([inputs["run"]], out, tables=config.tables)
-    return StageResult(notes=(*written.verdicts, *written.problems), artefacts=written.files)
+    page = written.report
+    shown = page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page
+    return StageResult(notes=(f"the report: {shown}", *written.verdicts, *written.problems), artefacts=written.files)

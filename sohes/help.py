@@ -29,6 +29,9 @@ def add_tables_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="output folder; default for one run: its tables/")
     for name, words in (("tables", "tables"), ("methods", "methods, measured or cited"), ("datasets", "data sets")):
         parser.add_argument(f"--{name}", nargs="+", default=[], metavar="NAME", help=f"only these {words}")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="folder of the runs' photographs, which the report then shows"
+    )
 
 
 def expand_runs(patterns: Sequence[str]) -> list[Path]:

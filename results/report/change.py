@@ -1,0 +1,77 @@
+"""From the start to the result: what a run's last step changed, as a few pairs of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from results.words import title_of
+from sohes.records import PHASES, START, TRAINED, describe_data
+
+_PAIRS = ((PHASES[0], PHASES[-1]), (START, TRAINED))
+_METRICS = ("mask_ar_1000", "miou_dataset", "mask_ap", "box_ap", "relation_f1")  # one number a task
+_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number before and after.
+
+    Attributes:
+        title: the metric, and under which head.
+        data: what it was measured on.
+        names: of what was before and after.
+        before, after: means over the runs, in the unit of the metric.
+        runs: how many have both.
+    """
+
+    title: str
+    data: str
+    names: tuple[str, str]
+    before: float
+    after: float
+    runs: int
+
+    @property
+    def difference(self) -> float:
+        """Of the two as printed, which have one decimal."""
+        return round(round(self.after, 1) - round(self.before, 1), 1)
+
+    @property
+    def widths(self) -> tuple[float, float]:
+        """Of their bars, in % of the longer."""
+        longest = max(self.before, self.after) or 1.0
+        return 100 * self.before / longest, 100 * self.after / longest
+
+
+def changes(frame: pd.DataFrame) -> list[Change]:
+    """At most six, of the metrics and data of which most runs have both ends.
+
+    Args:
+        frame: one row a number, columns as `schema.COLUMNS`.
+    """
+    found = [change for pair in _PAIRS for change in _changes(frame, pair)]
+    return sorted(found, key=lambda change: -change.runs)[:_SHOWN]
+
+
+def _changes(frame: pd.DataFrame, pair: tuple[str, str]) -> Iterator[Change]:
+    rows = frame[frame["arm"].isin(pair) & frame["metric"].isin(_METRICS)]
+    heads = [] if pair[0] == PHASES[0] else ["method"]
+    facts = ["metric", *heads, "dataset", "split", "n_images"]
+    ends = rows.pivot_table(index=[*facts, "run"], columns="arm", values="value", aggfunc="mean")
+    if not set(pair) <= set(ends.columns):
+        return
+    means = ends.dropna(subset=list(pair)).groupby(level=facts)[list(pair)].agg(["mean", "size"])
+    keys = sorted(means.index, key=lambda key: (_METRICS.index(key[0]), [str(fact) for fact in key[1:]]))
+    for key in keys:
+        metric, *head, dataset, split, n_images = key
+        yield Change(
+            title=title_of(metric) + "".join(f", {name}" for name in head),
+            data=f"{describe_data(dataset, split, None, None)}, {int(n_images):,} images",
+            names=("labels", PHASES[-1]) if not head else ("start backbone", "trained backbone"),
+            before=float(means.loc[key, (pair[0], "mean")]),
+            after=float(means.loc[key, (pair[1], "mean")]),
+            runs=int(means.loc[key, (pair[0], "size")]),
+        )
