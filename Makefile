@@ -43,7 +43,7 @@ $(DONE)/mmcv: | $(DONE)/torch
 
 $(DONE)/project: constraints.txt pyproject.toml | $(DONE)/mmcv
 	@echo "== everything else: about 1 minute"
-	$(PIP) install -q -c constraints.txt -e ".[slurm,leopart,transfer,dev]"
+	$(PIP) install -q -c constraints.txt -e ".[slurm,leopart,transfer,dev,test]"
 	@# a reader of our COCO export, for a test; it asks for an older pandas than it needs
 	$(PIP) install -q --no-deps -c constraints.txt datumaro
 	@# the MM packages bring OpenCV with a window system; the headless build of the same version needs no libGL
