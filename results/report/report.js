@@ -16,8 +16,8 @@
 
   for (const table of document.querySelectorAll("table.numbers")) {
     const body = table.tBodies[0], titles = [...table.tHead.rows[table.tHead.rows.length - 1].cells];
-    const first = [...body.rows], rule = +table.dataset.rule; // between cited and measured lines
-    if (rule) first[rule].classList.add("rule");
+    const first = [...body.rows], ruled = first[+table.dataset.rule || -1]; // between cited and measured lines
+    ruled?.classList.add("rule");
     titles.forEach((title, column) => {
       const texts = first.map((row) => row.cells[column]?.textContent.trim() ?? "");
       const numeric = texts.every((text) => missing(text) || NUMBER.test(text)) && !texts.every(missing);
@@ -34,7 +34,7 @@
         const state = [...states, null][states.indexOf(title.getAttribute("aria-sort")) + 1];
         titles.forEach((other) => other.removeAttribute("aria-sort"));
         if (state) title.setAttribute("aria-sort", state);
-        if (rule) first[rule].classList.toggle("rule", !state);
+        ruled?.classList.toggle("rule", !state);
         const turn = state === "descending" ? -1 : 1;
         const ranked = first.map((row, place) => ({ row, place, text: texts[place] }));
         if (state) {
