@@ -21,9 +21,9 @@ class Change:
 
     Attributes:
         title: the metric, and under which head.
-        data: what it was measured on.
+        data: what it was measured on, and the group of runs where there are several.
         names: of what was before and after.
-        before, after: means over the runs, in the unit of the metric.
+        before, after: means over the group's runs, in the unit of the metric.
         runs: how many have both.
     """
 
@@ -47,29 +47,31 @@ class Change:
 
 
 def changes(frame: pd.DataFrame) -> list[Change]:
-    """At most six, of the metrics and data of which most runs have both ends.
+    """At most six, of the groups of runs of which most have both ends; a group's runs differ in their seed alone.
 
     Args:
         frame: one row a number, columns as `schema.COLUMNS`.
     """
-    found = [change for pair in _PAIRS for change in _changes(frame, pair)]
+    several = frame["group"].nunique() > 1
+    found = [change for pair in _PAIRS for change in _changes(frame, pair, several)]
     return sorted(found, key=lambda change: -change.runs)[:_SHOWN]
 
 
-def _changes(frame: pd.DataFrame, pair: tuple[str, str]) -> Iterator[Change]:
+def _changes(frame: pd.DataFrame, pair: tuple[str, str], several: bool) -> Iterator[Change]:
     rows = frame[frame["arm"].isin(pair) & frame["metric"].isin(_METRICS)]
     heads = [] if pair[0] == PHASES[0] else ["method"]
-    facts = ["metric", *heads, "dataset", "split", "n_images"]
+    facts = ["metric", *heads, "dataset", "split", "n_images", "group"]
     ends = rows.pivot_table(index=[*facts, "run"], columns="arm", values="value", aggfunc="mean")
     if not set(pair) <= set(ends.columns):
         return
     means = ends.dropna(subset=list(pair)).groupby(level=facts)[list(pair)].agg(["mean", "size"])
     keys = sorted(means.index, key=lambda key: (_METRICS.index(key[0]), [str(fact) for fact in key[1:]]))
     for key in keys:
-        metric, *head, dataset, split, n_images = key
+        metric, *head, dataset, split, n_images, group = key
         yield Change(
             title=title_of(metric) + "".join(f", {name}" for name in head),
-            data=f"{describe_data(dataset, split, None, None)}, {int(n_images):,} images",
+            data=f"{describe_data(dataset, split, None, None)}, {int(n_images):,} images"
+            + (f", {group}" if several else ""),
             names=("labels", PHASES[-1]) if not head else ("start backbone", "trained backbone"),
             before=float(means.loc[key, (pair[0], "mean")]),
             after=float(means.loc[key, (pair[1], "mean")]),

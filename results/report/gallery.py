@@ -1,6 +1,6 @@
 """What the gallery shows: images of the runs, and the forests that their label stores hold of them.
 
-A region's parent is the nearest of its ancestors in the Parquet that is shown.
+A region's parent is the nearest of its ancestors in the Parquet that is shown (README §2, §3).
 """
 
 from __future__ import annotations

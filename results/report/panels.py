@@ -1,7 +1,7 @@
 """One panel of the gallery: a forest made small, in an order that the slider can cut, in the colours of the truth.
 
 Regions come in an order in which none stands before what it is part of, so the first k of them are a forest for every
-k: that is what the slider cuts.
+k: that is what the slider cuts (README §3).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from sohes.files import write_text
 REPORT_FILE = "report.html"
 _HERE = Path(__file__).parent
 _RUNS = 20  # whose stages are listed one by one
-_CLAIMS = 12  # that are seen at once
+_CLAIMS = 8  # that are seen at once
 _KINDS = {  # of verdicts, by their words
     "missing": ("not measured", " backbone only"),
     "worse": ("LOSES", "FALLS", " NOT "),
@@ -114,11 +114,11 @@ def _has_measured(table: Table) -> bool:
     return bool((table.frame["kind"] == MEASURED).any())
 
 
-def _plots(paths: Sequence[Path]) -> list[tuple[str, Markup]]:
-    """Title and SVG of each plot once, whatever kinds of files it has."""
+def _plots(paths: Sequence[Path]) -> list[Markup]:
+    """SVG of each plot once, whatever kinds of files it has."""
     files = dict.fromkeys(path.with_suffix(".svg") for path in paths)
     return [
-        (plot_title(path), Markup(inline_svg(path.read_text(encoding="utf-8"), f"plot{number}", plot_title(path))))
+        Markup(inline_svg(path.read_text(encoding="utf-8"), f"plot{number}", plot_title(path)))
         for number, path in enumerate(files)
         if path.is_file()
     ]

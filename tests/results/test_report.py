@@ -142,9 +142,10 @@ def test_changes_pair_ends_within_a_group() -> None:
             row(run="c", group="g", arm="trained", metric="box_ap", value=4.5, method="head"),
         ]
     )
+    frame.loc[frame["run"] == "c", "group"] = "other"
     phases, head = changes(frame)
     assert (phases.before, phases.after, phases.difference, phases.runs) == (15.0, 17.75, 2.8, 2)
-    assert phases.data == "scenes (val), 9 images"
+    assert phases.data == "scenes (val), 9 images, g"
     assert (head.title, head.difference, head.widths) == ("box AP, head", -0.5, (100.0, 90.0))
     assert changes(frame[:1]) == []
 
