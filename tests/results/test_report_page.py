@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import pytest
 
 from results.aggregate import aggregate
+from results.report.screenshot import chromium, take
 from sohes.data.label_store import LabelStore
 from tests.results.report_runs import write_scene_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright, of the extra [test]")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(chromium() is None, reason="needs Chromium: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def address(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield browser
         browser.close()
 
@@ -130,6 +129,11 @@ def test_pointing_chooses_and_the_others_answer(opened: Any) -> None:
     assert "ground truth" in opened.locator(".status").inner_text()
     answer = opened.locator(".panel", has_text="SOHES phase 3").locator(".has")
     assert answer.inner_text() == "IoU 1.00"  # phase 3 is the truth itself
+
+
+def test_its_picture_is_small(address: str, tmp_path: Path) -> None:
+    path = take(Path(address.removeprefix("file://")), tmp_path / "page.png")
+    assert path.stat().st_size < 300_000
 
 
 def test_the_slider_cuts(opened: Any) -> None:

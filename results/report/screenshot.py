@@ -1,0 +1,50 @@
+"""The README's picture of the page: `python -m results.report.screenshot RUN/tables/report.html results/report.png`.
+
+Needs Playwright (the extra `test`) and Chromium.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from sohes.files import atomic_path
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_VIEW = {"width": 1180, "height": 1000}
+_COLOURS = 224  # of the PNG, which is a third as large for it
+
+
+def chromium() -> str | None:
+    """The browser's path, None where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def take(page_file: Path, path: Path) -> Path:
+    """From the top of the page to the forests, where a part of the last system's first whole is chosen."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        page = browser.new_page(viewport=_VIEW, color_scheme="light")
+        page.goto(page_file.resolve().as_uri())
+        page.locator(".panels [role=application]").last.focus()
+        for key in ("ArrowDown", "ArrowDown"):
+            page.keyboard.press(key)
+        page.evaluate("document.activeElement.blur()")
+        end = page.evaluate("document.querySelector('.status').getBoundingClientRect().bottom + scrollY")
+        clip = {"x": 0, "y": 0, "width": _VIEW["width"], "height": end + 32}
+        picture = page.screenshot(full_page=True, clip=clip)
+        browser.close()
+    image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(_COLOURS, dither=Image.Dither.FLOYDSTEINBERG)
+    with atomic_path(path) as temporary:
+        image.save(temporary, format="PNG", optimize=True)
+    return path
+
+
+if __name__ == "__main__":
+    print(take(Path(sys.argv[1]), Path(sys.argv[2])))
