@@ -9,6 +9,7 @@ import io
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -24,22 +25,22 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def take(page_file: Path, path: Path) -> Path:
-    """From the top of the page to the forests, where a part of the last system's first whole is chosen."""
-    from playwright.sync_api import sync_playwright
+def take(browser: Any, page_file: Path, path: Path) -> Path:
+    """From the top of the page to the forests, where a part of the last system's first whole is chosen.
 
-    with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        page = browser.new_page(viewport=_VIEW, color_scheme="light")
-        page.goto(page_file.resolve().as_uri())
-        page.locator(".panels [role=application]").last.focus()
-        for key in ("ArrowDown", "ArrowDown"):
-            page.keyboard.press(key)
-        page.evaluate("document.activeElement.blur()")
-        end = page.evaluate("document.querySelector('.status').getBoundingClientRect().bottom + scrollY")
-        clip = {"x": 0, "y": 0, "width": _VIEW["width"], "height": end + 32}
-        picture = page.screenshot(full_page=True, clip=clip)
-        browser.close()
+    Args:
+        browser: Playwright's, started.
+    """
+    page = browser.new_page(viewport=_VIEW, color_scheme="light")
+    page.goto(page_file.resolve().as_uri())
+    page.locator(".panels [role=application]").last.focus()
+    for key in ("ArrowDown", "ArrowDown"):
+        page.keyboard.press(key)
+    page.evaluate("document.activeElement.blur()")
+    end = page.evaluate("document.querySelector('.status').getBoundingClientRect().bottom + scrollY")
+    clip = {"x": 0, "y": 0, "width": _VIEW["width"], "height": end + 32}
+    picture = page.screenshot(full_page=True, clip=clip)
+    page.close()
     image = Image.open(io.BytesIO(picture)).convert("RGB").quantize(_COLOURS, dither=Image.Dither.FLOYDSTEINBERG)
     with atomic_path(path) as temporary:
         image.save(temporary, format="PNG", optimize=True)
@@ -47,4 +48,9 @@ def take(page_file: Path, path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    print(take(Path(sys.argv[1]), Path(sys.argv[2])))
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        chosen = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        print(take(chosen, Path(sys.argv[1]), Path(sys.argv[2])))
+        chosen.close()

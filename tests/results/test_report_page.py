@@ -131,8 +131,8 @@ def test_pointing_chooses_and_the_others_answer(opened: Any) -> None:
     assert answer.inner_text() == "IoU 1.00"  # phase 3 is the truth itself
 
 
-def test_its_picture_is_small(address: str, tmp_path: Path) -> None:
-    path = take(Path(address.removeprefix("file://")), tmp_path / "page.png")
+def test_its_picture_is_small(browser: Any, address: str, tmp_path: Path) -> None:
+    path = take(browser, Path(address.removeprefix("file://")), tmp_path / "page.png")
     assert path.stat().st_size < 300_000
 
 
