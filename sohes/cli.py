@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from sohes import __version__
-from sohes.commands import data, doctor, evaluate, explore, labels, probe, segment, tables
+from sohes.commands import compare, data, doctor, evaluate, explore, labels, probe, segment, tables
 from sohes.errors import SohesError
 from sohes.help import help_page
 
-_COMMANDS = (explore, labels, segment, evaluate, probe, tables, data, doctor)
+_COMMANDS = (explore, labels, segment, evaluate, compare, probe, tables, data, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -133,6 +133,7 @@ def test_table_and_folder(truth: Path, store: Path, tmp_path: Path, capsys: pyte
         "metrics.csv",
         "recall_by_count.csv",
         "images.csv",
+        "scored.json",
         "recall.png",
         "best.png",
         "worst.png",

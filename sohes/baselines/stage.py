@@ -131,7 +131,7 @@ def predictions(config: PredictionsConfig, inputs: dict[str, Path], out: Path) -
 
     truth, problems = with_image_root(read_coco(config.truth_file())), Problems()
     found = open_predictions(Path(config.predictions).expanduser(), truth, problems, out=out, limit=config.max_images)
-    return _scored(config, truth, found, problems)
+    return _scored(config, truth, found, problems, out)
 
 
 def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
@@ -160,17 +160,20 @@ def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     problems = Problems()
     found = open_predictions(out / "predictions", truth, problems, limit=config.max_images)
     found = replace(found, backbone=baseline.backbone, init=baseline.init, supervision=baseline.supervision)
-    result = _scored(config, truth, found, problems)
+    result = _scored(config, truth, found, problems, out)
     return replace(result, notes=[*result.notes, *(f"skipped {reason}" for reason in failed.values())])
 
 
-def _scored(config: CellConfig, truth: ImageSet, found: Predictions, problems: Problems) -> StageResult:
+def _scored(config: CellConfig, truth: ImageSet, found: Predictions, problems: Problems, out: Path) -> StageResult:
     from sohes.evaluation.evaluate import evaluate_predictions
+    from sohes.evaluation.image_scores import image_scores, write_scores
     from sohes.evaluation.inputs import first_images, left_out
 
     wanted = first_images(truth, config.max_images)
     scores = evaluate_predictions(wanted, found, related=found.related, problems=problems)
     of_images = len(truth) if len(wanted) < len(truth) else None
     rows = scores.measurements(found, method=config.model, dataset=config.dataset, of_images=of_images)
+    by_image = image_scores(scores.masks, wanted, found, method=config.model, dataset=config.dataset)
+    written = write_scores(out, [by_image])
     # what is broken may show while it is scored
-    return StageResult(measurements=rows, notes=left_out(wanted, found, problems))
+    return StageResult(measurements=rows, notes=left_out(wanted, found, problems), artefacts=written)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from sohes.data.coco import ImageSet
 from sohes.data.problems import Problems
 from sohes.errors import DataError
@@ -13,11 +15,13 @@ from sohes.evaluation.hierarchy import HierarchyScorer, HierarchyScores
 from sohes.evaluation.inputs import checked
 from sohes.evaluation.mask_recall import MaskRecall, MaskScorer
 from sohes.evaluation.predictions import Predictions
-from sohes.evaluation.protocols import get_protocol
+from sohes.evaluation.protocols import FOREST_DEPTH, get_protocol
 from sohes.evaluation.regions import RegionScorer, RegionScores
 from sohes.masks import MaskForest
 from sohes.progress import Reporter
 from sohes.records import Measurement
+
+DEPTHS = 8  # that are told apart; the last has all that lies deeper, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +32,20 @@ class Evaluation:
         masks: recall and precision.
         hierarchy: where both sides tell wholes from parts.
         regions: where they were asked for.
+        depths: masks per image at depth 0, 1, ...; where the predictions tell wholes from parts.
     """
 
     masks: MaskRecall
     hierarchy: HierarchyScores | None
     regions: RegionScores | None = None
+    depths: tuple[float, ...] = ()
 
     def metrics(self) -> dict[str, tuple[float, str]]:
         """Value, in the unit of its protocol, and protocol of every metric by name; NaN where nothing decides it."""
         found = self.masks.metrics()
         for scores in (self.hierarchy, self.regions):
             found |= scores.metrics() if scores else {}
-        return found
+        return found | {f"masks_depth_{d}": (count, FOREST_DEPTH.id) for d, count in enumerate(self.depths)}
 
     def measurements(
         self,
@@ -100,12 +106,16 @@ def evaluate_predictions(
             then 0 would be no measurement.
     """
     masks, hierarchy = MaskScorer(truth), HierarchyScorer(truth)
-    related = related and any(row.parent_id is not None for rows in truth.annotations.values() for row in rows)
+    depths, n_forests = np.zeros(DEPTHS, np.int64), 0
+    with_parents = related and any(row.parent_id is not None for rows in truth.annotations.values() for row in rows)
     with Reporter(description, len(predictions)) as reporter:
         for item, forest in checked(truth, predictions):
             masks.add(item, forest)
-            if related:
+            if with_parents:
                 hierarchy.add(item, forest)
+            if related:
+                depths += np.bincount(np.minimum(forest.depth, DEPTHS - 1), minlength=DEPTHS)
+                n_forests += 1
             if regions:
                 regions.add(item, forest)
             reporter.advance()
@@ -117,6 +127,7 @@ def evaluate_predictions(
         raise DataError("; ".join([f"no usable mask on any of the {len(truth)} images of {truth.source}", *reasons]))
     return Evaluation(
         masks=result,
-        hierarchy=hierarchy.result() if related else None,
+        hierarchy=hierarchy.result() if with_parents else None,
         regions=regions.result() if regions else None,
+        depths=tuple((depths / n_forests).tolist()) if related else (),
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from sohes.data.coco import ImageItem, ImageSet
@@ -21,6 +22,7 @@ from sohes.evaluation.protocols import MASK_AR1000, MASK_AR1000_BOOTSTRAP
 from sohes.masks import AREA_CLASSES, MaskForest, pairwise_iou
 
 LIMITS = (1, 10, 100, MAX_PREDICTIONS)  # masks per image, the best by score
+COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, MAX_PREDICTIONS)  # the same for a curve
 SIZES = ("mask_ar_1000", *(f"mask_ar_1000_{size}" for size in AREA_CLASSES))  # metrics, one for each area range
 
 _RECALL_POINTS = np.linspace(0.0, 1.0, 101)
@@ -37,7 +39,9 @@ class MaskRecall:
         recall_at_iou: recall at each of `IOU_THRESHOLDS`, 1,000 masks per image.
         recall_at_count: `mask_ar_K` for K = 1, 2, ..., 1000.
         intervals: 95 % interval of `mask_ar_1000` and its size classes, by metric; NaN for fewer than two images.
-        by_image: `mask_ar_1000` of each image that has objects, by image id.
+        images: what decides recall in each image, by id: `objects` and `found_1000`, both also by size as `_s`, `_m`,
+            `_l`, and `found_100`. Found is counted at each of the ten IoU thresholds and summed, so all are integers,
+            and sums of them over any set of images give its recall.
         n_objects: without crowds.
     """
 
@@ -54,15 +58,22 @@ class MaskRecall:
     recall_at_iou: tuple[float, ...]
     recall_at_count: tuple[float, ...]
     intervals: Mapping[str, tuple[float, float]]
-    by_image: Mapping[int, float]
+    images: pd.DataFrame
     n_images: int
     n_objects: int
     n_predictions: int
 
+    @property
+    def by_image(self) -> dict[int, float]:
+        """`mask_ar_1000` of each image that has objects, by image id."""
+        some = self.images[self.images["objects"] > 0]
+        return dict((some["found_1000"] / (len(IOU_THRESHOLDS) * some["objects"])).items())  # type: ignore[arg-type]
+
     def metrics(self) -> dict[str, tuple[float, str]]:
         """Value in percent and protocol of every metric by name; `_low` and `_high` are the ends of an interval."""
-        names = [f"mask_ar_{limit}" for limit in LIMITS] + [*SIZES[1:], "mask_ap", "mask_ap50", "mask_ap75"]
-        values = {name: (100.0 * getattr(self, name), MASK_AR1000.id) for name in names}
+        values = {f"mask_ar_{count}": (100.0 * self.recall_at_count[count - 1], MASK_AR1000.id) for count in COUNTS}
+        for name in (*SIZES[1:], "mask_ap", "mask_ap50", "mask_ap75"):
+            values[name] = 100.0 * getattr(self, name), MASK_AR1000.id
         for threshold, recall in zip(IOU_THRESHOLDS, self.recall_at_iou, strict=True):
             values[f"mask_recall_iou{100 * threshold:.0f}"] = 100.0 * recall, MASK_AR1000.id
         for name, bounds in self.intervals.items():
@@ -142,7 +153,6 @@ class MaskScorer:
         n_objects = int(objects[:, 0].sum())
         at_count = _divide(_found_at_count(tables), n_objects).mean(axis=1)
         precision = _average_precision(tables, n_objects)
-        ratio = _divide(matched[:, 0].mean(axis=1), objects[:, 0])
         return MaskRecall(
             **{f"mask_ar_{limit}": float(at_count[limit - 1]) for limit in LIMITS},
             **{name: float(value) for name, value in zip(SIZES[1:], recall.mean(axis=1)[1:], strict=True)},
@@ -152,11 +162,21 @@ class MaskScorer:
             recall_at_iou=tuple(recall[0].tolist()),
             recall_at_count=tuple(at_count.tolist()),
             intervals=dict(zip(SIZES, recall_interval(matched.mean(axis=2), objects), strict=True)),
-            by_image={i: float(r) for i, r in zip(sorted(self._tables), ratio, strict=True) if not np.isnan(r)},
+            images=_image_counts(sorted(self._tables), tables, matched.sum(axis=2), objects),
             n_images=len(tables),
             n_objects=n_objects,
             n_predictions=self._n_predictions,
         )
+
+
+def _image_counts(
+    ids: list[int], tables: list[MatchTable], found: NDArray[np.int64], objects: NDArray[np.int64]
+) -> pd.DataFrame:
+    sizes = [name.removeprefix("mask_ar_1000") for name in SIZES]
+    counts = {f"objects{size}": objects[:, place] for place, size in enumerate(sizes)}
+    counts |= {f"found_1000{size}": found[:, place] for place, size in enumerate(sizes)}
+    counts["found_100"] = np.array([unpack_bits(table.found[:100]).sum() for table in tables], np.int64)
+    return pd.DataFrame(counts, index=pd.Index(ids, name="image_id"))
 
 
 def _found_at_count(tables: list[MatchTable]) -> NDArray[np.int64]:

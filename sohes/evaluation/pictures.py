@@ -1,7 +1,11 @@
-"""Pictures of an evaluation: recall curves, recall by size, and the best and worst images beside the ground truth."""
+"""Pictures of an evaluation: recall curves, recall by size, and images beside the ground truth.
+
+The images are the best and the worst of one evaluation, or those on which two differ most.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from sohes.data.coco import ImageItem, ImageSet
@@ -20,9 +25,12 @@ from sohes.evaluation.mask_recall import LIMITS, SIZES, MaskRecall
 from sohes.evaluation.matching import IOU_THRESHOLDS
 from sohes.evaluation.predictions import Predictions
 from sohes.files import atomic_path
+from sohes.masks import MaskForest
 from sohes.plotting import INK, MAIN, MAIN_PALE, MUTED, save, style
-from sohes.rle import IntArray
 
+CHANGED = 12  # images on which two evaluations differ most
+_SMALL_PX = 320  # longer side of a panel, where there are many
+_Row = list[tuple[ImageArray, str]]  # panels and their captions
 _SIZE_NAMES = ("all", "small\n< 32²", "medium\n32² to 96²", "large\n> 96²")
 
 
@@ -121,24 +129,61 @@ def draw_extremes(
     worst = sorted(ranked[half:], key=lambda i: (masks.by_image[i], -size[i], i))
     drawn: list[Path] = []
     unread: list[str] = []
+
+    def panels(image: ImageArray, item: ImageItem) -> _Row:
+        return _extreme(image, item, truth, predictions, masks.by_image[item.id])
+
     for name, image_ids in (("best", ranked[:half]), ("worst", worst)):
-        rows, problems = _rows(image_ids, truth, predictions, masks, count)
+        rows, problems = _rows(image_ids, truth, count, panels)
         unread += problems
-        if rows:
-            panels, captions = zip(*(pair for row in rows for pair in row), strict=True)
-            path = folder / f"{name}.png"
-            with atomic_path(path) as temporary:
-                Image.fromarray(grid(panels, captions, columns=3)).save(temporary)
-            drawn.append(path)
-    notes = [f"{len(unread)} images could not be read and were not drawn, e.g. {unread[0]}"] if unread else []
-    return drawn, notes
+        drawn += _draw_sheet(folder / f"{name}.png", rows, columns=3)
+    return drawn, _unread_notes(unread)
 
 
-_Row = list[tuple[ImageArray, str]]  # panels and their captions
+def draw_changed(
+    truth: ImageSet, a: Predictions, b: Predictions, recall: Mapping[int, tuple[float, float]], path: Path
+) -> tuple[list[Path], list[str]]:
+    """The first `CHANGED` images, two a row: ground truth, and the objects that were found by `a` and by `b`.
+
+    Args:
+        truth: the images, with their objects.
+        a, b: predictions on them.
+        recall: AR@1000 of both in percent, by image id, in the order of drawing.
+        path: PNG to write; none where no image can be read.
+
+    Returns:
+        The picture, and notes about images that could not be read.
+    """
+
+    def panels(image: ImageArray, item: ImageItem) -> _Row:
+        annotated, image = _objects(truth, item), panel_sized(image, _SMALL_PX)
+        colours = forest_colours(annotated)
+        first, second = recall[item.id]
+        row = [(paint(image, annotated, colours), f"{item.path.name}: {len(annotated)} objects")]
+        for found, caption in ((a, f"A {first:.1f}"), (b, f"B {second:.1f} ({second - first:+.1f})")):
+            panel, chosen, _ = _found(image, item, found, annotated, colours)
+            row.append((panel, f"{caption}, found {chosen}"))
+        return row
+
+    rows, unread = _rows(list(recall), truth, CHANGED, panels)
+    return _draw_sheet(path, rows, columns=6), _unread_notes(unread)
+
+
+def _unread_notes(unread: Sequence[str]) -> list[str]:
+    return [f"{len(unread)} images could not be read and were not drawn, e.g. {unread[0]}"] if unread else []
+
+
+def _draw_sheet(path: Path, rows: Sequence[_Row], *, columns: int) -> list[Path]:
+    if not rows:
+        return []
+    panels, captions = zip(*(pair for row in rows for pair in row), strict=True)
+    with atomic_path(path) as temporary:
+        Image.fromarray(grid(panels, captions, columns=columns)).save(temporary)
+    return [path]
 
 
 def _rows(
-    image_ids: list[int], truth: ImageSet, predictions: Predictions, masks: MaskRecall, count: int
+    image_ids: Sequence[int], truth: ImageSet, count: int, panels: Callable[[ImageArray, ImageItem], _Row]
 ) -> tuple[list[_Row], list[str]]:
     """Rows of the first `count` images that can be read, and why others before them cannot."""
     rows: list[_Row] = []
@@ -155,26 +200,34 @@ def _rows(
         if image.shape[:2] != item.size_hw:
             problems.append(f"{item.path}: {image.shape[:2]} px, the ground truth says {item.size_hw} px")
             continue
-        rows.append(_row(image, item, truth, predictions, masks.by_image[image_id]))
+        rows.append(panels(image, item))
     return rows, problems
 
 
-def _row(image: ImageArray, item: ImageItem, truth: ImageSet, predictions: Predictions, recall: float) -> _Row:
-    annotated = truth.forest(item.id)
-    annotated = annotated.select(np.flatnonzero(annotated.attributes["iscrowd"] == 0))
-    colours, image = forest_colours(annotated), panel_sized(image)
-    found, missed, total = annotated.select([]), annotated, 0
-    chosen: IntArray = np.zeros(0, np.int64)
-    if item.id in predictions:
-        forest = predictions[item.id]
-        taken, chosen = match(forest, annotated)
-        found, missed = forest.select(taken), annotated.select(np.delete(np.arange(len(annotated)), chosen))
-        total = len(forest)
+def _extreme(image: ImageArray, item: ImageItem, truth: ImageSet, predictions: Predictions, recall: float) -> _Row:
+    annotated, image = _objects(truth, item), panel_sized(image)
+    colours = forest_colours(annotated)
+    panel, chosen, total = _found(image, item, predictions, annotated, colours)
     return [
         (image, f"{item.path.name} · AR@1000 {100 * recall:.1f}"),
         (paint(image, annotated, colours), f"ground truth: {len(annotated)} objects"),
-        (
-            paint(image, found, colours[chosen], missed),
-            f"found at IoU {MATCH_IOU}: {len(chosen)} of {len(annotated)}, among {total} predictions",
-        ),
+        (panel, f"found at IoU {MATCH_IOU}: {chosen} of {len(annotated)}, among {total} predictions"),
     ]
+
+
+def _objects(truth: ImageSet, item: ImageItem) -> MaskForest:
+    annotated = truth.forest(item.id)
+    return annotated.select(np.flatnonzero(annotated.attributes["iscrowd"] == 0))
+
+
+def _found(
+    image: ImageArray, item: ImageItem, predictions: Predictions, annotated: MaskForest, colours: NDArray[np.float32]
+) -> tuple[ImageArray, int, int]:
+    """A panel of predictions in the colours of the objects that they find, the missed ones outlined; how many found
+    one, and of how many."""
+    if item.id not in predictions:
+        return paint(image, annotated.select([]), colours, annotated), 0, 0
+    forest = predictions[item.id]
+    taken, chosen = match(forest, annotated)
+    missed = annotated.select(np.delete(np.arange(len(annotated)), chosen))
+    return paint(image, forest.select(taken), colours[chosen], missed), len(chosen), len(forest)

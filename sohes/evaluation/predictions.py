@@ -52,6 +52,7 @@ class Predictions(Mapping[int, MaskForest]):
     Attributes:
         image_ids: of the images that have predictions.
         forest: makes the forest of one of them.
+        path: of the files that hold them; None where nothing does.
         related: whether the forests tell wholes from parts.
         backbone: timm name of the ViT that made them, where known.
         init: where its weights come from, in words, where known.
@@ -60,6 +61,7 @@ class Predictions(Mapping[int, MaskForest]):
 
     image_ids: Sequence[int]
     forest: Callable[[int], MaskForest]
+    path: Path | None = None
     related: bool = True
     backbone: str = NOT_STATED
     init: str = NOT_STATED
@@ -180,6 +182,7 @@ def from_store(store: LabelStore, truth: ImageSet, problems: Problems) -> Predic
     return Predictions(
         list(places),
         forest,
+        path=store.folder,
         backbone=store.header.get("backbone", NOT_STATED),
         init=store.header.get("init", NOT_STATED),
         supervision=store.header.get("supervision", NOT_STATED),
@@ -224,7 +227,7 @@ def read_scored_coco(path: Path, truth: ImageSet, problems: Problems) -> Predict
         return _usable(found.forest(places[image_id]), truth.item(image_id), where, problems)
 
     related = any(row.parent_id is not None for rows in scored.values() for row in rows)
-    return Predictions(list(places), forest, related=related)
+    return Predictions(list(places), forest, path=path, related=related)
 
 
 def _is_results_file(path: Path) -> bool:
@@ -255,7 +258,9 @@ def read_results(path: Path, truth: ImageSet, problems: Problems) -> Predictions
         masks.setdefault(image_id, {})[mask] = None
     if not masks:
         raise DataError("; ".join([f"{path}: no entry can be used as a prediction", *problems.lines()]))
-    return Predictions(list(masks), lambda image_id: _flat_forest(masks[image_id], items[image_id]), related=False)
+    return Predictions(
+        list(masks), lambda image_id: _flat_forest(masks[image_id], items[image_id]), path=path, related=False
+    )
 
 
 class _Unusable(Exception):

@@ -57,6 +57,16 @@ HIERARCHY = Protocol(
     source="this project; no protocol for SOHES's hierarchy is published",
 )
 
+FOREST_DEPTH = Protocol(
+    id="forest_depth_v1",
+    data="every predicted mask",
+    resize="none",
+    limit="none: all masks of an image; those of depth 7 and more together",
+    averaging="masks of a depth (0 wholes, 1 parts, 2 subparts, ...) over all images that have predictions, per image",
+    source="this project",
+    unit="masks",
+)
+
 CLUSTER_HUNGARIAN = Protocol(
     id="cluster_hungarian_v1",
     data="every pixel that is not 255; classes that occur in the ground truth",
@@ -136,6 +146,7 @@ _ALL = (
     MASK_AR1000,
     MASK_AR1000_BOOTSTRAP,
     HIERARCHY,
+    FOREST_DEPTH,
     CLUSTER_HUNGARIAN,
     CLUSTER_MAJORITY,
     CLUSTER_IOU,

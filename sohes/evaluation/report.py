@@ -19,6 +19,7 @@ from sohes.data.coco import ImageSet
 from sohes.data.problems import Problems
 from sohes.evaluation.bootstrap import SEED
 from sohes.evaluation.evaluate import Evaluation
+from sohes.evaluation.image_scores import image_scores, write_scores
 from sohes.evaluation.inputs import left_out
 from sohes.evaluation.partitions import MASK_COUNTS
 from sohes.evaluation.predictions import Predictions
@@ -121,14 +122,9 @@ class EvaluationReport:
         measurements = self.evaluation.measurements(
             self.predictions, method=self.method, dataset=self.dataset, of_images=self.of_images
         )
-        names = {item.id: item.path.name for item in self.truth.items}
         files: dict[str, list[Iterable[Any]]] = {
             "metrics.csv": [[field.name for field in fields(Measurement)], *(astuple(row) for row in measurements)],
             "recall_by_count.csv": [("predictions", "mask_ar"), *_percent(enumerate(masks.recall_at_count, start=1))],
-            "images.csv": [
-                ("image_id", "file", "mask_ar_1000"),
-                *((i, names[i], percent) for i, percent in _percent(masks.by_image.items())),
-            ],
         }
         if regions := self.evaluation.regions:
             files["regions_by_count.csv"] = [
@@ -136,6 +132,8 @@ class EvaluationReport:
                 *((n, *row) for n, row in zip(MASK_COUNTS, regions.level_rows(), strict=True)),
             ]
         written = [_write_csv(out / name, rows) for name, rows in files.items()]
+        scores = image_scores(masks, self.truth, self.predictions, method=self.method, dataset=self.dataset)
+        written += write_scores(out, [scores])
         notes = self.left_out()
         if masks.n_objects:
             written.append(plot_recall(masks, self._title(), out / "recall.png"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sohes.configuration import Natural, Share, settings
 from sohes.files import read_json
@@ -42,6 +42,7 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.data.label_store import LabelStore
     from sohes.data.problems import Problems
     from sohes.evaluation.evaluate import evaluate_predictions
+    from sohes.evaluation.image_scores import ImageScores, image_scores, write_scores
     from sohes.evaluation.inputs import left_out
     from sohes.evaluation.predictions import from_store, run_segmenter
     from sohes.segmenters.decode import select_forest
@@ -69,15 +70,19 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
         notes.append("no ground truth for the held-out images: nothing is scored")
         return StageResult(notes=notes, artefacts=drawn)
     measurements: list[Measurement] = []
+    by_image: list[ImageScores] = []
     for arm, (method, forests) in zip(PHASES, predictions.items(), strict=True):
         scores = evaluate_predictions(truth, forests, problems=problems, description=f"evaluate {method}")
-        measurements += scores.measurements(forests, method=method, dataset=dataset, split="held out", arm=arm)
+        facts: Any = {"method": method, "dataset": dataset, "split": "held out", "arm": arm}
+        measurements += scores.measurements(forests, **facts)
+        by_image.append(image_scores(scores.masks, truth, forests, **facts))
         notes += [f"{method}: {line}" for line in left_out(truth, set(forests), Problems())]
     for arm, name in (("phase 2", "instruct"), ("phase 3", "correct")):
         add_numbers(inputs[name], [row for row in measurements if row.arm == arm])
     if seen.items:
         notes.append(_as_labels(seen, *list(predictions.values())[:2]))
-    return StageResult(measurements=measurements, notes=[*notes, *problems.lines()], artefacts=drawn)
+    written = write_scores(out, by_image)
+    return StageResult(measurements=measurements, notes=[*notes, *problems.lines()], artefacts=[*drawn, *written])
 
 
 def _as_labels(truth: ImageSet, clusters: Predictions, predicted: Predictions) -> str:

@@ -238,7 +238,8 @@ def test_measurements_are_percent_and_leave_out_what_is_undefined():
     assert "mask_ar_1000_m" not in values
     assert values["mask_recall_iou70"] == 100.0
     assert values["mask_recall_iou75"] == 0.0
-    assert {row.protocol for row in rows} == {"mask_ar1000_v1"}  # of one image there is no interval
+    # of one image there is no interval
+    assert {row.protocol for row in rows} == {"mask_ar1000_v1", "forest_depth_v1"}
     assert {(row.unit, row.n_images, row.of_images, row.method) for row in rows} == {("%", 1, 7, "SOHES phase 2")}
     assert {(row.dataset, row.split, row.arm) for row in rows} == {("scenes", "val", "phase 2")}
     assert {(row.backbone, row.init, row.supervision) for row in rows} == {("vit", "random", "not stated")}
@@ -340,6 +341,22 @@ def test_interval_among_the_metrics():
     assert metrics["mask_ar_1000_s_low"] == (pytest.approx(50.0), "mask_ar1000_bootstrap_v1")
     assert np.isnan(metrics["mask_ar_1000_l_high"][0])
     assert metrics["mask_ar_1000"][1] == "mask_ar1000_v1"
+
+
+def test_images_and_depths_by_hand():
+    """One of two objects at 3 of the ten thresholds (IoU 0.64), its parts at none; a whole, a part and a subpart."""
+    ground_truth = coco({1: [box(0, 0, 10, 10), box(50, 50, 40, 40)], 2: []})
+    nested = [box(0, 0, 8, 8), box(0, 0, 6, 8), box(0, 0, 4, 4), box(90, 90, 5, 5)]
+    predictions = {1: MaskForest.from_masks(np.array(nested)), 2: MaskForest.from_masks(np.array(nested[3:]))}
+    result = evaluate_predictions(image_set(ground_truth), predictions)
+    assert result.masks.images.loc[1].to_dict() == {
+        **{"objects": 2, "objects_s": 1, "objects_m": 1, "objects_l": 0},
+        **{"found_1000": 3, "found_1000_s": 3, "found_1000_m": 0, "found_1000_l": 0, "found_100": 3},
+    }
+    assert result.masks.images.loc[2].sum() == 0
+    assert result.depths == (1.5, 0.5, 0.5, 0, 0, 0, 0, 0)
+    assert result.metrics()["masks_depth_1"] == (0.5, "forest_depth_v1")
+    assert {f"mask_ar_{count}" for count in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)} < set(result.metrics())
 
 
 def test_average_best_overlap_by_hand():

@@ -89,6 +89,7 @@ def _scores(config: SegmenterConfig, truth: ImageSet, dataset: str, out: Path) -
     from sohes.data.draw import write_overlays
     from sohes.data.problems import Problems
     from sohes.evaluation.evaluate import evaluate_predictions
+    from sohes.evaluation.image_scores import image_scores, write_scores
     from sohes.evaluation.inputs import left_out
     from sohes.evaluation.predictions import from_store, run_segmenter
     from sohes.segmenters.decode import select_forest
@@ -109,6 +110,10 @@ def _scores(config: SegmenterConfig, truth: ImageSet, dataset: str, out: Path) -
     scores = evaluate_predictions(truth, found, problems=problems, description=f"evaluate {METHOD}")
     rows_scored = scores.measurements(found, method=METHOD, dataset=dataset, split="held out")
     add_numbers(out / "segmenter", rows_scored)
+    by_image = image_scores(scores.masks, truth, found, method=METHOD, dataset=dataset, split="held out")
+    written = write_scores(out, [by_image])
     return StageResult(
-        measurements=rows_scored, notes=[*notes, *left_out(truth, set(found), problems)], artefacts=drawn
+        measurements=rows_scored,
+        notes=[*notes, *left_out(truth, set(found), problems)],
+        artefacts=[*drawn, *written],
     )
