@@ -2,12 +2,14 @@
 
 Colours are OKLCH (Ottosson, "A perceptual color space for image processing", 2020): equal lightness looks equally
 light, and hue changes without it. Those of `PHASES` and of `START` and `TRAINED` differ in lightness, so that they are
-told apart in grey print and with any colour vision.
+told apart in grey print and with any colour vision. Where more series stand in one plot, markers, dashes and hatches of
+`SERIES` tell them apart.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,18 +74,54 @@ MAIN, MAIN_PALE = TRAINED, _colour(0.71, 0.06, 0.69)  # of a picture with one se
 INK, MUTED, CITED, GRID = (_colour(lightness, 0, 0) for lightness in (0.32, 0.54, 0.84, 0.92))
 
 
+@dataclass(frozen=True)
+class Look:
+    """How one of several series is drawn: line, points, and bars."""
+
+    colour: Colour
+    dash: tuple[float, ...]  # lengths of line and gap in line widths; empty for a solid line
+    marker: str
+    hatch: str
+
+
+_NEXT = (START, TRAINED, _colour(0.58, 0.18, 0.06), _colour(0.74, 0.12, 0.95), _colour(0.45, 0.06, 0.4))
+_DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1), (5, 1, 1.5, 1), (3, 1), (1, 2), (7, 2), (3, 1, 1, 1))
+SERIES = tuple(  # the three phases first
+    Look(colour, dash, marker, hatch)
+    for colour, dash, marker, hatch in zip(
+        (*PHASES, *_NEXT), _DASHES, "osD^vPX*", ("", "//", "..", "xx", "\\\\", "++", "oo", "--"), strict=True
+    )
+)
+
+
 def style() -> AbstractContextManager[None]:
     """The look of all plots, while the context is open."""
     import seaborn as sns
     from matplotlib import rc_context
 
     own = {"axes.titlesize": 10.5, "axes.titlelocation": "left", "font.size": 10, "grid.color": GRID}
-    return rc_context(sns.axes_style("whitegrid") | own)
+    files = {"svg.hashsalt": "sohes", "svg.fonttype": "none", "pdf.fonttype": 42}  # text stays text
+    return rc_context(sns.axes_style("whitegrid") | own | files)
+
+
+_METADATA: dict[str, Any] = {  # no version and no date in a file
+    ".png": {"Software": None},
+    ".pdf": {"Creator": None, "Producer": None, "CreationDate": None},
+    ".svg": {"Creator": None, "Date": None},
+}
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG; the same figure gives the same bytes."""
-    metadata: dict[str, Any] = {"Software": None}  # no version in the file
+    """Write a figure as PNG, PDF or SVG, as the name says; the same figure in the same style gives the same bytes."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, metadata=metadata)
+        figure.savefig(temporary, format=path.suffix[1:], metadata=_METADATA[path.suffix])
+    return path
+
+
+def save_all(figure: Figure, path: Path) -> Path:
+    """Write a figure as the PNG `path`, and as PDF and SVG beside it."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once for all three
+    for suffix in _METADATA:
+        save(figure, path.with_suffix(suffix))
     return path

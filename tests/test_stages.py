@@ -25,6 +25,8 @@ from sohes.data.problems import Problems
 from sohes.data.scenes.scene import write_scenes
 from sohes.data.stage import ImagesConfig, LabelledConfig, images, labelled
 from sohes.errors import ConfigError, DataError
+from sohes.evaluation.compare import compare
+from sohes.evaluation.image_scores import read_scores
 from sohes.evaluation.predictions import from_store
 from sohes.evaluation.stage import EvaluateConfig, _as_labels, evaluate
 from sohes.explore.stage import ExploreConfig, PhotographsConfig, explore, photographs
@@ -121,8 +123,14 @@ def test_every_stage_leaves_what_the_next_needs(finished: tuple[Path, dict[str, 
         assert results[stage].artefacts == [run / stage / "curves.png"]
     for result in results.values():
         assert all(path.exists() for path in result.artefacts)
-    (picture,) = results["evaluate"].artefacts
+    picture, *scores = results["evaluate"].artefacts
     assert picture.parent == run / "evaluate" / "pictures"
+    assert scores == [run / "evaluate" / "images.csv", run / "evaluate" / "scored.json"]
+    compared = compare(read_scores(run), read_scores(run))
+    assert [one.a.arm for one in compared] == ["labels", "phase 2", "phase 3"]
+    recorded = [row.value for row in results["evaluate"].measurements if row.metric == "mask_ar_1000"]
+    assert [one.metrics.loc["mask_ar_1000", "a"] for one in compared] == pytest.approx(recorded)
+    assert all(one.a.predictions is not None and LabelStore(one.a.predictions) for one in compared)
     (picture,) = results["explore"].artefacts
     assert picture == run / "explore" / "overlays" / "000000-1.png"
     assert results["photographs"].artefacts == [run / "photographs" / "photographs.jpg"]

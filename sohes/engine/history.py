@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from sohes.files import write_text
-from sohes.plotting import MAIN, MAIN_PALE, save, style
+from sohes.plotting import MAIN, SERIES, Look, save_all, style
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_ALONE = Look(MAIN, (), "o", "")
 HISTORY, CURVES = "history.csv", "curves.png"
 
 
@@ -54,32 +59,69 @@ def data_share(path: Path) -> float:
     return float(100 * history["data_seconds"].sum() / max(history["step_seconds"].sum(), 1e-9))
 
 
+def _panels(names: list[str]) -> dict[str, dict[str, str]]:
+    """Columns by panel and by what they are called in it: the same loss of several labels together, "loss" alone.
+
+    >>> _panels(["loss", "mask_initial", "mask_teacher", "loss_dice", "step_seconds", "data_seconds"])
+    {'loss': {'': 'loss'}, 'mask': {'initial': 'mask_initial', 'teacher': 'mask_teacher'}, \
+'dice': {'': 'loss_dice'}, 'seconds': {'step': 'step_seconds', 'data': 'data_seconds'}}
+    """
+    short = {name: name.removeprefix("loss_") for name in names}
+    heads = Counter(name.rpartition("_")[0] for name in short.values())
+    tails = Counter(name.rpartition("_")[2] for name in short.values())
+    panels: dict[str, dict[str, str]] = {}
+    for name, words in short.items():
+        head, _, tail = words.rpartition("_")
+        panel, series = words, ""
+        if head and heads[head] > 1:
+            panel, series = head, tail
+        elif head and tails[tail] > 1:
+            panel, series = tail, head
+        panels.setdefault(panel, {})[series] = name
+    return panels
+
+
 def draw_history(path: Path, picture: Path) -> None:
-    """Draw every column of a history as a curve, smoothed beside raw; nothing when there is no history yet."""
+    """Draw a history as curves, smoothed over raw, a panel for each loss; nothing when there is no history yet.
+
+    Args:
+        path: the CSV file.
+        picture: PNG to write; PDF and SVG lie beside it.
+    """
     if not path.exists():
         return
     history = pd.read_csv(path, on_bad_lines="skip")
-    names = [name for name in history.columns if name not in ("step", "lr")]
-    if len(history) < 2 or not names:
+    panels = _panels([name for name in history.columns if name not in ("step", "lr")])
+    if len(history) < 2 or not panels:
         return
     from matplotlib.figure import Figure
 
-    columns = min(4, len(names))
-    rows = -(-len(names) // columns)
-    window = max(1, len(history) // 30)
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
     with style():
         figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=120, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
-        for axis, name in zip(axes.flat, names, strict=False):
-            curve = history[["step", name]].dropna()
-            if len(curve) < len(history):  # measured now and then
-                axis.plot(curve["step"], curve[name], "o-", color=MAIN, linewidth=1.6, markersize=4)
-            else:
-                axis.plot(curve["step"], curve[name], color=MAIN_PALE, linewidth=0.8)
-                axis.plot(curve["step"], curve[name].rolling(window, min_periods=1).mean(), color=MAIN, linewidth=1.6)
-            axis.set_title(name.replace("_", " "))
+        for axis, (panel, series) in zip(axes.flat, panels.items(), strict=False):
+            for (words, name), look in zip(series.items(), SERIES, strict=False):
+                _draw_curve(axis, history[["step", name]], look if len(series) > 1 else _ALONE, words)
+            axis.set_title(panel.replace("_", " "))
             axis.set_xlabel("step", fontsize=8)
             axis.tick_params(labelsize=8)
-        for axis in axes.flat[len(names) :]:
+            if len(series) > 1:
+                axis.legend(fontsize=7, framealpha=0.8, edgecolor="none")
+        for axis in axes.flat[len(panels) :]:
             axis.remove()
-        save(figure, picture)
+        save_all(figure, picture)
+
+
+def _draw_curve(axes: Axes, history: pd.DataFrame, look: Look, words: str) -> None:
+    """One column against the step: what was measured now and then as points, else smoothed over raw."""
+    curve = history.dropna()
+    steps, values = curve.iloc[:, 0], curve.iloc[:, 1]
+    line = {"color": look.colour, "linewidth": 1.6, "label": words}
+    if len(curve) < len(history):
+        axes.plot(steps, values, marker=look.marker, markersize=4, **line)
+        return
+    smooth = values.rolling(max(1, len(history) // 30), min_periods=1).mean()
+    axes.plot(steps, values, color=look.colour, linewidth=0.8, alpha=0.35)
+    axes.plot(steps, smooth, dashes=look.dash or (None, None), **line)

@@ -53,7 +53,7 @@ def test_images_to_a_segmenter_and_its_scores(inputs: dict[str, Path], tmp_path:
     rows = {row.metric: row for row in result.measurements}
     assert (rows["mask_ar_1000"].method, rows["mask_ar_1000"].n_images) == (METHOD, 3)
     assert any("without labels" in note for note in result.notes)
-    assert len(result.artefacts) == 1
+    assert [path.name for path in result.artefacts[1:]] == ["images.csv", "scored.json"]
     # finished but for its scores, it is not made again; and the scores are the same
     before = (tmp_path / "segmenter" / "model.safetensors").stat().st_mtime_ns
     again = segmenter(SegmenterConfig(**CONFIG), given, tmp_path)
