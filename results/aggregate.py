@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from results.latex import to_latex
-from results.plots import write_plots
+from results.plots.write import write_plots
 from results.published import BIBLIOGRAPHY, published_rows
 from results.render import to_csv, to_markdown
 from results.report.write import write_report
@@ -87,7 +87,7 @@ def aggregate(
             raise ConfigError(unknown_name("table", name, TABLES))
     found, published = chosen(read_runs(folders), published_rows(), methods, datasets)
     built = [TABLES[name](found, published) for name in tables]
-    plots, problems = write_plots(found, published_rows(), out / "plots")
+    plots, problems = write_plots(found.frame, out / "plots")
     texts = {
         out / "summary.md": summary(found, built, plots, problems, out),
         out / "tables" / BIBLIOGRAPHY.name: BIBLIOGRAPHY.read_text(encoding="utf-8"),

@@ -77,6 +77,7 @@ METRIC_TITLES = {
 _PLACES = {"bits": "0.01", "h": "0.01"}
 _PATTERNS = {  # of metrics with a number in their name
     r"mask_ar_(\d+)": "AR@{}",
+    r"masks_depth_(\d+)": "masks of depth {}",
     r"mask_recall_iou(\d+)": "recall at IoU 0.{}",
     r"miou_(\d+)_classes": "mIoU over {} chosen classes",
 }

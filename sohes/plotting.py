@@ -86,10 +86,10 @@ class Look:
 
 _NEXT = (START, TRAINED, _colour(0.58, 0.18, 0.06), _colour(0.74, 0.12, 0.95), _colour(0.45, 0.06, 0.4))
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5, 1.5), (1.5, 1), (5, 1, 1.5, 1), (3, 1), (1, 2), (7, 2), (3, 1, 1, 1))
-SERIES = tuple(  # the three phases first
+SERIES = tuple(  # the three phases first, which colour alone tells apart
     Look(colour, dash, marker, hatch)
     for colour, dash, marker, hatch in zip(
-        (*PHASES, *_NEXT), _DASHES, "osD^vPX*", ("", "//", "..", "xx", "\\\\", "++", "oo", "--"), strict=True
+        (*PHASES, *_NEXT), _DASHES, "osD^vPXp", ("", "", "", "//", "..", "xx", "++", "oo"), strict=True
     )
 )
 
@@ -118,10 +118,8 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def save_all(figure: Figure, path: Path) -> Path:
-    """Write a figure as the PNG `path`, and as PDF and SVG beside it."""
+def save_all(figure: Figure, path: Path) -> list[Path]:
+    """Write a figure as the PNG `path`, and as PDF and SVG beside it; the three paths."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once for all three
-    for suffix in _METADATA:
-        save(figure, path.with_suffix(suffix))
-    return path
+    return [save(figure, path.with_suffix(suffix)) for suffix in _METADATA]

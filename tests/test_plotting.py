@@ -13,7 +13,19 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from sohes.plotting import CITED, MUTED, PHASES, START, TRAINED, categorical, distinct_hues, oklch, save, style
+from sohes.plotting import (
+    CITED,
+    MUTED,
+    PHASES,
+    SERIES,
+    START,
+    TRAINED,
+    categorical,
+    distinct_hues,
+    oklch,
+    save_all,
+    style,
+)
 
 # of linear sRGB; Machado, Oliveira, Fernandes, "A physiologically-based model for simulation of color vision
 # deficiency", 2009, deuteranomaly of severity 1.0
@@ -50,9 +62,31 @@ def test_oklch_of_many() -> None:
     assert oklch(np.zeros(0), 0.1, np.zeros(0)).shape == (0, 3)
 
 
-@pytest.mark.parametrize("colours", [PHASES, (START, TRAINED), (TRAINED, CITED), categorical(3)])
+def least_difference(first: ArrayLike, second: ArrayLike) -> float:
+    """CIEDE2000 of two colours as seen without green, or in grey, whichever is less."""
+    pair = np.asarray([first, second], float)
+    lab = rgb2lab(pair)
+    grey = np.stack([lab[:, 0], 0 * lab[:, 0], 0 * lab[:, 0]], axis=-1)
+    return min(float(deltaE_ciede2000(*rgb2lab(seen_without_green(pair)))), float(deltaE_ciede2000(*grey)))
+
+
+@pytest.mark.parametrize("colours", [PHASES, (START, TRAINED), (TRAINED, CITED)])
 def test_series_are_told_apart_in_grey_and_without_green(colours: ArrayLike) -> None:
     for first, second in combinations(np.asarray(colours, float), 2):
+        assert least_difference(first, second) >= 15
+
+
+def test_many_series_are_told_apart_by_colour_or_else_by_form() -> None:
+    """Lines by marker and dash, bars by hatch."""
+    assert tuple(look.colour for look in SERIES[:3]) == PHASES
+    for first, second in combinations(SERIES, 2):
+        assert first.marker != second.marker
+        assert first.dash != second.dash
+        assert first.hatch != second.hatch or least_difference(first.colour, second.colour) >= 15
+
+
+def test_categories_differ_in_lightness() -> None:
+    for first, second in combinations(categorical(3), 2):
         assert abs(rgb2lab(first)[0] - rgb2lab(second)[0]) > 12
         assert deltaE_ciede2000(*rgb2lab(seen_without_green([first, second]))) > 15
 
@@ -66,12 +100,18 @@ def test_neighbouring_categories_are_far_apart() -> None:
 def test_a_figure_gives_the_same_bytes_in_the_style_of_all(tmp_path: Path) -> None:
     with style():
         for name in ("a.png", "b.png"):
-            figure = Figure(figsize=(2, 1))
+            figure = Figure(figsize=(2, 1), layout="constrained")
             axes = figure.subplots()
             axes.plot([0, 1], color=MUTED)
+            axes.set_title("words")
             assert axes.xaxis.get_gridlines()[0].get_visible()
-            assert save(figure, tmp_path / name) == tmp_path / name
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+            written = save_all(figure, tmp_path / name)
+            assert written == [(tmp_path / name).with_suffix(form) for form in (".png", ".pdf", ".svg")]
+    for form, begin in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml")):
+        first = (tmp_path / f"a{form}").read_bytes()
+        assert first == (tmp_path / f"b{form}").read_bytes()
+        assert first.startswith(begin)
+    assert "words" in (tmp_path / "a.svg").read_text()
 
 
 def test_importing_it_loads_no_matplotlib() -> None:

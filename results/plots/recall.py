@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -22,7 +23,7 @@ from results.plots.parts import (
     with_series,
 )
 from results.schema import DATA
-from sohes.plotting import SERIES, Look
+from sohes.plotting import GRID, SERIES, Look
 from sohes.records import PHASES, describe_data
 
 _COUNT, _IOU = r"^mask_ar_(\d+)$", r"^mask_recall_iou(\d+)$"
@@ -42,7 +43,7 @@ def plot_recall(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     frame = with_series(frame)
     names, left_out = best_series(frame, "mask_ar_1000")
     looks = looks_of(names)
-    figure = Figure(figsize=(9.2, 4.4), dpi=160, layout="constrained")
+    figure = Figure(figsize=(9.2, 3.9), dpi=160, layout="constrained")
     by_count, by_iou = figure.subplots(1, 2)
     for axes, pattern, scale in ((by_count, _COUNT, 1.0), (by_iou, _IOU, 0.01)):
         found = frame["metric"].str.extract(pattern, expand=False)
@@ -51,7 +52,9 @@ def plot_recall(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     by_count.set(xscale="log", xlabel="masks per image, best first", ylabel="mask AR (%)")
     by_count.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
     by_iou.set(xlabel="IoU at which an object counts as found", ylabel="recall of 1,000 masks (%)")
-    title(figure, "Recall by number of masks and by IoU", frame)
+    runs = frame.groupby("series")["run"].nunique().max()
+    of_runs = f"; mean ± standard deviation of {runs} runs" if runs > 1 else ""
+    title(figure, f"Recall by number of masks and by IoU{of_runs}", frame)
     legend(figure, [_handle(look) for look in looks.values()], names)
     return figure, left_out
 
@@ -68,7 +71,7 @@ def _lines(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None:
         palette={name: look.colour for name, look in looks.items()},
         markers={name: look.marker for name, look in looks.items()},
         dashes={name: look.dash or "" for name, look in looks.items()},
-        errorbar=("sd", 1) if rows["run"].nunique() > len(looks) else None,
+        errorbar="sd" if rows.groupby("series")["run"].nunique().max() > 1 else None,
         markersize=6,
         legend=False,
         ax=axes,
@@ -96,7 +99,7 @@ def plot_phases(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     points["size"], points["phase"] = points["metric"].map(SIZES), points["arm"].map(_PHASES)
     looks = {name: look for name, look in zip(_PHASES.values(), SERIES, strict=False) if name in set(points["phase"])}
     sizes = [size for size in SIZES.values() if size in set(points["size"])]
-    figure = Figure(figsize=(7.6, 4.2), dpi=160, layout="constrained")
+    figure = Figure(figsize=(7.6, 3.9), dpi=160, layout="constrained")
     axes = figure.subplots()
     sns.barplot(points, x="size", y="value", hue="phase", order=sizes, hue_order=list(looks), legend=False, ax=axes)
     hatch_bars(axes, looks)
@@ -128,26 +131,30 @@ def plot_data_sets(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     names, left_out = best_series(frame, "mask_ar_1000")
     looks = looks_of(names)
     rows = frame[frame["metric"].isin(list(SIZES)) & frame["series"].isin(names)]
-    words = {data: _data_words(data) for data in rows[list(DATA)].drop_duplicates().itertuples(index=False)}
     points = with_intervals(rows, frame, ["series", *DATA])
-    points["data"] = [words[data] for data in points[list(DATA)].itertuples(index=False)]
-    height = 0.22 * len(names) + 0.25
-    figure = Figure(figsize=(9.2, 1.7 + height * len(words)), dpi=160, layout="constrained")
+    points["data"] = [_data_words(*data) for data in points[list(DATA)].itertuples(index=False)]
+    # a line for each method that a data set has, and half a line between data sets
+    lines = points[["data", "series"]].drop_duplicates()
+    lines = lines.sort_values("series", key=lambda own: own.map(names.index), kind="stable")
+    lines = lines.sort_values("data", key=lambda own: own.map(list(dict.fromkeys(points["data"])).index), kind="stable")
+    lines["y"] = np.arange(len(lines)) + 0.8 * (lines["data"] != lines["data"].shift()).cumsum()
+    points = points.merge(lines, on=["data", "series"])
+    middles = points.groupby("data", sort=False)["y"].agg(lambda y: (y.min() + y.max()) / 2)
+    figure = Figure(figsize=(9.2, 1.4 + 0.2 * lines["y"].max()), dpi=160, layout="constrained")
     panels = figure.subplots(1, len(SIZES), sharey=True)
     for axes, (metric, size) in zip(panels, SIZES.items(), strict=True):
-        for place, (name, look) in enumerate(looks.items()):
-            own = points[(points["metric"] == metric) & (points["series"] == name)].set_index("data")
-            own = own.reindex(list(words.values()))
-            y = [row + (place - (len(names) - 1) / 2) * 0.8 / len(names) for row in range(len(words))]
-            draw_intervals(axes, y, own, flat=True)
-            axes.plot(own["value"], y, look.marker, color=look.colour, markeredgecolor="white", markersize=7, zorder=4)
-        axes.set(xlabel="AR@1000 (%)", xlim=(0, None), ylim=(len(words) - 0.5, -0.5))
+        for name, look in looks.items():
+            own = points[(points["metric"] == metric) & (points["series"] == name)]
+            draw_intervals(axes, own["y"], own, flat=True)
+            axes.plot(own["value"], own["y"], look.marker, color=look.colour, mec="white", markersize=7, zorder=4)
+        axes.set(xlabel="AR@1000 (%)", ylim=(lines["y"].max() + 0.9, lines["y"].min() - 0.9))
+        axes.set_xlim(left=0)
         axes.set_title(f"{size} objects", size=10)
         axes.grid(axis="y", visible=False)
-        for edge in range(1, len(words)):
-            axes.axhline(edge - 0.5, color="white", linewidth=4)
+        for place in lines.loc[lines["data"] != lines["data"].shift(), "y"].iloc[1:]:
+            axes.axhline(place - 0.9, color=GRID, linewidth=1)
         sns.despine(ax=axes, left=True)
-    panels[0].set_yticks(range(len(words)), list(words.values()))
+    panels[0].set_yticks(middles, middles.index)
     scale = next(rows.itertuples()).scale
     title(figure, f"Mask recall by data set and size, scale {scale}{interval_words(points)}", rows, data=False)
     points_only = [Line2D([], [], color=look.colour, marker=look.marker, linestyle="") for look in looks.values()]
@@ -155,8 +162,7 @@ def plot_data_sets(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     return figure, left_out
 
 
-def _data_words(data: tuple[str, str, int | None]) -> str:
-    dataset, split, of_images = data
+def _data_words(dataset: str, split: str, of_images: int | None) -> str:
     words = describe_data(dataset, split, None, None).replace(" (", "\n(")
     return words if pd.isna(of_images) else f"{words}\npart of {of_images:,} images"
 
@@ -177,7 +183,7 @@ def plot_depths(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     looks = looks_of(names)
     deepest = int(rows["depth"].max())
     rows = rows[rows["depth"] <= max(rows.loc[rows["value"] > 0, "depth"].max(), 2)]
-    figure = Figure(figsize=(7.6, 4.0), dpi=160, layout="constrained")
+    figure = Figure(figsize=(7.6, 3.7), dpi=160, layout="constrained")
     axes = figure.subplots()
     sns.barplot(rows, x="depth", y="value", hue="series", hue_order=names, errorbar=None, legend=False, ax=axes)
     hatch_bars(axes, looks)
@@ -186,7 +192,7 @@ def plot_depths(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     if last == deepest:
         ticks[-1] += "\nand more"
     axes.set_xticks(range(last + 1), ticks)
-    axes.set(xlabel="depth in the forest", ylabel="predicted masks per image")
+    axes.set(xlabel="depth in the forest", ylabel="masks per image")
     axes.grid(axis="x", visible=False)
     sns.despine(ax=axes, left=True)
     title(figure, "Depth of the predicted forests", rows)

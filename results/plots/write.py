@@ -38,19 +38,6 @@ class PlotPlan:
     rows: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class Plots:
-    """What was drawn.
-
-    Attributes:
-        paths: of the PNG files; PDF and SVG lie beside each.
-        left_out: a sentence for what was not drawn.
-    """
-
-    paths: tuple[Path, ...]
-    left_out: tuple[str, ...]
-
-
 def choose(frame: pd.DataFrame) -> tuple[list[PlotPlan], list[str]]:
     """The plots that are drawn of measured numbers, `MAX_PLOTS` at most, and sentences about those that are not.
 
@@ -75,12 +62,15 @@ def choose(frame: pd.DataFrame) -> tuple[list[PlotPlan], list[str]]:
     return drawn, left_out
 
 
-def write_plots(frame: pd.DataFrame, folder: Path) -> Plots:
+def write_plots(frame: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
     """Draw what `choose` chooses.
 
     Args:
         frame: rows with the columns `schema.COLUMNS`.
         folder: of the files, KIND.png or KIND_NUMBER.png, .pdf and .svg.
+
+    Returns:
+        The files, and a sentence for what was left out.
     """
     plans, left_out = choose(frame)
     count = {kind: sum(plan.kind == kind for plan in plans) for kind in {plan.kind for plan in plans}}
@@ -91,10 +81,10 @@ def write_plots(frame: pd.DataFrame, folder: Path) -> Plots:
         name = plan.kind if count[plan.kind] == 1 else f"{plan.kind}_{numbers[plan.kind]}"
         with style():
             figure, missing = plan.draw(plan.rows)
-            paths.append(save_all(figure, folder / f"{name}.png"))
+            paths += save_all(figure, folder / f"{name}.png")
         if missing:
             left_out.append(f"not in {name}.png: {', '.join(missing)}")
-    return Plots(tuple(paths), tuple(left_out))
+    return paths, left_out
 
 
 def _about(rows: pd.DataFrame, *columns: str) -> str:
