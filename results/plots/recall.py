@@ -81,8 +81,10 @@ def _lines(axes: Axes, rows: pd.DataFrame, looks: dict[str, Look]) -> None:
 
 
 def _handle(look: Look) -> Line2D:
-    style = (0, look.dash) if look.dash else "-"
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=style, markeredgecolor="white", markersize=6)
+    line = Line2D([], [], color=look.colour, marker=look.marker, markeredgecolor="white", markersize=6)
+    if look.dash:
+        line.set_dashes(look.dash)
+    return line
 
 
 def plot_phases(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
@@ -105,7 +107,7 @@ def plot_phases(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     hatch_bars(axes, looks)
     for container, phase in zip(axes.containers, looks, strict=False):
         own = points[points["phase"] == phase].set_index("size").reindex(sizes)
-        places = [bar.get_x() + bar.get_width() / 2 for bar in container]  # type: ignore[attr-defined]
+        places = [bar.get_x() + bar.get_width() / 2 for bar in container]
         draw_intervals(axes, places, own)
         for place, value, high in zip(places, own["value"], own["high"], strict=True):
             label_bar(axes, place, value, high)
@@ -114,7 +116,7 @@ def plot_phases(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     axes.grid(axis="x", visible=False)
     sns.despine(ax=axes, left=True)
     title(figure, f"Mask recall by phase{interval_words(points)}", rows)
-    legend(figure, [container[0] for container in axes.containers], list(looks))  # type: ignore[index]
+    legend(figure, [container[0] for container in axes.containers], list(looks))
     return figure, []
 
 
@@ -196,5 +198,5 @@ def plot_depths(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     axes.grid(axis="x", visible=False)
     sns.despine(ax=axes, left=True)
     title(figure, "Depth of the predicted forests", rows)
-    legend(figure, [container[0] for container in axes.containers], names)  # type: ignore[index]
+    legend(figure, [container[0] for container in axes.containers], names)
     return figure, left_out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from typing import Any
 
 import pandas as pd
 import seaborn as sns
@@ -29,7 +30,7 @@ def plot_transfer(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     Returns:
         The figure, and the heads of which only one side was measured.
     """
-    heads = dict(iter(frame.groupby(["method", "metric", "dataset", "split"], sort=False)))
+    heads: dict[Any, pd.DataFrame] = dict(iter(frame.groupby(["method", "metric", "dataset", "split"], sort=False)))
     pairs = {
         key: rows.pivot_table(index="run", columns="arm", values="value", sort=False) for key, rows in heads.items()
     }
@@ -39,9 +40,9 @@ def plot_transfer(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
     across = min(_ACROSS, len(whole))
     figure = Figure(figsize=(max(5.5, 2.3 * across), 2.9 * down + 0.8), dpi=160, layout="constrained")
     panels = figure.subplots(down, across, squeeze=False)
-    for axes, (key, table) in zip(panels.flat, whole.items(), strict=False):
+    for axes, ((method, metric, *_), table) in zip(panels.flat, whole.items(), strict=False):
         _pairs(axes, table)
-        axes.set_title(f"{title_of(key[1])}\n{textwrap.fill(key[0], 24)}", size=9)
+        axes.set_title(f"{title_of(metric)}\n{textwrap.fill(method, 24)}", size=9)
     for axes in panels.flat[len(whole) :]:
         axes.remove()
     for row in panels:

@@ -60,12 +60,7 @@ def data_share(path: Path) -> float:
 
 
 def _panels(names: list[str]) -> dict[str, dict[str, str]]:
-    """Columns by panel and by what they are called in it: the same loss of several labels together, "loss" alone.
-
-    >>> _panels(["loss", "mask_initial", "mask_teacher", "loss_dice", "step_seconds", "data_seconds"])
-    {'loss': {'': 'loss'}, 'mask': {'initial': 'mask_initial', 'teacher': 'mask_teacher'}, \
-'dice': {'': 'loss_dice'}, 'seconds': {'step': 'step_seconds', 'data': 'data_seconds'}}
-    """
+    """Columns by panel and by what they are called in it: what begins or else ends alike is in one panel."""
     short = {name: name.removeprefix("loss_") for name in names}
     heads = Counter(name.rpartition("_")[0] for name in short.values())
     tails = Counter(name.rpartition("_")[2] for name in short.values())
@@ -77,7 +72,7 @@ def _panels(names: list[str]) -> dict[str, dict[str, str]]:
             panel, series = head, tail
         elif head and tails[tail] > 1:
             panel, series = tail, head
-        panels.setdefault(panel, {})[series] = name
+        panels.setdefault(panel.replace("_", " "), {})[series] = name
     return panels
 
 
@@ -104,7 +99,7 @@ def draw_history(path: Path, picture: Path) -> None:
         for axis, (panel, series) in zip(axes.flat, panels.items(), strict=False):
             for (words, name), look in zip(series.items(), SERIES, strict=False):
                 _draw_curve(axis, history[["step", name]], look if len(series) > 1 else _ALONE, words)
-            axis.set_title(panel.replace("_", " "))
+            axis.set_title(panel)
             axis.set_xlabel("step", fontsize=8)
             axis.tick_params(labelsize=8)
             if len(series) > 1:
@@ -118,7 +113,7 @@ def _draw_curve(axes: Axes, history: pd.DataFrame, look: Look, words: str) -> No
     """One column against the step: what was measured now and then as points, else smoothed over raw."""
     curve = history.dropna()
     steps, values = curve.iloc[:, 0], curve.iloc[:, 1]
-    line = {"color": look.colour, "linewidth": 1.6, "label": words}
+    line: dict[str, Any] = {"color": look.colour, "linewidth": 1.6, "label": words}
     if len(curve) < len(history):
         axes.plot(steps, values, marker=look.marker, markersize=4, **line)
         return

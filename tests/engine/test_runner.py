@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sohes.engine import loop
 from sohes.engine.checkpoints import checkpoints
-from sohes.engine.history import HistoryHook, data_share, draw_history
+from sohes.engine.history import HistoryHook, _panels, data_share, draw_history
 from sohes.engine.loop import StepSampler, micro_batch_size
 from sohes.errors import ConfigError, SohesError
 from tests.engine.toy import Line, Numbers, end, fit, optimiser
@@ -175,6 +175,18 @@ def test_curves_need_a_history(tmp_path: Path) -> None:
     (tmp_path / "torn.csv").write_text("step,lr,loss\n0,1,2\n1,1,1\n2,")  # the last line was cut by a kill
     draw_history(tmp_path / "torn.csv", tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
+
+
+def test_curves_of_one_loss_share_a_panel() -> None:
+    names = ["loss", "initial_labels", "teacher_labels", "mask_initial", "mask_teacher", "loss_dice", "tau_s", "tau_m"]
+    assert _panels([*names, "grad_norm"]) == {
+        "loss": {"": "loss"},
+        "labels": {"initial": "initial_labels", "teacher": "teacher_labels"},
+        "mask": {"initial": "mask_initial", "teacher": "mask_teacher"},
+        "dice": {"": "loss_dice"},
+        "tau": {"s": "tau_s", "m": "tau_m"},
+        "grad norm": {"": "grad_norm"},
+    }
 
 
 def test_curve_of_something_measured_now_and_then(tmp_path: Path) -> None:
