@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -24,7 +26,7 @@ from results.plots.parts import (
 )
 from results.schema import DATA
 from sohes.plotting import GRID, SERIES, Look
-from sohes.records import PHASES, describe_data
+from sohes.records import PHASES
 
 _COUNT, _IOU = r"^mask_ar_(\d+)$", r"^mask_recall_iou(\d+)$"
 _PHASES = dict(zip(PHASES, ("labels (phase 1)", "phase 2", "phase 3"), strict=True))
@@ -150,7 +152,7 @@ def plot_data_sets(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
             draw_intervals(axes, own["y"], own, flat=True)
             axes.plot(own["value"], own["y"], look.marker, color=look.colour, mec="white", markersize=7, zorder=4)
         axes.set(xlabel="AR@1000 (%)", ylim=(lines["y"].max() + 0.9, lines["y"].min() - 0.9))
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.1 * points.loc[points["metric"] == metric, ["value", "high"]].max().max() or 1.0)
         axes.set_title(f"{size} objects", size=10)
         axes.grid(axis="y", visible=False)
         for place in lines.loc[lines["data"] != lines["data"].shift(), "y"].iloc[1:]:
@@ -165,8 +167,8 @@ def plot_data_sets(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
 
 
 def _data_words(dataset: str, split: str, of_images: int | None) -> str:
-    words = describe_data(dataset, split, None, None).replace(" (", "\n(")
-    return words if pd.isna(of_images) else f"{words}\npart of {of_images:,} images"
+    of_all = [] if pd.isna(of_images) else [f"part of {of_images:,} images"]
+    return "\n".join(line for part in (dataset, split, *of_all) for line in textwrap.wrap(part, 24))
 
 
 def plot_depths(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
