@@ -152,7 +152,8 @@ def plot_data_sets(frame: pd.DataFrame) -> tuple[Figure, list[str]]:
             draw_intervals(axes, own["y"], own, flat=True)
             axes.plot(own["value"], own["y"], look.marker, color=look.colour, mec="white", markersize=7, zorder=4)
         axes.set(xlabel="AR@1000 (%)", ylim=(lines["y"].max() + 0.9, lines["y"].min() - 0.9))
-        axes.set_xlim(0, 1.1 * points.loc[points["metric"] == metric, ["value", "high"]].max().max() or 1.0)
+        highest = points.loc[points["metric"] == metric, ["value", "high"]].max().max()
+        axes.set_xlim(0, 1.1 * np.nan_to_num(highest) or 1.0)
         axes.set_title(f"{size} objects", size=10)
         axes.grid(axis="y", visible=False)
         for place in lines.loc[lines["data"] != lines["data"].shift(), "y"].iloc[1:]:

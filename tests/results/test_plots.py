@@ -34,7 +34,12 @@ DEFAULTS = {
 def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     rows = [DEFAULTS | row for row in rows]
     names = dict.fromkeys(name for row in rows for name in row)
-    return make_frame({name: [row.get(name, "" if TYPES[name] == "str" else None) for row in rows] for name in names})
+    return make_frame(
+        {
+            name: [row.get(name, None if TYPES[name] in ("bool", "float64", "Int64") else "") for row in rows]
+            for name in names
+        }
+    )
 
 
 def masks(level: float, **facts: Any) -> list[dict[str, Any]]:
