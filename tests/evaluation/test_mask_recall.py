@@ -240,7 +240,9 @@ def test_measurements_are_percent_and_leave_out_what_is_undefined():
     assert values["mask_recall_iou75"] == 0.0
     # of one image there is no interval
     assert {row.protocol for row in rows} == {"mask_ar1000_v1", "forest_depth_v1"}
-    assert {(row.unit, row.n_images, row.of_images, row.method) for row in rows} == {("%", 1, 7, "SOHES phase 2")}
+    assert {(row.unit, row.n_images, row.of_images, row.method) for row in rows} == {
+        (unit, 1, 7, "SOHES phase 2") for unit in ("%", "masks")
+    }
     assert {(row.dataset, row.split, row.arm) for row in rows} == {("scenes", "val", "phase 2")}
     assert {(row.backbone, row.init, row.supervision) for row in rows} == {("vit", "random", "not stated")}
 
