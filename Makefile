@@ -1,4 +1,4 @@
-# make demo    set everything up, then the whole pipeline at demo scale (10 to 30 minutes on 2 cores after the installation)
+# make demo    set everything up, then the whole pipeline at demo scale (ten minutes on 2 cores that multiply bfloat16, after the installation)
 # make test    set everything up, then linters, type checks and tests
 # make install only set up: a virtual environment in .venv with pinned dependencies
 # Needs Python 3.11, a C++ compiler and a package index. Every target may be repeated; finished steps are skipped.

@@ -36,8 +36,8 @@ class Change:
 
     @property
     def difference(self) -> float:
-        """Of the two as printed, which have one decimal."""
-        return round(round(self.after, 1) - round(self.before, 1), 1)
+        """Of the two with all digits, as in the verdicts; those printed may differ by 0.1 more or less."""
+        return self.after - self.before
 
     @property
     def widths(self) -> tuple[float, float]:
