@@ -153,6 +153,14 @@ def test_measurements(finished: tuple[Path, dict[str, StageResult]]) -> None:
     assert all((row.method, "mask_ar_1000") in {(r.method, r.metric) for r in rows} for row in rows)
 
 
+def test_costs(finished: tuple[Path, dict[str, StageResult]]) -> None:
+    results = finished[1]
+    for stage in ("instruct", "correct"):
+        assert results[stage].cost["parameters"] > results["export"].cost["parameters"] > 0
+        assert results[stage].cost["images_per_s"] > 0
+    assert results["export"].cost["gflops"] > 0
+
+
 def test_cards_say_what_was_measured(finished: tuple[Path, dict[str, StageResult]]) -> None:
     run, results = finished
     for stage, arm in (("instruct", "phase 2"), ("correct", "phase 3")):

@@ -63,5 +63,5 @@ def correct(config: CorrectConfig, inputs: dict[str, Path], out: Path) -> StageR
     return StageResult(
         notes=[f"phase 3: {trained.notes[0]}; thresholds S, M, L end at {tau}", *trained.notes[1:]],
         artefacts=trained.artefacts,
-        cost={"parameters": sum(p.numel() for p in module.teacher.parameters()) / 1e6},
+        cost=trained.cost,
     )

@@ -59,6 +59,11 @@ def data_share(path: Path) -> float:
     return float(100 * history["data_seconds"].sum() / max(history["step_seconds"].sum(), 1e-9))
 
 
+def step_seconds(path: Path) -> float:
+    """Median time of a step, s; NaN without a step."""
+    return float(pd.read_csv(path, on_bad_lines="skip")["step_seconds"].median())
+
+
 def _panels(names: list[str]) -> dict[str, dict[str, str]]:
     """Columns by panel and by what they are called in it: what begins or else ends alike is in one panel."""
     short = {name: name.removeprefix("loss_") for name in names}

@@ -128,7 +128,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     return StageResult(
         notes=[f"phase 2: {trained.notes[0]}", *trained.notes[1:], ANCESTOR_NOTES[config.ancestor_rule]],
         artefacts=trained.artefacts,
-        cost={"parameters": sum(p.numel() for p in segmenter.parameters()) / 1e6},
+        cost=trained.cost,
     )
 
 

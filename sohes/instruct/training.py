@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from sohes.backbones.timm_folder import Provenance
 from sohes.data.coco import read_coco
 from sohes.data.label_store import LabelStore
-from sohes.engine.history import CURVES, HISTORY, data_share, picture_path
+from sohes.engine.history import CURVES, HISTORY, data_share, picture_path, step_seconds
 from sohes.engine.optimizer import freeze_blocks, layer_factors, parameter_groups
 from sohes.engine.runner import join_processes, train
 from sohes.instruct.dataset import ForestSamples, collate
@@ -27,10 +27,11 @@ from sohes.segmenters.model import EntitySegmenter
 
 @dataclass(frozen=True)
 class Trained:
-    """Notes and pictures of a training; `picture` is the last one of the model, where it was watched."""
+    """Notes, pictures and cost of a training; `picture` is the last one of the model, where it was watched."""
 
     notes: list[str]
     artefacts: list[Path]
+    cost: dict[str, float]
     picture: Path | None = None
 
 
@@ -102,10 +103,14 @@ def train_on_labels(
         f"{config.iterations} steps of {config.batch_size} images on {len(dataset)} labelled images; data loading took "
         f"{data_share(out / HISTORY):.1f} % of the time"
     ]
+    cost = {
+        "parameters": sum(parameter.numel() for parameter in trained.parameters()) / 1e6,
+        "images_per_s": config.batch_size / step_seconds(out / HISTORY),
+    }
     if watch is None:
-        return Trained(notes, [out / CURVES])
+        return Trained(notes, [out / CURVES], cost)
     picture = picture_path(out, max(watch.scores))
-    return Trained(notes + watch.notes(), [out / CURVES, picture], picture)
+    return Trained(notes + watch.notes(), [out / CURVES, picture], cost, picture)
 
 
 def _parameter_groups(module: BaseModel, trained: EntitySegmenter, config: TrainingSettings) -> list[dict[str, Any]]:
