@@ -20,7 +20,7 @@ from sohes.records import Measurement, describe_data
 CARD = "README.md"
 PAPER_IMAGES = {SOHES: 220_000, "Leopart": 118_287}  # 2 % of SA-1B; COCO train2017
 _NUMBERS = re.compile(r"(?<=\n## Numbers\n\n).*?(?=\n\n## )", re.DOTALL)
-_NOT_SHOWN = re.compile(r"_recall_iou\d+$|_(low|high)$")
+_NOT_SHOWN = re.compile(r"_recall_iou\d+$|_ar_(1|[25]0{0,2})$|masks_depth_\d$|_(low|high)$")
 _NO_NUMBERS = "None: nothing was measured where these weights were saved."
 
 

@@ -121,7 +121,8 @@ def test_numbers(saved: Path, tmp_path: Path) -> None:
     )
     assert "| mask_ar_1000 | 12.3 % (95 %: 11.0 to 13.0) | 10 |" in path.read_text()
     assert "_low" not in path.read_text()
-    add_numbers(path.parent, [ROW, replace(ROW, metric="mask_recall_iou50")])  # a point of a curve
+    points = ("mask_recall_iou50", "mask_ar_1", "mask_ar_20", "mask_ar_500", "masks_depth_0")  # of curves
+    add_numbers(path.parent, [ROW, *(replace(ROW, metric=metric) for metric in points)])
     assert "_iou50" not in path.read_text()
     add_numbers(path.parent, [ROW, replace(ROW, metric="mask_ar_100", value=7.0, sd=0.25, n_seeds=3)])
     stamp = path.stat().st_mtime_ns
