@@ -117,10 +117,10 @@ def best_masks(forest: MaskForest, count: int) -> IntArray:
     return np.asarray(best, dtype=np.int64)
 
 
-def panel_sized(image: ImageArray, longest_px: int = PANEL_PX) -> ImageArray:
-    """The picture as a panel has it: its longer side at most `longest_px`."""
+def panel_sized(image: ImageArray, longest_px: int | None = None) -> ImageArray:
+    """The picture as a panel has it: its longer side at most `longest_px`, by default `PANEL_PX`."""
     height, width = image.shape[:2]
-    shrink = longest_px / max(height, width)
+    shrink = (longest_px or PANEL_PX) / max(height, width)
     if shrink >= 1:
         return image
     size = max(1, round(width * shrink)), max(1, round(height * shrink))

@@ -172,11 +172,12 @@ def test_everything_is_checked_before_the_first_stage(override: str, message: st
 def test_a_setting_that_the_chosen_segmenter_does_not_have(setting: str) -> None:
     """It is refused where it was typed; a scale may hold it for the other segmenter."""
     key = setting.partition("=")[0]
-    for scale, chosen in (("demo", ["instruct.segmenter=eomt"]), ("small", [])):
+    for scale, chosen in (("paper", ["instruct.segmenter=eomt"]), ("demo", []), ("small", [])):
         assert load_graph("sohes_full", scale, overrides=chosen).stages["instruct"].config.segmenter == "eomt"
         with pytest.raises(ConfigError, match=f"instruct.{key} has no effect with segmenter=eomt, only with .*mask2f"):
             load_graph("sohes_full", scale, overrides=[*chosen, f"instruct.{setting}"])
-    assert load_graph("sohes_full", "demo", overrides=[f"instruct.{setting}"])
+    mask2former = ["instruct.segmenter=mask2former", "instruct.query_start=learnt"]
+    assert load_graph("sohes_full", "demo", overrides=[*mask2former, f"instruct.{setting}"])
     default = {"neck": "adapter", "hidden_dim": 256, "encoder_layers": 6, "decoder_layers": 9}[key]
     assert load_graph("sohes_full", "small", overrides=[f"instruct.{key}={default}"])
 
