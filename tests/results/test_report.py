@@ -144,7 +144,7 @@ def test_changes_pair_ends_within_a_group() -> None:
     )
     frame.loc[frame["run"] == "c", "group"] = "other"
     phases, head = changes(frame)
-    assert (phases.before, phases.after, phases.difference, phases.runs) == (15.0, 17.75, 2.8, 2)
+    assert (phases.before, phases.after, phases.difference, phases.runs) == (15.0, 17.75, 2.75, 2)
     assert phases.data == "scenes (val), 9 images, g"
     assert (head.title, head.difference, head.widths) == ("box AP, head", -0.5, (100.0, 90.0))
     assert changes(frame[:1]) == []
