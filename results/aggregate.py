@@ -102,7 +102,7 @@ def aggregate(
         write_text(path, text)
     measured = out / "tables" / "measured.csv.gz"  # every measured number, also those no table shows
     _write_compressed(measured, found.frame)
-    verdicts = [verdict for table in built for verdict in table.verdicts]
+    verdicts = [verdict.words for table in built for verdict in table.verdicts]
     verdicts += [f"{stage} did not finish: {why}" for run in found.runs for stage, why in run.unfinished.items()]
     report = write_report(replace(found, problems=(*found.problems, *problems)), built, plots, out, pictures=pictures)
     files = (report, *texts, measured, *plots)

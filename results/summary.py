@@ -25,7 +25,7 @@ def summary(
     Args:
         problems: what the plots left out.
     """
-    verdicts = [verdict for table in tables for verdict in table.verdicts]
+    verdicts = [verdict.words for table in tables for verdict in table.verdicts]
     parts = [
         "# Results",
         _origin(found.runs),

@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from results.schema import CITED, DATA, MEASURED, each
+from results.verdicts import Verdict
 from results.words import (
     DASH,
     SEEDS_NOTE,
@@ -112,7 +113,7 @@ class Table:
     title: str
     frame: pd.DataFrame
     blocks: tuple[Block, ...]
-    verdicts: tuple[str, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 def averaged(measured: pd.DataFrame, *apart: str) -> pd.DataFrame:
@@ -149,9 +150,9 @@ def data_title(row: Any) -> str:
     return data_of(row) if not pd.isna(row.of_images) else f"{data_of(row)}, {row.n_images} images"
 
 
-def by_data(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """The rows of each scale, data set and number of images, in order of appearance."""
-    for _, own in rows.groupby(list(DATA_KEYS), sort=False, dropna=False):
+def by_data(rows: pd.DataFrame, *more: str) -> Iterator[pd.DataFrame]:
+    """The rows of each scale, data set and number of images, and of the columns `more`, in order of appearance."""
+    for _, own in rows.groupby([*more, *DATA_KEYS], sort=False, dropna=False):
         yield own
 
 

@@ -14,8 +14,22 @@ from numpy.typing import NDArray
 from results.schema import each
 from results.words import one_decimal
 
+BETTER, WORSE, OPEN, MISSING = "better", "worse", "open", "missing"
 _RESAMPLES, _OUTSIDE = 1_000, 25  # resamples, and how many of them lie beyond either end of a 95 % interval
 ONE_SEED = "one seed, no verdict"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What numbers show.
+
+    Attributes:
+        kind: BETTER, WORSE, OPEN (nothing is shown) or MISSING (nothing was measured).
+        words: the sentence.
+    """
+
+    kind: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,11 @@ class PairedDifference:
     def sign(self) -> int:
         """1 and -1 where the interval excludes 0, else 0."""
         return int(self.low > 0) - int(self.high < 0)
+
+    @property
+    def kind(self) -> str:
+        """Of a verdict on it."""
+        return {1: BETTER, 0: OPEN, -1: WORSE}[self.sign]
 
     @property
     def words(self) -> str:

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -263,11 +262,14 @@ def hardware() -> str:
 
 
 def peak_memory_gb() -> float:
-    """Most memory so far, in 10^9 bytes: of the GPU where torch was loaded and used one, else of this process."""
+    """Most memory so far, in 10^9 bytes: of the GPU where this process used one, else of the process."""
+    import resource  # Unix alone has it
+
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated()) / 1e9
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
+    if torch is not None and torch.cuda.is_initialized() and (allocated := torch.cuda.max_memory_allocated()):
+        return float(allocated) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e9
 
 
 def usable_cores() -> int:

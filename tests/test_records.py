@@ -18,6 +18,7 @@ from sohes.records import (
     content_hash,
     hardware,
     over_seeds,
+    peak_memory_gb,
     read_record,
     versions,
     write_record,
@@ -190,6 +191,19 @@ def test_commit_inside_and_outside_git(tmp_path: Path, monkeypatch: pytest.Monke
     assert commit() == "unknown" or re.fullmatch(r"[0-9a-f]{12}(\+changes)?", commit())
     monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
     assert commit() == "unknown"
+
+
+def test_a_process_that_used_no_gpu_has_the_memory_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never 0, also where there is a GPU that somebody else uses."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    kilobytes = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert kilobytes
+    assert peak_memory_gb() == pytest.approx(1024e-9 * int(kilobytes[1]), rel=0.05)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 * 10**9)
+    assert peak_memory_gb() == 5
 
 
 def test_hardware_in_words() -> None:

@@ -12,17 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from results.schema import DATA
 from results.words import data_of, one_decimal
 from sohes.plotting import INK, SERIES, Look
 
 SIZES = {"mask_ar_1000": "all", "mask_ar_1000_s": "small", "mask_ar_1000_m": "medium", "mask_ar_1000_l": "large"}
 _LETTERS_PER_INCH = 10.5  # of a title
-
-
-def by_data(rows: pd.DataFrame, *more: str) -> dict[Any, pd.DataFrame]:
-    """Rows by what they were measured on and by other columns, in order of first appearance."""
-    return dict(iter(rows.groupby([*more, *DATA], sort=False, dropna=False)))
 
 
 def with_series(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results.plots.parts import by_data
 from results.plots.recall import plot_data_sets, plot_depths, plot_phases, plot_recall
 from results.plots.transfer import plot_transfer
-from results.schema import DATA, MEASURED, PROBE
+from results.schema import DATA, MEASURED, is_probe
+from results.table import by_data
 from sohes.plotting import save_all, style
 from sohes.records import PHASES, START, TRAINED
 
@@ -94,12 +94,12 @@ def _about(rows: pd.DataFrame, *columns: str) -> str:
 
 def _phases(frame: pd.DataFrame) -> Iterator[PlotPlan]:
     rows = frame[frame["arm"].isin(PHASES) & frame["metric"].str.startswith("mask_ar_1000")]
-    for own in by_data(rows, "group").values():
+    for own in by_data(rows, "group"):
         yield PlotPlan("phases", _about(own, "group", "dataset", "split"), plot_phases, own)
 
 
 def _recall(frame: pd.DataFrame) -> Iterator[PlotPlan]:
-    for own in by_data(frame[frame["metric"].str.match(r"mask_(ar_\d+$|recall_iou)")], "scale").values():
+    for own in by_data(frame[frame["metric"].str.match(r"mask_(ar_\d+$|recall_iou)")]):
         if own["metric"].nunique() > 2:  # not of AR@1000 alone
             yield PlotPlan("recall", _about(own, "scale", "dataset", "split"), plot_recall, own)
 
@@ -112,9 +112,7 @@ def _data_sets(frame: pd.DataFrame) -> Iterator[PlotPlan]:
 
 
 def _transfer(frame: pd.DataFrame) -> Iterator[PlotPlan]:
-    rows = frame[
-        frame["arm"].isin([START, TRAINED]) & ~frame["protocol"].str.startswith(PROBE) & (frame["unit"] == "%")
-    ]
+    rows = frame[frame["arm"].isin([START, TRAINED]) & ~is_probe(frame) & (frame["unit"] == "%")]
     trained = rows[rows["arm"] == TRAINED]
     for (group, trainer), own in trained.groupby(["group", "trained_by"], sort=False):
         start = rows[(rows["group"] == group) & (rows["arm"] == START)]
@@ -125,5 +123,5 @@ def _transfer(frame: pd.DataFrame) -> Iterator[PlotPlan]:
 
 
 def _depths(frame: pd.DataFrame) -> Iterator[PlotPlan]:
-    for own in by_data(frame[frame["metric"].str.startswith("masks_depth_")], "scale").values():
+    for own in by_data(frame[frame["metric"].str.startswith("masks_depth_")]):
         yield PlotPlan("depths", _about(own, "scale", "dataset", "split"), plot_depths, own)

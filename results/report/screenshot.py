@@ -5,9 +5,9 @@ Needs Playwright (the extra `test`) and Chromium.
 
 from __future__ import annotations
 
+import argparse
 import io
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,13 @@ def take(browser: Any, page_file: Path, path: Path) -> Path:
 if __name__ == "__main__":
     from playwright.sync_api import sync_playwright
 
+    parser = argparse.ArgumentParser(prog="python -m results.report.screenshot", description="A picture of the page.")
+    parser.add_argument("page", type=Path, help="report.html of a run")
+    parser.add_argument("picture", type=Path, help="PNG to write")
+    options = parser.parse_args()
+    if chromium() is None:
+        parser.error(f"none of {', '.join(BROWSERS)} is installed; apt-get install chromium")
     with sync_playwright() as started:
         chosen = started.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-        print(take(chosen, Path(sys.argv[1]), Path(sys.argv[2])))
+        print(take(chosen, options.page, options.picture))
         chosen.close()

@@ -17,17 +17,13 @@ from results.runs import Measurements
 from results.schema import MEASURED, PAPER_SCALE
 from results.summary import wall_time
 from results.table import Table
+from results.verdicts import MISSING, Verdict
 from sohes.files import write_text
 
 REPORT_FILE = "report.html"
 _HERE = Path(__file__).parent
 _RUNS = 20  # whose stages are listed one by one
 _CLAIMS = 8  # that are seen at once
-_KINDS = {  # of verdicts, by their words
-    "missing": ("not measured", " backbone only"),
-    "worse": ("LOSES", "FALLS", " NOT "),
-    "better": (" climbs", " gains", " beats"),
-}
 
 
 def write_report(
@@ -53,10 +49,10 @@ def write_report(
     """
     records = [record for run in measurements.runs for record in run.records]
     scales = sorted({record.scale for record in records})
-    claims = [_claim(verdict) for table in tables for verdict in table.verdicts]
+    claims = [verdict for table in tables for verdict in table.verdicts]
     unfinished = [(run.name, stage) for run in measurements.runs for stage in run.unfinished]
-    claims += [("missing", f"{name}: stage {stage} did not finish") for name, stage in unfinished]
-    shown = [claim for claim in claims if claim[0] != "missing"]
+    claims += [Verdict(MISSING, f"{name}: stage {stage} did not finish") for name, stage in unfinished]
+    shown = [claim for claim in claims if claim.kind != MISSING]
     pages = [(_has_measured(table), Markup(to_html(table))) for table in tables if table.blocks]
     text = _template().render(
         names=list(dict.fromkeys(run.name for run in measurements.runs)),
@@ -66,7 +62,7 @@ def write_report(
         reduced=scales != [PAPER_SCALE],
         claims=shown[:_CLAIMS],
         further_claims=shown[_CLAIMS : 20 * _CLAIMS],
-        missing=[sentence for kind, sentence in claims if kind == "missing"][: 20 * _CLAIMS],
+        missing=[claim.words for claim in claims if claim.kind == MISSING][: 20 * _CLAIMS],
         changes=changes(measurements.frame),
         gallery=gallery(measurements.runs, pictures),
         measured=[html for has_measured, html in pages if has_measured],
@@ -94,20 +90,6 @@ def _template() -> jinja2.Template:
         lstrip_blocks=True,
     )
     return environment.get_template("template.html.j2")
-
-
-def _claim(verdict: str) -> tuple[str, str]:
-    """What a verdict says, in a word, and the sentence.
-
-    >>> [_claim(f"Mask AR {words}")[0] for words in ("climbs: 6.3 → 9.0", "FALLS: 2.0 → 1.0", "6.3 → 9.0: one seed")]
-    ['better', 'worse', 'open']
-    >>> _claim("Frozen probes were not measured")[0]
-    'missing'
-    """
-    for kind, words in _KINDS.items():
-        if any(word in verdict for word in words):
-            return kind, verdict
-    return "open", verdict
 
 
 def _has_measured(table: Table) -> bool:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from results.runs import Measurements, Run
 from results.table import DATA_KEYS, Block, Table, averaged, by_data, data_title, make_block
-from results.verdicts import compared, paired_difference
+from results.verdicts import Verdict, compared, paired_difference
 from results.words import marker, one_decimal, title_of
 
 METRICS = ("mask_ar_1000", "miou_dataset", "box_ap", "mask_ap")
@@ -91,7 +91,7 @@ def _block(rows: pd.DataFrame, changed: dict[str, dict[str, str]]) -> Block:
     )
 
 
-def _verdicts(frame: pd.DataFrame) -> list[str]:
+def _verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """Each group against the first of its recipe and data, on the seeds that both have."""
     verdicts = []
     for own in compared(frame, ("recipe", "column", *DATA_KEYS), "group", run="seed"):
@@ -100,7 +100,6 @@ def _verdicts(frame: pd.DataFrame) -> list[str]:
             if len(gains := own.differences(group, first)) > 1:
                 gain = paired_difference(gains)
                 trail = f"{one_decimal(own.mean(first))} → {one_decimal(own.mean(group))}"
-                verdicts.append(
-                    f"{own.row.column} of {group} {_WORDS[gain.sign]} that of {first}: {trail} ({gain.words})"
-                )
+                sentence = f"{own.row.column} of {group} {_WORDS[gain.sign]} that of {first}: {trail} ({gain.words})"
+                verdicts.append(Verdict(gain.kind, sentence))
     return verdicts

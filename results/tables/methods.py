@@ -9,6 +9,7 @@ import pandas as pd
 from results.runs import Measurements
 from results.schema import each
 from results.table import Block, Table, averaged, make_block
+from results.verdicts import MISSING, Verdict
 from results.words import (
     bare_data_of,
     data_of,
@@ -31,6 +32,7 @@ def methods(found: Measurements, published: pd.DataFrame) -> Table:
     rows = averaged(frame)
     rows = rows.assign(made_by=[_made_by(row, trainers) for row in each(rows)])
     rows = rows[rows["made_by"] != ""]
+    missing = "No method was measured under a head, a probe, or as a segmenter"
     blocks = [_block(own) for _, own in rows.groupby("scale", sort=False)]
     cited = published[published["method"].str.split(" ").str[0].isin(METHODS)]
     cited = cited[~cited["method"].str.contains("pseudo-labels")]
@@ -39,7 +41,7 @@ def methods(found: Measurements, published: pd.DataFrame) -> Table:
         title="Methods side by side",
         frame=pd.concat([rows, cited]),
         blocks=(*blocks, *([_cited_block(cited)] if len(cited) else [])),
-        verdicts=() if len(rows) else ("No method was measured under a head, a probe, or as a segmenter",),
+        verdicts=() if len(rows) else (Verdict(MISSING, missing),),
     )
 
 

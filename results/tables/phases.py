@@ -9,7 +9,18 @@ import pandas as pd
 
 from results.runs import Measurements
 from results.table import DATA_KEYS, Table, averaged, method_blocks, named
-from results.verdicts import ONE_SEED, Compared, PairedDifference, compared, paired_difference
+from results.verdicts import (
+    BETTER,
+    MISSING,
+    ONE_SEED,
+    OPEN,
+    WORSE,
+    Compared,
+    PairedDifference,
+    Verdict,
+    compared,
+    paired_difference,
+)
 from results.words import DASH, data_of, one_decimal
 from sohes.records import PHASES
 
@@ -32,10 +43,11 @@ def phases(found: Measurements, published: pd.DataFrame) -> Table:
     rows = averaged(frame)
     rows = rows.sort_values("arm", key=lambda arm: arm.map(PHASES.index), kind="stable")
     main = frame[frame["metric"] == PHASE_METRICS[0]]
-    verdicts = [
-        f"Mask AR of {own.row.group} ({data_of(own.row)}) {phases_verdict(own)}"
-        for own in compared(main, (*DATA_KEYS, "group"), "arm")
-    ]
+    verdicts = []
+    for own in compared(main, (*DATA_KEYS, "group"), "arm"):
+        verdict = phases_verdict(own)
+        verdicts.append(Verdict(verdict.kind, f"Mask AR of {own.row.group} ({data_of(own.row)}) {verdict.words}"))
+    missing = "Mask AR was not measured: no ground truth was given, or the stage 'evaluate' has not finished"
     return Table(
         name="phases",
         title="From labels to segmenter: class-agnostic mask AR of each phase, in %",
@@ -50,35 +62,35 @@ def phases(found: Measurements, published: pd.DataFrame) -> Table:
                 ranked=PHASE_METRICS,
             )
         ),
-        verdicts=tuple(verdicts)
-        or ("Mask AR was not measured: no ground truth was given, or the stage 'evaluate' has not finished",),
+        verdicts=tuple(verdicts) or (Verdict(MISSING, missing),),
     )
 
 
-def phases_verdict(values: Compared) -> str:
+def phases_verdict(values: Compared) -> Verdict:
     """Whether AR@1000 rises from labels to phase 2 to phase 3, judged over seeds; the sides are PHASES.
 
-    >>> phases_verdict(Compared(None, {"run": {"labels": 12.1, "phase 2": 18.0, "phase 3": 19.2}}))
+    >>> phases_verdict(Compared(None, {"run": {"labels": 12.1, "phase 2": 18.0, "phase 3": 19.2}})).words
     '12.1 → 18.0 → 19.2 (AR@1000, labels → phase 2 → phase 3): one seed, no verdict'
     """
     means = {name: values.mean(name) for name in PHASES}
     trail = " → ".join(DASH if math.isnan(mean) else str(one_decimal(mean)) for mean in means.values())
     trail = f"{trail} (AR@1000, {' → '.join(PHASES)})"
     if missing := [name for name, mean in means.items() if math.isnan(mean)]:
-        return f"{trail}: {' and '.join(missing)} not measured"
+        return Verdict(MISSING, f"{trail}: {' and '.join(missing)} not measured")
     gains = {name: values.differences(name, before) for before, name in pairwise(PHASES)}
     if any(len(own) < 2 for own in gains.values()):
-        return f"{trail}: {ONE_SEED}"
+        return Verdict(OPEN, f"{trail}: {ONE_SEED}")
     steps = {name: paired_difference(own) for name, own in gains.items()}
     shown = "; ".join(f"{name} {step.words}" for name, step in steps.items())
-    return f"{_judged(steps)}: {trail}; {shown}"
+    kind, words = _judged(steps)
+    return Verdict(kind, f"{words}: {trail}; {shown}")
 
 
-def _judged(steps: dict[str, PairedDifference]) -> str:
+def _judged(steps: dict[str, PairedDifference]) -> tuple[str, str]:
     falls, flat = ([name for name, step in steps.items() if step.sign == sign] for sign in (-1, 0))
     if falls:
-        return f"FALLS at {' and '.join(falls)}"
-    return f"is not shown to climb at {' and '.join(flat)}" if flat else "climbs"
+        return WORSE, f"FALLS at {' and '.join(falls)}"
+    return (OPEN, f"is not shown to climb at {' and '.join(flat)}") if flat else (BETTER, "climbs")
 
 
 def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
@@ -96,11 +108,11 @@ def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
         frame=rows,
         blocks=tuple(method_blocks(rows, HIERARCHY_METRICS, *notes, ranked=own)),
         verdicts=tuple(_hierarchy_verdicts(frame))
-        or ("Hierarchy was not measured: it needs ground truth with a parent_id field",),
+        or (Verdict(MISSING, "Hierarchy was not measured: it needs ground truth with a parent_id field"),),
     )
 
 
-def _hierarchy_verdicts(frame: pd.DataFrame) -> list[str]:
+def _hierarchy_verdicts(frame: pd.DataFrame) -> list[Verdict]:
     """Relation F1 against the coverage rule's, for each method of each group of runs."""
     verdicts = []
     rows = frame[frame["metric"].isin((F1, RULE_F1))]
@@ -109,5 +121,6 @@ def _hierarchy_verdicts(frame: pd.DataFrame) -> list[str]:
             gain = paired_difference(gains)
             words = _WORDS[gain.sign] if gain.seeds > 1 else "against"
             ours, rule = one_decimal(own.mean(F1)), one_decimal(own.mean(RULE_F1))
-            verdicts.append(f"{own.row.name}: relation F1 {ours} {words} the coverage rule's {rule} ({gain.words})")
+            sentence = f"{own.row.name}: relation F1 {ours} {words} the coverage rule's {rule} ({gain.words})"
+            verdicts.append(Verdict(gain.kind, sentence))
     return verdicts

@@ -10,6 +10,7 @@ from results.runs import Measurements
 from results.schema import DATA, each, is_probe
 from results.table import Block, Table, averaged, by_data, data_title, make_block, method_blocks
 from results.tables.transfer import backbones_block, differences, gain_verdicts
+from results.verdicts import MISSING, Verdict
 from results.words import data_of, title_of
 
 CITED = ("miou_linear_probe", "miou_fcn_probe", "miou_overcluster_500", "miou_retrieval", "miou_hungarian_21")
@@ -33,7 +34,7 @@ def probes(found: Measurements, published: pd.DataFrame) -> Table:
         title="Frozen probes: trained backbones against their start",
         frame=pd.concat([rows, gains, clusters, cited]),
         blocks=(*blocks, *([_cited_block(cited)] if len(cited) else [])),
-        verdicts=gain_verdicts(main) or (() if len(frame) else ("Frozen probes were not measured",)),
+        verdicts=gain_verdicts(main) or (() if len(frame) else (Verdict(MISSING, "Frozen probes were not measured"),)),
     )
 
 

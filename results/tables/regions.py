@@ -7,6 +7,7 @@ import pandas as pd
 from results.runs import Measurements
 from results.schema import DATA, each
 from results.table import Block, Table, averaged, make_block, method_blocks
+from results.verdicts import MISSING, Verdict
 from results.words import data_of, separation_notes, title_of
 
 BSDS500 = (
@@ -33,7 +34,7 @@ def regions(found: Measurements, published: pd.DataFrame) -> Table:
         title="Partitions: the region benchmark of BSDS500",
         frame=pd.concat([rows, cited]),
         blocks=tuple(blocks),
-        verdicts=() if len(rows) else ("Partitions were not measured (sohes evaluate --regions)",),
+        verdicts=() if len(rows) else (Verdict(MISSING, "Partitions were not measured (sohes evaluate --regions)"),),
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from results.runs import Measurements
 from results.schema import DATA, POINTS, each, is_probe
 from results.table import Block, Table, averaged, by_data, data_title, make_block
-from results.verdicts import compared, paired_difference
+from results.verdicts import MISSING, Verdict, compared, paired_difference
 from results.words import data_of, marker, one_decimal, supervision_class, supervision_notes, title_of
 from sohes.records import START, TRAINED
 
@@ -38,7 +38,7 @@ def transfer(found: Measurements, published: pd.DataFrame) -> Table:
         title="Downstream heads: trained backbones against their start",
         frame=pd.concat([rows, gains, anchors]),
         blocks=(*blocks, *([_anchor_block(anchors)] if len(anchors) else [])),
-        verdicts=gain_verdicts(frame) or ("Downstream heads were not measured",),
+        verdicts=gain_verdicts(frame) or (Verdict(MISSING, "Downstream heads were not measured"),),
     )
 
 
@@ -94,7 +94,7 @@ def backbones_block(rows: pd.DataFrame, gains: pd.DataFrame, heading: str, title
     )
 
 
-def gain_verdicts(frame: pd.DataFrame) -> tuple[str, ...]:
+def gain_verdicts(frame: pd.DataFrame) -> tuple[Verdict, ...]:
     """What each trained backbone gains, for each group of runs, head or probe, data and metric."""
     verdicts = []
     rows = frame.assign(side=frame["trained_by"].where(frame["arm"] == TRAINED, ""))
@@ -103,13 +103,14 @@ def gain_verdicts(frame: pd.DataFrame) -> tuple[str, ...]:
         for trainer in trainers:
             if gains := own.differences(trainer, ""):
                 gain = paired_difference(gains)
-                verdict = _VERDICTS[gain.sign] if gain.seeds > 1 else ""
+                does = _VERDICTS[gain.sign] if gain.seeds > 1 else ""
                 trail = " → ".join(str(one_decimal(own.mean(side))) for side in ("", trainer))
-                verdicts.append(f"{_test(own.row)}: the {trainer} backbone{verdict}, {trail} ({gain.words})")
+                sentence = f"{_test(own.row)}: the {trainer} backbone{does}, {trail} ({gain.words})"
+                verdicts.append(Verdict(gain.kind, sentence))
             else:
-                verdicts.append(f"{_test(own.row)}: measured with the {trainer} backbone only")
+                verdicts.append(Verdict(MISSING, f"{_test(own.row)}: measured with the {trainer} backbone only"))
         if not trainers:
-            verdicts.append(f"{_test(own.row)}: measured with the start backbone only")
+            verdicts.append(Verdict(MISSING, f"{_test(own.row)}: measured with the start backbone only"))
     return tuple(verdicts)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from results.runs import Measurements
 from results.schema import each
 from results.table import Block, Table, averaged, data_title, make_block, named
+from results.verdicts import MISSING, Verdict
 from results.words import separation_notes, supervision_class, supervision_notes, title_of
 
 DATASETS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO", "mean of 7")
@@ -26,12 +27,13 @@ def zero_shot(found: Measurements, published: pd.DataFrame) -> Table:
     beside, apart = rows[rows["column"] != ""], rows[rows["column"] == ""]
     blocks = [_public_block(cited, beside)] if len(cited) else []
     blocks += [_own_block(apart)] if len(apart) else []
+    missing = "Zero-shot AR@1000 was not measured; the table holds cited numbers only"
     return Table(
         name="zero_shot",
         title="Zero-shot class-agnostic mask AR@1000, in %",
         frame=pd.concat([cited, rows]),
         blocks=tuple(blocks),
-        verdicts=() if len(rows) else ("Zero-shot AR@1000 was not measured; the table holds cited numbers only",),
+        verdicts=() if len(rows) else (Verdict(MISSING, missing),),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def draw_history(path: Path, picture: Path) -> None:
         figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=120, layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, (panel, series) in zip(axes.flat, panels.items(), strict=False):
-            for (words, name), look in zip(series.items(), SERIES, strict=False):
+            for (words, name), look in zip(series.items(), cycle(SERIES), strict=False):
                 _draw_curve(axis, history[["step", name]], look if len(series) > 1 else _ALONE, words)
             axis.set_title(panel)
             axis.set_xlabel("step", fontsize=8)

@@ -9,13 +9,16 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
+from sohes.engine import history as history_module
 from sohes.engine import loop
 from sohes.engine.checkpoints import checkpoints
 from sohes.engine.history import HistoryHook, _panels, data_share, draw_history
 from sohes.engine.loop import StepSampler, micro_batch_size
 from sohes.errors import ConfigError, SohesError
+from sohes.plotting import SERIES, Look
 from tests.engine.toy import Line, Numbers, end, fit, optimiser
 
 
@@ -189,6 +192,22 @@ def test_curves_of_one_loss_share_a_panel() -> None:
     }
 
 
+def test_no_curve_of_a_full_panel_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"head_{index}" for index in range(2 * len(SERIES) + 1)]
+    rows = [",".join(map(str, [step, 1, *range(len(names))])) for step in range(2)]
+    (tmp_path / "history.csv").write_text("\n".join([",".join(["step", "lr", *names]), *rows]) + "\n")
+    drawn: list[str] = []
+    draw = history_module._draw_curve
+
+    def noted(axes: Axes, curve: pd.DataFrame, look: Look, words: str) -> None:
+        drawn.append(curve.columns[1])
+        draw(axes, curve, look, words)
+
+    monkeypatch.setattr(history_module, "_draw_curve", noted)
+    draw_history(tmp_path / "history.csv", tmp_path / "curves.png")
+    assert drawn == names
+
+
 def test_curve_of_something_measured_now_and_then(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("step,lr,loss,now_and_then\n0,1,2,nan\n1,1,1,5\n2,1,1,nan\n")
     draw_history(tmp_path / "history.csv", tmp_path / "curves.png")
@@ -198,8 +217,8 @@ def test_curve_of_something_measured_now_and_then(tmp_path: Path) -> None:
 def test_time_of_data_and_step(tmp_path: Path) -> None:
     """Two images a step in two micro-batches, each image takes 0.05 s; a step holds its data time."""
     fit(Line(), tmp_path, Slow(), optim=optimiser(iterations=3, accumulate=2))
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert history["data_seconds"].ge(0.099).all()
-    assert history["step_seconds"].gt(history["data_seconds"]).all()
-    share = 100 * history["data_seconds"].sum() / history["step_seconds"].sum()
+    table = pd.read_csv(tmp_path / "history.csv")
+    assert table["data_seconds"].ge(0.099).all()
+    assert table["step_seconds"].gt(table["data_seconds"]).all()
+    share = 100 * table["data_seconds"].sum() / table["step_seconds"].sum()
     assert data_share(tmp_path / "history.csv") == pytest.approx(share)

@@ -135,6 +135,18 @@ def test_at_most_so_many_plots_whatever_the_records() -> None:
     assert choose(frame(rows[:1]).iloc[:0]) == ([], [])
 
 
+def test_numbers_of_different_images_stand_in_no_common_plot() -> None:
+    """A title says how many images there are."""
+    rows = [*phases(), *masks(30.0, method="other", n_images=40)]
+    plans = [plan for plan in choose(frame(rows))[0] if plan.kind in ("recall", "depths")]
+    assert sorted((plan.kind, *set(plan.rows["n_images"])) for plan in plans) == [
+        ("depths", 40),
+        ("depths", 80),
+        ("recall", 40),
+        ("recall", 80),
+    ]
+
+
 def test_cited_numbers_and_probes_are_not_drawn() -> None:
     rows = [row | {"kind": "cited"} for row in phases()] + [row | {"protocol": "probe_x"} for row in heads(1, 2)]
     assert choose(frame(rows)) == ([], [])

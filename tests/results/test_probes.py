@@ -8,7 +8,7 @@ from results.tables.probes import probes
 from results.tables.transfer import transfer
 from results.words import DASH
 from tests.results.conftest import BACKBONE, head_measurements, measurement
-from tests.results.test_tables import build, lines
+from tests.results.test_tables import build, lines, said
 
 START, TRAINED = "DINO", "Leopart from DINO"
 
@@ -43,7 +43,7 @@ def test_a_line_for_each_backbone_a_column_for_each_probe(make_run):
     assert start[f"Δ {fine}"] == DASH
     assert (start["Seeds"], trained["Seeds"]) == (f"1{DASH}3", f"1{DASH}3")
     where = "on demo · voc (val), not comparable, r: the Leopart backbone,"
-    assert table.verdicts == (
+    assert said(table) == (
         f"mIoU under linear probe {where} 38.0 → 41.3 (+3.3, one seed, no verdict)",
         f"mIoU under over-clustering, K = 500 {where} 20.0 → 19.0 (-1.0, one seed, no verdict)",
         f"mIoU under linear probe {where} 30.0 → 30.0 (+0.0, one seed, no verdict)",
@@ -73,19 +73,19 @@ def test_runs_of_several_seeds_are_averaged(make_run):
         "+3.0 ± 1.0",
         "3",
     )
-    assert "gains, 10.0 → 13.0 (+3.0, 95 % interval +2.0 to +4.0 over 3 seeds)" in table.verdicts[0]
+    assert "gains, 10.0 → 13.0 (+3.0, 95 % interval +2.0 to +4.0 over 3 seeds)" in said(table)[0]
 
 
 def test_a_backbone_by_itself_and_half_a_pair(make_run):
     alone = [row for row in LINEAR if row.arm == "start"]
     table = build(probes, make_run("r", {"probe-linear": alone}))
-    assert table.verdicts[0].endswith("measured with the start backbone only")
+    assert said(table)[0].endswith("measured with the start backbone only")
     bare = probe_rows("linear probe", "probe_linear_448_full_v1", 1.0, 2.0, arms=("", ""))[:1]
     table = build(probes, make_run("b", {"probe": bare}))
     (line,) = lines(table.blocks[0])
     assert (line["Trained by"], line["linear probe mIoU"]) == (f"{START} †demo", "1.0")
     assert f"Backbone: {BACKBONE}." in table.blocks[0].notes
-    assert table.verdicts == ()
+    assert said(table) == ()
 
 
 def test_clusters_as_classes_have_a_block(make_run):
@@ -114,4 +114,4 @@ def test_cited_numbers_are_those_of_the_sources(make_run):
     assert cells["Leopart", "ViT-B/8"]["K=500 mIoU"] == "59.7"
     assert cells["Leopart (CBFE+CD)", "ViT-S/16"]["unsupervised mIoU, 21 classes"] == "41.7"
     assert set(block.facts["source"]) <= set(published_rows()["source"])
-    assert table.verdicts == ("Frozen probes were not measured",)
+    assert said(table) == ("Frozen probes were not measured",)

@@ -31,27 +31,46 @@ def build(table, *runs):
     return table(read_runs(runs), published_rows())
 
 
+def said(table):
+    return tuple(verdict.words for verdict in table.verdicts)
+
+
 @pytest.mark.parametrize(
-    ("runs", "sentence"),
+    ("runs", "kind", "sentence"),
     [
-        ([(12.1, 18.0, 19.2)], "12.1 → 18.0 → 19.2 (AR@1000, labels → phase 2 → phase 3): one seed, no verdict"),
-        ([(12.1, 11.0, 19.2)], "12.1 → 11.0 → 19.2 (AR@1000, labels → phase 2 → phase 3): one seed, no verdict"),
+        (
+            [(12.1, 18.0, 19.2)],
+            "open",
+            "12.1 → 18.0 → 19.2 (AR@1000, labels → phase 2 → phase 3): one seed, no verdict",
+        ),
+        (
+            [(12.1, 11.0, 19.2)],
+            "open",
+            "12.1 → 11.0 → 19.2 (AR@1000, labels → phase 2 → phase 3): one seed, no verdict",
+        ),
         (
             [(12, 18, 19), (12, 19, 21)],
+            "better",
             "climbs: 12.0 → 18.5 → 20.0 (AR@1000, labels → phase 2 → phase 3); phase 2 +6.5",
         ),
-        ([(12, 18, 17), (12, 19, 18)], "FALLS at phase 3: 12.0 → 18.5 → 17.5"),
-        ([(12, 11, 10), (12, 10, 9)], "FALLS at phase 2 and phase 3: "),
-        ([(12, 18, 17), (12, 19, 20)], "is not shown to climb at phase 3: 12.0 → 18.5 → 18.5"),
-        ([(12.1, 18.0, None)], f"12.1 → 18.0 → {DASH} (AR@1000, labels → phase 2 → phase 3): phase 3 not measured"),
+        ([(12, 18, 17), (12, 19, 18)], "worse", "FALLS at phase 3: 12.0 → 18.5 → 17.5"),
+        ([(12, 11, 10), (12, 10, 9)], "worse", "FALLS at phase 2 and phase 3: "),
+        ([(12, 18, 17), (12, 19, 20)], "open", "is not shown to climb at phase 3: 12.0 → 18.5 → 18.5"),
+        (
+            [(12.1, 18.0, None)],
+            "missing",
+            f"12.1 → 18.0 → {DASH} (AR@1000, labels → phase 2 → phase 3): phase 3 not measured",
+        ),
     ],
 )
-def test_phases_verdict(runs, sentence):
+def test_phases_verdict(runs, kind, sentence):
     values = {
         index: {arm: value for arm, value in zip(ARMS, run, strict=False) if value is not None}
         for index, run in enumerate(runs)
     }
-    assert phases_verdict(Compared(None, values)).startswith(sentence)
+    verdict = phases_verdict(Compared(None, values))
+    assert verdict.words.startswith(sentence)
+    assert verdict.kind == kind
 
 
 def test_the_interval_of_a_paired_difference():
@@ -74,7 +93,7 @@ def test_one_decimal_rounds_halves_away_from_zero(value, text):
 
 def test_phases_table(full_run):
     table = build(phases, full_run)
-    assert table.verdicts == (
+    assert said(table) == (
         "Mask AR of demo (demo · scenes (val), not comparable) 12.1 → 18.0 → 19.2 "
         "(AR@1000, labels → phase 2 → phase 3): one seed, no verdict",
     )
@@ -132,7 +151,7 @@ def test_no_ground_truth_is_said_not_failed(make_run):
     run = make_run("photos", {"explore": [], "evaluate": []})
     for table in (phases, zero_shot, hierarchy, transfer, methods, regions):
         built = build(table, run)
-        assert "measured" in built.verdicts[0]
+        assert "measured" in said(built)[0]
         assert not any((~block.facts["cited"]).any() for block in built.blocks)
     assert build(phases, run).blocks == ()
 
@@ -292,9 +311,9 @@ def test_transfer_has_a_line_for_each_backbone_and_the_difference_to_the_start(f
     assert [(line["box AP"], line["Δ box AP"]) for line in rcnn] == [("10.0", DASH), ("9.2", "-0.8")]
     assert (
         "mIoU under FCN head on demo · transfer scenes (val), not comparable, demo: the SOHES backbone, 38.9 → 41.3 "
-        in (table.verdicts[0])
+        in (said(table)[0])
     )
-    assert table.verdicts[0].endswith("(+2.4, one seed, no verdict)")
+    assert said(table)[0].endswith("(+2.4, one seed, no verdict)")
     gains = table.frame[table.frame["metric"] == "box_ap_difference"]
     assert gains["value"].tolist() == pytest.approx([-0.8])
     assert gains["unit"].tolist() == ["points"]
@@ -313,7 +332,7 @@ def test_transfer_has_a_line_for_each_backbone_and_the_difference_to_the_start(f
 )
 def test_verdicts_on_a_backbone_are_of_several_seeds(make_run, values, words):
     table = build(transfer, *head_runs(make_run, values))
-    assert words in table.verdicts[0]
+    assert words in said(table)[0]
     start, trained = lines(table.blocks[0])
     assert start["Seeds"] == trained["Seeds"] == "2"
     assert trained["Δ mIoU"].startswith(f"{sum(b - a for a, b in values) / 2:+.1f} ± ")  # of paired differences
@@ -321,10 +340,10 @@ def test_verdicts_on_a_backbone_are_of_several_seeds(make_run, values, words):
 
 def test_transfer_with_one_side_missing(make_run):
     table = build(transfer, make_run("demo", {"mmseg_start": head_measurements("mmseg_start")}))
-    assert table.verdicts[0].endswith(" (val), not comparable, demo: measured with the start backbone only")
+    assert said(table)[0].endswith(" (val), not comparable, demo: measured with the start backbone only")
     assert not table.frame["metric"].str.endswith("_difference").any()
     table = build(transfer, make_run("other", {"mmseg_trained": head_measurements("mmseg_trained")}))
-    assert table.verdicts[0].endswith("measured with the SOHES backbone only")
+    assert said(table)[0].endswith("measured with the SOHES backbone only")
 
 
 def test_backbones_of_two_methods_stand_in_one_block(make_run):
@@ -378,7 +397,7 @@ def test_the_recipe_says_which_backbone_is_under_a_head():
 def test_arms_do_not_depend_on_the_words_of_methods(make_run):
     rows = [replace(row, method=f"other words for {row.arm}") for row in phase_measurements()]
     table = build(phases, make_run("renamed", {"evaluate": rows}))
-    assert "12.1 → 18.0 → 19.2" in table.verdicts[0]
+    assert "12.1 → 18.0 → 19.2" in said(table)[0]
     assert lines(table.blocks[0])[0]["Method"] == "other words for labels †demo"
 
 
@@ -394,7 +413,7 @@ def test_hierarchy_table(make_run):
     values = {"relation_f1": 61.0, "coverage_relation_f1": 64.0, "parent_accuracy": 50.0}
     rows = [measurement("SOHES phase 3", name, value, protocol="hierarchy_v1") for name, value in values.items()]
     table = build(hierarchy, make_run("demo", {"evaluate": rows}))
-    assert table.verdicts == (
+    assert said(table) == (
         "SOHES phase 3 †demo: relation F1 61.0 against the coverage rule's 64.0 (-3.0, one seed, no verdict)",
     )
     (line,) = lines(table.blocks[0])
@@ -403,7 +422,7 @@ def test_hierarchy_table(make_run):
     for seed in range(2):
         own = [replace(row, value=row.value - seed * (row.metric == "relation_f1")) for row in rows]
         runs.append(make_run(f"seed-{seed}", {"evaluate": own}, seed=seed))
-    assert build(hierarchy, *runs).verdicts == (
+    assert said(build(hierarchy, *runs)) == (
         "SOHES phase 3 †demo: relation F1 60.5 does NOT reach the coverage rule's 64.0 "
         "(-3.5, 95 % interval -4.0 to -3.0 over 2 seeds)",
     )
@@ -446,7 +465,7 @@ def test_ablation_has_the_settings_that_differ_as_columns(make_run):
         ["fast †demo", "0.2", "0.2", "14.0 ± 1.4", "2"],
     ]
     assert list(block.lines)[1:4] == ["images.lr", "evaluate.lr", "AR@1000, phase 3"]
-    assert table.verdicts == (
+    assert said(table) == (
         "AR@1000, phase 3 of fast is above that of base: 10.5 → 14.0 (+3.5, 95 % interval +3.0 to +4.0 over 2 seeds)",
     )
     assert build(ablation, *runs[:2]).blocks == ()
