@@ -1,116 +1,17 @@
-"""Clusters of patches, and which of them are foreground (README §9)."""
+"""Which clusters of patches are foreground (README §9)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.metrics import pairwise_distances_argmin
-from threadpoolctl import threadpool_limits
 
 from sohes.errors import ConfigError, DataError
-from sohes.masks import FloatArray
-from sohes.rle import BoolArray, IntArray
+from sohes.rle import BoolArray
 
 _CUTS = (0.55, 0.75)  # shares of background clusters that are tried with labels [Leopart]
 _SNAP = np.arange(0, 1, 0.05)  # scores that a threshold found so is rounded to [Leopart]
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Tokens standardised per dimension, then projected onto principal axes.
-
-    Attributes:
-        mean, scale: (D,) float32.
-        axes: (P, D) float32, orthonormal.
-    """
-
-    mean: FloatArray
-    scale: FloatArray
-    axes: FloatArray
-
-    def __call__(self, tokens: FloatArray) -> FloatArray:
-        """(N, D) to (N, P) float32."""
-        return np.asarray(((tokens - self.mean) / self.scale) @ self.axes.T, np.float32)
-
-
-class Moments:
-    """Mean and covariance of tokens that come in pieces: standardising and PCA need no more of them.
-
-    Args:
-        dim: D, channels of a token.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self.count = 0
-        self._sum = np.zeros(dim)
-        self._outer = np.zeros((dim, dim))
-
-    def add(self, tokens: FloatArray) -> None:
-        """Take tokens (N, D)."""
-        exact = tokens.astype(np.float64)
-        self.count += len(exact)
-        self._sum += exact.sum(axis=0)
-        self._outer += exact.T @ exact
-
-    def projection(self, dims: int) -> Projection:
-        """What scikit-learn's `StandardScaler` and full `PCA` to `dims` dimensions do on all tokens at once.
-
-        Raises:
-            ConfigError: more dimensions than channels or tokens.
-        """
-        if dims > min(self.count, len(self._sum)):
-            raise ConfigError(
-                f"pca={dims} is more than {self.count:,} tokens of {len(self._sum)} channels have; set pca to at most "
-                f"{min(self.count, len(self._sum))}"
-            )
-        mean = self._sum / self.count
-        covariance = self._outer / self.count - np.outer(mean, mean)
-        deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0))
-        scale = np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1), deviation, 1.0)  # a constant stays one
-        _, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
-        axes = vectors.T[::-1][:dims]
-        signs = np.sign(axes[np.arange(dims), np.abs(axes).argmax(axis=1)])  # of an axis, free otherwise
-        return Projection(*(array.astype(np.float32) for array in (mean, scale, axes * signs[:, None])))
-
-
-def unit_length(points: FloatArray) -> FloatArray:
-    """(N, P) with rows of length 1."""
-    unit: FloatArray = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-    return unit
-
-
-def fit_centroids(
-    points: FloatArray, count: int, *, seed: int, restarts: int, iterations: int, name: str
-) -> FloatArray:
-    """Centroids (K, P) float32 of the k-means of points (N, P), the same whatever the number of cores.
-
-    Args:
-        count: K.
-        name: of the setting that K is, for the message.
-
-    Raises:
-        DataError: fewer distinct points than clusters.
-    """
-    distinct = len(np.unique(points, axis=0)) if len(points) < 10 * count else len(points)
-    if distinct < count:
-        raise DataError(
-            f"{name}={count} is more than the {distinct:,} distinct patches there are to cluster; give more images, or "
-            f"set {name} to at most {distinct}"
-        )
-    with threadpool_limits(1, user_api="openmp"):  # sums of several threads are rounded in any order
-        fitted = KMeans(count, n_init=restarts, max_iter=iterations, random_state=seed).fit(points)
-    return np.asarray(fitted.cluster_centers_, np.float32)
-
-
-def assign(points: FloatArray, centroids: FloatArray) -> IntArray:
-    """Index of the nearest centroid, (N,)."""
-    if len(points) == 0:
-        return np.zeros(0, np.int64)
-    return np.asarray(pairwise_distances_argmin(points, centroids), np.int64)
 
 
 class ForegroundScores:

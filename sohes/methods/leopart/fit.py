@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from sohes.data.listing import Listing
 from sohes.errors import ConfigError, DataError
 from sohes.masks import FloatArray
+from sohes.methods.clusters import assign, fit_centroids, unit_length
 from sohes.methods.leopart.clusters import (
     ForegroundScores,
-    assign,
-    fit_centroids,
     foreground_clusters,
     labels_threshold,
     quantile_threshold,
-    unit_length,
 )
 from sohes.methods.leopart.communities import (
     OFFSETS,

@@ -14,7 +14,7 @@ from sohes.data.listing import Listing
 from sohes.errors import DataError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import FloatArray
-from sohes.methods.leopart.clusters import Moments, Projection
+from sohes.methods.clusters import Moments, Projection
 from sohes.methods.leopart.segmenter import square_view
 from sohes.progress import Reporter
 from sohes.rle import BoolArray, IntArray

@@ -21,7 +21,7 @@ from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import WeightsError
 from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 from sohes.masks import FloatArray, MaskForest
-from sohes.methods.leopart.clusters import Projection, assign, unit_length
+from sohes.methods.clusters import Projection, assign, unit_length
 from sohes.methods.leopart.communities import find_communities, find_edges
 from sohes.methods.leopart.forest import nested_forest
 from sohes.rle import BoolArray, IntArray

@@ -126,7 +126,7 @@ def _k_means(config: SemanticScoresConfig, points: FloatArray, count: int, seed:
     """Clusters of patches (N, P) by a k-means of some of them, (N,)."""
     import numpy as np
 
-    from sohes.methods.leopart.clusters import assign, fit_centroids
+    from sohes.methods.clusters import assign, fit_centroids
 
     drawn = points
     if len(points) > config.tokens:

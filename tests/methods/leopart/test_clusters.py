@@ -1,4 +1,4 @@
-"""Scaler, PCA, clusters and their scores: against scikit-learn, and against the authors' own code."""
+"""Scores of clusters and thresholds: against the authors' own code."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import StandardScaler
 
-from sohes.errors import ConfigError, DataError
+from sohes.errors import DataError
 from sohes.methods.leopart.clusters import (
     ForegroundScores,
-    Moments,
-    assign,
-    fit_centroids,
     foreground_clusters,
     labels_threshold,
     quantile_threshold,
-    unit_length,
 )
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "foreground.npz")
@@ -43,43 +37,6 @@ def test_threshold_with_labels_is_the_authors() -> None:
     assert threshold == pytest.approx(float(GOLDEN["threshold"][()]))
     chosen = np.flatnonzero(foreground_clusters(golden_scores(), threshold))
     assert chosen.tolist() == sorted(GOLDEN["foreground_clusters"].tolist())
-
-
-def test_moments_are_a_scaler_and_a_pca() -> None:
-    random = np.random.default_rng(0)
-    tokens = (random.normal(size=(500, 12)) @ random.normal(size=(12, 12)) + 5).astype(np.float32)
-    tokens[:, 3] = 7  # a channel that never changes
-    moments = Moments(12)
-    for piece in np.array_split(tokens, 7):
-        moments.add(piece)
-    ours = moments.projection(4)(tokens)
-    theirs = PCA(4, svd_solver="full").fit_transform(StandardScaler().fit_transform(tokens.astype(np.float64)))
-    signs = np.sign((ours * theirs).sum(axis=0))  # of an axis: free
-    np.testing.assert_allclose(ours * signs, theirs, atol=2e-4)
-    with pytest.raises(ConfigError, match=r"pca=13 is more than 500 tokens of 12 channels have; set pca to at most 12"):
-        moments.projection(13)
-
-
-def test_clusters_are_found_again_and_are_the_same_each_time() -> None:
-    random = np.random.default_rng(1)
-    centres = random.normal(size=(5, 8)) * 20
-    points = (np.repeat(centres, 40, axis=0) + random.normal(size=(200, 8))).astype(np.float32)
-    options = {"seed": 3, "restarts": 2, "iterations": 50, "name": "parts"}
-    centroids = fit_centroids(points, 5, **options)
-    labels = assign(points, centroids).reshape(5, 40)
-    assert (labels == labels[:, :1]).all()
-    assert len(set(labels[:, 0])) == 5
-    assert (fit_centroids(points, 5, **options) == centroids).all()
-    assert assign(points[:0], centroids).shape == (0,)
-    with pytest.raises(DataError, match=r"parts=300 is more than the 200 distinct patches .* set parts to at most 200"):
-        fit_centroids(points, 300, **options)
-    with pytest.raises(DataError, match=r"parts=3 is more than the 1 distinct"):
-        fit_centroids(np.ones((20, 8), np.float32), 3, **options)
-
-
-def test_unit_length() -> None:
-    points = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
-    np.testing.assert_allclose(unit_length(points), [[0.6, 0.8], [0.0, 0.0]])
 
 
 def test_quantile_sends_that_share_of_the_clusters_to_the_background() -> None:

@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_said(images: Path, tmp_path: Path) -> None:
     listing = list_images(images)
     for change, message in (
         ({"pca": 40}, "pca=40 is more than .* 32 channels"),
-        ({"foreground_clusters": 5000}, "foreground_clusters=5000 is more than the 768 distinct patches"),
+        ({"foreground_clusters": 5000}, "foreground_clusters=5000 is more than the 768 distinct features"),
         ({"parts": 700}, "parts=700 is more than the .* set parts to at most"),
     ):
         values = {**{name: getattr(SETTINGS, name) for name in ("size_px", "pca", "foreground_clusters", "parts")}}
