@@ -1,1 +1,1 @@
-"""Fully self-supervised segmentation in the manner of FS4 (Wang et al., arXiv 2202.11981, 2022); a reconstruction."""
+"""FS4 (reconstruction): pixels cluster, and global labels of regions keep them from collapsing (Wang et al., 2022)."""

@@ -1,0 +1,123 @@
+"""FS4 (reconstruction) from files to files: backbone folder and images in, backbone folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sohes.methods.fs4.settings import Fs4Config
+from sohes.records import StageResult
+
+if TYPE_CHECKING:
+    from sohes.backbones.provenance import Provenance
+
+# A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
+
+METHOD = "FS4 (reconstruction)"
+DECODER = "decoder.safetensors"
+
+
+def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Train a backbone on images without labels.
+
+    Inputs: backbone, images. Writes `backbone/` (a timm folder), `decoder.safetensors` (what makes pixel embeddings of
+    its tokens), and for each round a folder with curves and `epochs.csv`.
+    """
+    import json
+    import shutil
+
+    import pandas as pd
+    import torch
+    from mmengine.dist import is_main_process
+    from safetensors.torch import save_file
+
+    from sohes.backbones.provenance import NONE, UNKNOWN, Step
+    from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
+    from sohes.data.coco import read_coco
+    from sohes.engine.history import CURVES, HISTORY, data_share
+    from sohes.engine.optimizer import parameter_groups
+    from sohes.engine.runner import join_processes, train
+    from sohes.errors import DataError
+    from sohes.files import atomic_path, read_json
+    from sohes.methods.fs4.module import Fs4Module
+    from sohes.methods.fs4.rounds import EPOCHS, LABELS, PixelLabelHook
+    from sohes.methods.fs4.views import Fs4Samples, collate
+    from sohes.records import config_hash
+
+    join_processes()
+    start = load_backbone_folder(inputs["backbone"])
+    notes = supervision_notes(start.provenance, strict=config.strict)
+    config.check_patch(int(start.model.patch_embed.patch_size[0]))
+    file = inputs["images"] / "train.json"
+    items = read_coco(file).items
+    if not items:
+        raise DataError(f"{file}: holds no image; there is nothing to learn from, give other images")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        module = Fs4Module(start.model, config)
+    network = module.network
+    folders = [out / f"round-{number}" for number in range(1, config.rounds + 1)]
+    first_epoch = 0
+    for number, folder in enumerate(folders):
+        samples = Fs4Samples(items, config, batch_size=config.batch_size, seed=config.seed, first_epoch=first_epoch)
+        first_epoch += -(-config.iterations // samples.steps)
+        train(
+            module,
+            parameter_groups(
+                network,
+                lr=config.lr,
+                weight_decay=config.weight_decay,
+                factors=dict.fromkeys(network.trunk.parameters(), config.backbone_lr_factor),
+            ),
+            samples,
+            out=folder,
+            description=f"fs4 round {number + 1}",
+            optim=config,
+            settings=config,
+            seed=config.seed,
+            collate=collate,
+            hooks=[PixelLabelHook(samples, config, folder)],
+            identity={"config": config_hash(config), "backbone": start.provenance.sha256, "round": number},
+        )
+        last = pd.read_csv(folder / EPOCHS).iloc[-1]
+        notes.append(
+            f"round {number + 1}: {config.iterations} steps of {config.batch_size} images, of {len(items)}; data "
+            f"loading took {data_share(folder / HISTORY):.1f} % of the time. In its last epoch the pixels used "
+            f"{last['clusters_1']:.0f} and {last['clusters_2']:.0f} of {config.clusters} clusters, the largest held "
+            f"{last[['largest_share_1', 'largest_share_2']].max():.0%}, and the views agreed on "
+            f"{last['agreement']:.0%} of the pixels"
+        )
+    if is_main_process():
+        source = inputs["images"] / "source.json"
+        step = Step(
+            method=METHOD,
+            data=read_json(source)["name"] if source.exists() else UNKNOWN,
+            images=len(items),
+            supervision=NONE,
+        )
+        save_backbone_folder(out / "backbone", network.cpu().trunk, start.provenance.then(step))
+        sides = json.dumps({"view_px": config.view_px, "embedding_side": config.embedding_side})
+        with atomic_path(out / DECODER) as temporary:
+            save_file(
+                network.decoder.state_dict(), temporary, metadata={"sides": sides}
+            )  # safetensors writes several entries in any order
+        for folder in folders:
+            shutil.rmtree(folder / LABELS, ignore_errors=True)
+    return StageResult(notes=notes, artefacts=[folder / name for folder in folders for name in (CURVES, EPOCHS)])
+
+
+def supervision_notes(start: Provenance, *, strict: bool) -> list[str]:
+    """A warning where the start weights are not free of labels by people, as far as is known.
+
+    Raises:
+        ConfigError: the same where `strict`.
+    """
+    from sohes.backbones.provenance import NONE
+    from sohes.errors import ConfigError
+
+    if start.supervision == NONE:
+        return []
+    told = f"the start weights are {start.label}, and what people gave to them is: {start.supervision}"
+    if strict:
+        raise ConfigError(f"strict=true, but {told}; give weights that were trained without, or set strict=false")
+    return [f"WARNING: {told}"]

@@ -1,0 +1,105 @@
+"""One step: what the loss is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sohes.backbones.timm_folder import build_vit
+from sohes.methods.fs4.losses import view_losses
+from sohes.methods.fs4.module import Fs4Module
+from sohes.methods.fs4.pixel_labels import make_pixel_labels
+from sohes.methods.fs4.views import collate
+from tests.methods.fs4.tiny import VIT, config, samples
+
+
+def module(**changes: Any) -> Fs4Module:
+    torch.manual_seed(0)
+    return Fs4Module(build_vit(VIT), config(**changes))
+
+
+@pytest.fixture
+def batch(start: Path) -> dict[str, Tensor]:
+    return collate([samples(start).sample(0, index) for index in (5, 2)])
+
+
+def labelled(start: Path, folder: Path, **changes: Any) -> Fs4Module:
+    """A module with the labels of epoch 0."""
+    made = module(**changes).eval()
+    made.labels, _ = make_pixel_labels(
+        lambda batch: made.embed(batch["view_a"], batch["view_b"], batch["crop"]),
+        samples(start),
+        0,
+        folder,
+        made.config,
+        workers=0,
+    )
+    return made.train()
+
+
+def test_embeddings_are_aligned_and_of_unit_length(batch: dict[str, Tensor]) -> None:
+    """The whole image without a mirror is one view as the other."""
+    made = module().eval()
+    whole = torch.tensor([[0.0, 0, 1, 1, 0], [0, 0, 1, 1, 1]])
+    first, second = made.embed(batch["view_b"], batch["view_b"], whole)
+    assert first.shape == (2, 8, 16, 16)
+    torch.testing.assert_close(first.norm(dim=1), torch.ones(2, 16, 16))
+    torch.testing.assert_close(second[0], first[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(second[1], first[1].flip(2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mse", [False, True])
+def test_loss(start: Path, tmp_path: Path, batch: dict[str, Tensor], mse: bool) -> None:
+    """By the labels of the images themselves, whatever their place in the batch."""
+    made = labelled(start, tmp_path, mse=mse, class_weight="freq")
+    outputs = made(**batch)
+    assert set(outputs) == {"loss", "within", "across"} | ({"mse"} if mse else set())
+    assert made.labels is not None
+    shares = made.labels.counts / made.labels.counts.sum(1, keepdim=True)
+    labels = made.labels.of(torch.tensor([5, 2]))
+    expected = view_losses(
+        made.embed(batch["view_a"], batch["view_b"], batch["crop"]),
+        labels,
+        made.labels.centroids,
+        weights=shares.float(),
+        temperature=0.1,
+        mse=mse,
+    )
+    assert float(outputs["loss"]) == pytest.approx(float(expected.total), rel=1e-6)
+    outputs["loss"].backward()
+    assert not [name for name, p in made.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_labels_of_another_epoch_are_not_taken(start: Path, tmp_path: Path) -> None:
+    made = labelled(start, tmp_path)
+    with pytest.raises(AssertionError):
+        made(**collate([samples(start).sample(1, 0)]))
+
+
+def test_a_step_lowers_the_loss(start: Path, tmp_path: Path, batch: dict[str, Tensor]) -> None:
+    made = labelled(start, tmp_path)
+    optimizer = torch.optim.Adam(made.network.decoder.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(5):
+        loss = made(**batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_a_resnet_trains(start: Path, batch: dict[str, Tensor]) -> None:
+    """With PiCIE's pyramid, a quarter of the image's side."""
+    import timm
+
+    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    made = Fs4Module(resnet, config(embedding_side=8)).eval()
+    embeddings = made.embed(batch["view_a"], batch["view_b"], batch["crop"])
+    assert embeddings[0].shape == embeddings[1].shape == (2, 8, 8, 8)
+    F.mse_loss(*embeddings).backward()

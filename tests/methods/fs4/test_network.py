@@ -1,0 +1,61 @@
+"""Any timm ViT and the ResNets embed pixels on the grid that is asked for."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+from sohes.errors import ConfigError
+from sohes.methods.fs4.network import FpnDecoder, build_network
+from tests.backbones.conftest import VARIANTS, tiny
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_any_vit(kind: str) -> None:
+    vit = tiny(kind).model
+    patch_px = vit.patch_embed.patch_size[0]
+    network = build_network(vit, dim=16, side=12, view_px=4 * patch_px)
+    images = torch.rand(2, 3, 4 * patch_px, 4 * patch_px)
+    embeddings, deep = network(images)
+    assert embeddings.shape == (2, 16, 12, 12)
+    assert deep.shape == (2, 64, 4, 4)
+    expected = vit.forward_features(images)[:, vit.num_prefix_tokens :]
+    torch.testing.assert_close(deep.flatten(2).transpose(1, 2), expected)
+    embeddings.sum().backward()
+    silent = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent  # or a distributed training would wait for them
+
+
+def test_resnet() -> None:
+    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
+    network = build_network(resnet, dim=16, side=16, view_px=64)
+    images = torch.rand(2, 3, 64, 64)
+    embeddings, deep = network(images)
+    assert embeddings.shape == (2, 16, 16, 16)
+    torch.testing.assert_close(deep, resnet.forward_features(images))
+    embeddings.sum().backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None]
+
+
+def test_pyramid_adds_from_coarse_to_fine() -> None:
+    """By hand with weights of 1 and constant maps: nothing is lost and nothing follows the sum."""
+    decoder = FpnDecoder([1, 1, 1, 1], 8)
+    for layer in decoder.lateral:
+        torch.nn.init.ones_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    maps = [torch.full((1, 1, 8 // 2**level, 8 // 2**level), 10.0**level) for level in range(4)]
+    assert torch.equal(decoder(maps), torch.full((1, 8, 8, 8), 1111.0))
+    maps[1] = torch.rand(1, 1, 4, 4)
+    zeros = [torch.zeros_like(one) if place != 1 else one for place, one in enumerate(maps)]
+    expected = F.interpolate(maps[1], size=8, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(decoder(zeros)[:, :1], expected)
+
+
+def test_what_cannot_be_built() -> None:
+    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    with pytest.raises(ConfigError, match=r"embedding_side=80, but .* a side of 16 where view_px=64"):
+        build_network(resnet, dim=16, side=80, view_px=64)
+    with pytest.raises(ConfigError, match="Linear is neither a ViT nor a ResNet"):
+        build_network(torch.nn.Linear(1, 1), dim=16, side=80, view_px=64)

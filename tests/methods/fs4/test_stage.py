@@ -1,0 +1,182 @@
+"""From images to a backbone folder: what the stage leaves and refuses, and that it resumes to the bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+from sohes.backbones.provenance import IMAGE_LABELS, Provenance, Step
+from sohes.backbones.timm_folder import load_backbone_folder
+from sohes.data.coco import ImageItem
+from sohes.engine.hooks import SeedHook
+from sohes.errors import ConfigError, DataError, SohesError
+from sohes.methods.fs4 import pixel_labels, rounds
+from sohes.methods.fs4.stage import supervision_notes
+from sohes.methods.fs4.views import Fs4Samples
+from tests.engine.toy import assert_equal, curves, end, fail, interrupt, stop_at
+from tests.methods.fs4.tiny import config, run
+
+ROUNDS = ("round-1", "round-2")
+
+
+def test_what_it_leaves(start: Path, undisturbed: Path) -> None:
+    model = timm.create_model(f"local-dir:{undisturbed / 'backbone'}", pretrained=True)
+    trained, before = load_backbone_folder(undisturbed / "backbone"), load_backbone_folder(start / "backbone")
+    assert model.state_dict().keys() == trained.model.state_dict().keys() == before.model.state_dict().keys()
+    assert not torch.equal(trained.model.pos_embed, before.model.pos_embed)
+    assert trained.provenance.label == "FS4 (reconstruction) from random weights"
+    step = trained.provenance.steps[-1]
+    assert (step.images, step.supervision, step.data) == (8, "none", "generated scenes")
+    with safe_open(undisturbed / "decoder.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["sides"]) == {"view_px": 32, "embedding_side": 16}
+        assert {name.split(".")[0] for name in file.keys()} == {"narrow", "refine"}  # noqa: SIM118
+    assert not list(undisturbed.glob("round-*/pixel_labels"))
+
+
+@pytest.mark.parametrize("number", ROUNDS)
+def test_history_and_epochs(undisturbed: Path, number: str) -> None:
+    history = pd.read_csv(undisturbed / number / "history.csv")
+    assert history["step"].tolist() == list(range(6))
+    assert history.notna().all(axis=None)
+    assert history["lr"].iloc[0] == pytest.approx(1e-3)  # each round has a schedule of its own
+    epochs = pd.read_csv(undisturbed / number / "epochs.csv")
+    assert epochs["epoch"].tolist() == ([0, 1] if number == "round-1" else [2, 3])
+    assert epochs[["clusters_1", "clusters_2"]].stack().between(2, 4).all()
+    shares = epochs.drop(columns=["epoch", "clusters_1", "clusters_2"])
+    assert shares.stack().between(0, 1).all()
+
+
+def test_which_parameters_decay_and_learn_how_fast(undisturbed: Path) -> None:
+    groups = end(undisturbed / "round-1")["optimizer"]["param_groups"]
+    found = {(group["initial_lr"], group["weight_decay"]): len(group["params"]) for group in groups}
+    # of the ViT the patches and 4 matrices of each of 2 blocks decay, of the decoder 3 kernels
+    assert found == {(1e-4, 0.05): 1 + 2 * 4, (1e-4, 0): 3 + 2 * 8 + 2, (1e-3, 0.05): 3, (1e-3, 0): 5}
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_interrupted(
+    undisturbed: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """In the middle of an epoch, whose labels are then taken from their file, and after its last step."""
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedHook, "before_train_iter", stop_at(step, interrupt))
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step + 1}"):
+            run(start, tmp_path)
+        if step == 1:
+            patch.setattr(rounds, "make_pixel_labels", only_from(1))
+        with pytest.raises(SohesError, match=r"checkpoint-00000\d.pth: was written by another configuration"):
+            run(start, tmp_path, temperature=0.2)
+        run(start, tmp_path, workers=1, checkpoint_every=2)
+    assert_same_end(tmp_path, undisturbed)
+
+
+def only_from(first: int) -> Callable[..., Any]:
+    """A replacement of `make_pixel_labels` that refuses earlier epochs."""
+    real = pixel_labels.make_pixel_labels
+
+    def make(embed: Any, samples: Any, epoch: int, *args: Any, **options: Any) -> Any:
+        assert epoch >= first
+        return real(embed, samples, epoch, *args, **options)
+
+    return make
+
+
+@pytest.mark.parametrize("work", ["clusters", "pixel labels"])
+def test_interrupted_while_labelling(
+    undisturbed: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """In the second epoch: no half file is left, and that epoch's labels are made anew."""
+    real = pixel_labels.track
+
+    def track(items: Any, description: str) -> Any:
+        if description == f"{work}, epoch 1":
+            interrupt()
+        return real(items, description)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pixel_labels, "track", track)
+        with pytest.raises(KeyboardInterrupt, match="stopped while the pixels of epoch 1 were labelled"):
+            run(start, tmp_path)
+    assert [path.name for path in (tmp_path / "round-1" / "pixel_labels").iterdir()] == ["epoch-0000.npy"]
+    assert_same_end(run(start, tmp_path), undisturbed)
+
+
+def test_labels_of_earlier_epochs_stay_while_a_checkpoint_needs_them(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 9 is in epoch 2, the last checkpoint in epoch 1."""
+    changes = {"iterations": 12, "checkpoint_every": 6, "rounds": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedHook, "before_train_iter", stop_at(9, fail))
+        with pytest.raises(OSError, match="went away"):
+            run(start, tmp_path / "failed", **changes)
+    labels = tmp_path / "failed" / "round-1" / "pixel_labels"
+    assert sorted(path.name for path in labels.iterdir()) == ["epoch-0001.npy", "epoch-0002.npy"]
+    run(start, tmp_path / "failed", **changes)
+    run(start, tmp_path / "whole", **changes)
+    assert_same_end(tmp_path / "failed", tmp_path / "whole", "round-1")
+
+
+def test_labels_that_are_gone(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedHook, "before_train_iter", stop_at(1, interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(start, tmp_path)
+    path = tmp_path / "round-1" / "pixel_labels" / "epoch-0000.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SohesError, match=r"epoch-0000.npy: the pixel labels of epoch 0 are damaged, .* or remove"):
+        run(start, tmp_path)
+    path.unlink()
+    with pytest.raises(SohesError, match=r"epoch-0000.npy: the pixel labels of epoch 0 are missing, .* or remove"):
+        run(start, tmp_path)
+
+
+def assert_same_end(out: Path, expected: Path, *numbers: str) -> None:
+    """Weights, checkpoints, histories and lines of the epochs are equal to the bit."""
+    for name in ("backbone/model.safetensors", "backbone/provenance.json", "decoder.safetensors"):
+        assert (out / name).read_bytes() == (expected / name).read_bytes()
+    for number in numbers or ROUNDS:
+        assert_equal(end(out / number), end(expected / number))
+        assert curves(out / number) == curves(expected / number)
+        assert (out / number / "epochs.csv").read_text() == (expected / number / "epochs.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"view_px": 36}, ConfigError, "view_px=36 is not a multiple of the backbone's 8 px patches; try 32"),
+        ({"base_px": 97}, DataError, "96 x 96 px, below base_px=97 .* as 8 of 8 images are; set base_px to at most 96"),
+        ({"batch_size": 9}, ConfigError, "batch_size=9 is more than the 8 images there are; set it to at most 8"),
+        ({"clusters": 1600}, ConfigError, "clusters=1600 is more than the 1,536 points"),  # 6 images of 16 x 16
+    ],
+)
+def test_what_it_refuses(start: Path, tmp_path: Path, changes: dict, error: type[SohesError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        run(start, tmp_path, **changes)
+    assert not (tmp_path / "backbone").exists()
+
+
+def test_strict() -> None:
+    supervised = Provenance(timm_name="vit", steps=(Step(method="DeiT", supervision=IMAGE_LABELS),))
+    with pytest.raises(ConfigError, match=r"strict=true, but the start weights are DeiT, and .*: image labels; give"):
+        supervision_notes(supervised, strict=True)
+    (note,) = supervision_notes(supervised, strict=False)
+    assert note.startswith("WARNING: the start weights are DeiT")
+    with pytest.raises(ConfigError, match="unknown"):
+        supervision_notes(Provenance(timm_name="vit", steps=(Step(method="DeiT"),)), strict=True)
+
+
+def test_one_small_image_is_named(start: Path) -> None:
+    items = [ImageItem(1, Path("large.jpg"), 100, 100), ImageItem(2, Path("small.jpg"), 100, 60)]
+    with pytest.raises(DataError, match=r"small.jpg: 60 x 100 px, .* as 1 of 2 images are; .* at most 60"):
+        Fs4Samples(items, config(), batch_size=1, seed=0)
