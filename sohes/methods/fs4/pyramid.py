@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from sklearn.metrics import normalized_mutual_info_score
+from sklearn.metrics import adjusted_mutual_info_score
 
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path
@@ -155,7 +155,7 @@ class PyramidLabels:
             ) from error
 
     def information_shared_with(self, other: PyramidLabels) -> list[float]:
-        """Normalised mutual information in [0, 1] with the labels of the same images in another round, for each level.
+        """Mutual information with the labels of the same images in another round, for each level: 1 same, 0 by chance.
 
         Raises:
             DataError: they are of other images or grids.
@@ -166,12 +166,12 @@ class PyramidLabels:
                 f"images and grids {self.grids}"
             )
         return [
-            float(normalized_mutual_info_score(self.labels[:, level].ravel(), other.labels[:, level].ravel()))
+            float(adjusted_mutual_info_score(self.labels[:, level].ravel(), other.labels[:, level].ravel()))
             for level in level_slices(self.grids)
         ]
 
     def information_of_layout(self) -> list[float]:
-        """Normalised mutual information of labels and places in the grid, for each level: 0 where places tell nothing.
+        """Mutual information of labels and places in the grid, for each level: 0 where it is as by chance.
 
         High values say that regions were clustered by layout, as sky on top, and not by what they show.
         """
@@ -179,7 +179,7 @@ class PyramidLabels:
         for level in level_slices(self.grids):
             labels = self.labels[:, level]
             places = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
-            found.append(float(normalized_mutual_info_score(labels.ravel(), places.ravel())) if places.any() else 0.0)
+            found.append(float(adjusted_mutual_info_score(labels.ravel(), places.ravel())) if places.any() else 0.0)
         return found
 
 

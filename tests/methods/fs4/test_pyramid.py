@@ -158,7 +158,7 @@ def test_information_shared_by_rounds(labels: PyramidLabels) -> None:
     swapped = named(5 - labels.labels.astype(int))
     assert labels.information_shared_with(swapped) == pytest.approx([1, 1])
     drawn = named(np.random.default_rng(1).integers(0, 3, (IMAGES, 5)))
-    assert max(labels.information_shared_with(drawn)) < 0.2
+    assert np.abs(labels.information_shared_with(drawn)).max() < 0.1
     with pytest.raises(DataError, match="labels of 39 images"):
         labels.information_shared_with(named(labels.labels[1:]))
 
@@ -167,7 +167,7 @@ def test_information_of_layout() -> None:
     places = np.tile([0, 0, 1, 2, 3], (20, 1))
     assert named(places).information_of_layout() == pytest.approx([0, 1])
     drawn = np.random.default_rng(0).integers(0, 4, (400, 5))
-    assert named(drawn).information_of_layout()[1] < 0.02
+    assert abs(named(drawn).information_of_layout()[1]) < 0.01
 
 
 def test_region_vectors_of_a_plane() -> None:
