@@ -1,4 +1,4 @@
-"""Context-aware embedding: tokens seen in view of those close in appearance and in space (README_pgg_cae.md §8).
+"""Context-aware embedding: tokens seen in view of those close in appearance and in space (README §8).
 
 Ours throughout; the paper's abstract says no more than that.
 """
@@ -104,12 +104,13 @@ class ContextAttention(nn.Module):
     Args:
         dim: D, channels of the map.
         settings: `cae` is not "off".
+        pool: whether there is a global feature.
 
     Raises:
         ConfigError: the channels cannot be shared out among the heads.
     """
 
-    def __init__(self, dim: int, settings: ContextSettings) -> None:
+    def __init__(self, dim: int, settings: ContextSettings, *, pool: bool = True) -> None:
         super().__init__()
         heads = settings.cae_heads
         if dim % heads:
@@ -122,18 +123,23 @@ class ContextAttention(nn.Module):
         self.log_sigma = None
         if settings.cae != "appearance":
             self.log_sigma = nn.Parameter(torch.full((heads,), settings.cae_sigma).log())
-        self.query_token = nn.Parameter(torch.randn(1, 1, dim) / dim**0.5)
-        self.pool = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.pool = None
+        if pool:
+            self.query_token = nn.Parameter(torch.randn(1, 1, dim) / dim**0.5)
+            self.pool = nn.MultiheadAttention(dim, heads, batch_first=True)
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor | None]:
         """The map in view of its neighbours (B, D, h, w), and the global feature (B, D), of a map (B, D, h, w)."""
         size_hw = maps.shape[-2:]
         positions = grid_positions((size_hw[0], size_hw[1]), maps.device)
         tokens = maps.flatten(2).transpose(1, 2)
         tokens = tokens + self.gamma * self.out(self._attended(tokens, positions))
+        found = tokens.transpose(1, 2).unflatten(2, size_hw)
+        if self.pool is None:
+            return found, None
         query = self.query_token.expand(len(tokens), -1, -1)
         pooled, _ = self.pool(query, tokens, tokens, need_weights=False)
-        return tokens.transpose(1, 2).unflatten(2, size_hw), pooled[:, 0]
+        return found, pooled[:, 0]
 
     def _attended(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """What the neighbours of tokens (B, m, D) say, (B, m, D); 0 for a token that has none."""

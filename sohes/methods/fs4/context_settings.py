@@ -11,7 +11,7 @@ Context = Literal["off", "appearance", "space", "both"]
 
 @settings
 class ContextSettings:
-    """Neighbours of a token that are close in appearance and in space (README_pgg_cae.md §8)."""
+    """Neighbours of a token that are close in appearance and in space (README §8)."""
 
     cae: Context = "both"
     """What makes a neighbour: appearance, space, both; off: tokens as they are, and no attention [ours]."""

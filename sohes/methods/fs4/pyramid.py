@@ -1,4 +1,4 @@
-"""Pseudo-labels of images and patches: clusters of the regions of each level of a pyramid (README_pgg_cae.md §6)."""
+"""Pseudo-labels of images and patches: clusters of the regions of each level of a pyramid (README §6)."""
 
 from __future__ import annotations
 

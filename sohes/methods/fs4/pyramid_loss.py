@@ -1,4 +1,4 @@
-"""The loss against labels of regions, and the link between them and the pixels (README_pgg_cae.md §7)."""
+"""The loss against labels of regions, and the link between them and the pixels (README §7)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ Clusters = Annotated[int, Field(ge=2, le=65536)]  # numbers of two bytes
 
 @settings
 class PyramidSettings:
-    """Labels of images and of the cells of grids, and the loss against them (README_pgg_cae.md §6 and §7)."""
+    """Labels of images and of the cells of grids, and the loss against them (README §6 and §7)."""
 
     pgg: bool = True
     """Whether labels of regions supervise the training; false with cae=off: PiCIE [ours]."""
@@ -77,7 +77,7 @@ class PyramidSettings:
         """
         return self.pgg_weight_start if epoch < self.pgg_start_epochs else self.pgg_weight
 
-    def check_patch(self, patch_px: int) -> None:
+    def check_regions(self, patch_px: int) -> None:
         """Refuse sides that a backbone cannot cut into patches, and cells that hold none.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Regions of the pyramid, and what a frozen ViT says of them (README_pgg_cae.md §6)."""
+"""Regions of the pyramid, and what a frozen ViT says of them (README §6)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class RegionEmbedder:
     """
 
     def __init__(self, backbone: DenseBackbone, pyramid: PyramidSettings, context: ContextSettings) -> None:
-        pyramid.check_patch(backbone.patch_size)
+        pyramid.check_regions(backbone.patch_size)
         self._backbone, self._pyramid, self._context = backbone, pyramid, context
         boxes, levels = cell_boxes(pyramid.pgg_grids, pyramid.pgg_overlap), level_slices(pyramid.pgg_grids)
         self._cropped = torch.cat([boxes[:0], *(boxes[level] for level in levels[: pyramid.pgg_crop_levels])])

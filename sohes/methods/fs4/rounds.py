@@ -1,7 +1,9 @@
-"""A round: a training in which each epoch begins with new labels of pixels (README §3 and §4)."""
+"""A round: labels of regions, then a training whose epochs begin with new labels of pixels (README §3 to §6)."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,68 @@ import torch
 from mmengine.dist import all_reduce, barrier, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import Dataset
 
+from sohes.backbones.precision import default_device
+from sohes.backbones.timm_folder import BackboneFolder
+from sohes.backbones.timm_vit import DenseViT
+from sohes.data.coco import ImageItem
+from sohes.data.images import load_image
 from sohes.engine.checkpoints import CheckpointHook, checkpoints
 from sohes.engine.hooks import bare
 from sohes.engine.stopping import Stopped
 from sohes.methods.fs4.module import Fs4Module
 from sohes.methods.fs4.monitor import Row, check_collapse, write_rows
 from sohes.methods.fs4.pixel_labels import PixelLabels, labels_path, make_pixel_labels
+from sohes.methods.fs4.pyramid import PyramidLabels, label_regions
+from sohes.methods.fs4.regions import RegionEmbedder, RegionStore
 from sohes.methods.fs4.settings import Fs4Config
-from sohes.methods.fs4.views import Fs4Samples
+from sohes.methods.fs4.views import Fs4Samples, base_square, image_tensor
+from sohes.records import config_hash
 
-EPOCHS, LABELS = "epochs.csv", "pixel_labels"
+EPOCHS, LABELS, REGIONS = "epochs.csv", "pixel_labels", "regions.safetensors"
+_REGION_BATCH = 32  # images that are seen together
+
+
+class BaseSquares(Dataset[Tensor]):
+    """The base squares (3, P, P) uint8 of images, as they are."""
+
+    def __init__(self, items: Sequence[ImageItem], base_px: int) -> None:
+        self._items, self._base_px = list(items), base_px
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return image_tensor(base_square(load_image(self._items[index].path), self._base_px))
+
+
+def region_labels(
+    backbone: BackboneFolder, items: Sequence[ImageItem], config: Fs4Config, folder: Path
+) -> PyramidLabels:
+    """Labels of the regions of a round's images, from its folder or, the first time, by the backbone as it now is.
+
+    An interruption loses 256 images' embeddings at most.
+
+    Raises:
+        ConfigError, DataError: see `RegionEmbedder`, `RegionStore` and `label_regions`.
+    """
+    path = folder / REGIONS
+    if not path.exists():
+        frozen = DenseViT(BackboneFolder(copy.deepcopy(backbone.model), {}, backbone.provenance), feature="token")
+        identity = f"{config_hash(config)} {frozen.weights_digest()}"
+        store = RegionStore(folder / "regions", len(items), identity)
+        store.fill(
+            RegionEmbedder(frozen.to(default_device()), config, config),
+            BaseSquares(items, config.base_px),
+            batch=_REGION_BATCH,
+            workers=config.workers,
+        )
+        if is_main_process():
+            label_regions(store, config, seed=config.seed).save(path)
+        store.remove()
+    return PyramidLabels.load(path)
 
 
 class PixelLabelHook(Hook):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from sohes.configuration import Count, Natural, NonNegative, Positive, PositiveShare, settings
 from sohes.engine.settings import OptimSettings, RunSettings
 from sohes.errors import ConfigError
+from sohes.methods.fs4.context_settings import ContextSettings
+from sohes.methods.fs4.pyramid_settings import PyramidSettings
+
+_RESNET: Mapping[str, Any] = {
+    "backbone_lr_factor": 1.0,
+    "weight_decay": 0.0,
+    "batch_size": 128,
+    "iterations": 3_870,  # 10 epochs of 49,629 images
+}
+_PICIE: Mapping[str, Any] = {"pgg": False, "cae": "off", "rounds": 1, "temperature": 1.0, "class_weight": "freq"}
 
 MOST_CLUSTERS = 2**16  # that a label of 16 bits tells apart
 
@@ -27,7 +37,7 @@ class ViewSettings:
     crop_min: PositiveShare = 0.5
     """Side of view 1 over that of the square, at least; 1 at most [PiCIE]."""
 
-    def check_patch(self, patch_px: int) -> None:
+    def check_views(self, patch_px: int) -> None:
         """Check against the patch of a ViT.
 
         Raises:
@@ -64,8 +74,16 @@ class PixelSettings:
 
 
 @settings
-class Fs4Config(ViewSettings, PixelSettings, OptimSettings, RunSettings):
+class Fs4Config(ViewSettings, PixelSettings, PyramidSettings, ContextSettings, OptimSettings, RunSettings):
     """FS4's training at paper scale (README §3)."""
+
+    # each for a backbone that `weights` brings; picie_sup is PiCIE itself, from a ResNet-18 with ImageNet's labels
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "vits16": {},
+        "r18_picie": _RESNET,
+        "r50": {**_RESNET, "embedding_dim": 256},
+        "picie_sup": {**_RESNET, **_PICIE},
+    }
 
     seed: Natural = 0
     """Of weights, samples, their order and the clusters."""
@@ -97,3 +115,13 @@ class Fs4Config(ViewSettings, PixelSettings, OptimSettings, RunSettings):
         for other in others:
             if patch_px := getattr(other, "patch_px", None):
                 self.check_patch(patch_px)
+
+    def check_patch(self, patch_px: int) -> None:
+        """Check all sides against the patch of a ViT.
+
+        Raises:
+            ConfigError: one is no multiple of it.
+        """
+        self.check_views(patch_px)
+        if self.pgg:
+            self.check_regions(patch_px)

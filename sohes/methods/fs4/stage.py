@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from sohes.records import StageResult
 
 if TYPE_CHECKING:
     from sohes.backbones.provenance import Provenance
+    from sohes.methods.fs4.pyramid import PyramidLabels
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
 
@@ -21,15 +23,13 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     """Train a backbone on images without labels.
 
     Inputs: backbone, images. Writes `backbone/` (a timm folder), `decoder.safetensors` (what makes pixel embeddings of
-    its tokens), and for each round a folder with curves and `epochs.csv`.
+    its tokens: context and decoder), and for each round a folder with curves, `epochs.csv` and labels of regions.
     """
-    import json
     import shutil
 
     import pandas as pd
     import torch
     from mmengine.dist import is_main_process
-    from safetensors.torch import save_file
 
     from sohes.backbones.provenance import NONE, UNKNOWN, Step
     from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
@@ -38,9 +38,10 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     from sohes.engine.optimizer import parameter_groups
     from sohes.engine.runner import join_processes, train
     from sohes.errors import DataError
-    from sohes.files import atomic_path, read_json
+    from sohes.files import read_json
     from sohes.methods.fs4.module import Fs4Module
-    from sohes.methods.fs4.rounds import EPOCHS, LABELS, PixelLabelHook
+    from sohes.methods.fs4.network import save_network
+    from sohes.methods.fs4.rounds import EPOCHS, LABELS, PixelLabelHook, region_labels
     from sohes.methods.fs4.views import Fs4Samples, collate
     from sohes.records import config_hash
 
@@ -58,13 +59,19 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     network = module.network
     folders = [out / f"round-{number}" for number in range(1, config.rounds + 1)]
     first_epoch = 0
+    regions: list[PyramidLabels] = []
     for number, folder in enumerate(folders):
         samples = Fs4Samples(items, config, batch_size=config.batch_size, seed=config.seed, first_epoch=first_epoch)
+        if config.pgg:
+            regions.append(region_labels(replace(start, model=network.trunk), items, config, folder))
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed + number)
+                module.begin_round(first_epoch, regions[-1])
         first_epoch += -(-config.iterations // samples.steps)
         train(
             module,
             parameter_groups(
-                network,
+                module,
                 lr=config.lr,
                 weight_decay=config.weight_decay,
                 factors=dict.fromkeys(network.trunk.parameters(), config.backbone_lr_factor),
@@ -87,6 +94,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
             f"{last[['largest_share_1', 'largest_share_2']].max():.0%}, and the views agreed on "
             f"{last['agreement']:.0%} of the pixels"
         )
+    notes += region_notes(regions)
     if is_main_process():
         source = inputs["images"] / "source.json"
         step = Step(
@@ -96,14 +104,25 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
             supervision=NONE,
         )
         save_backbone_folder(out / "backbone", network.cpu().trunk, start.provenance.then(step))
-        sides = json.dumps({"view_px": config.view_px, "embedding_side": config.embedding_side})
-        with atomic_path(out / DECODER) as temporary:
-            save_file(
-                network.decoder.state_dict(), temporary, metadata={"sides": sides}
-            )  # safetensors writes several entries in any order
+        save_network(out / DECODER, network)
         for folder in folders:
             shutil.rmtree(folder / LABELS, ignore_errors=True)
     return StageResult(notes=notes, artefacts=[folder / name for folder in folders for name in (CURVES, EPOCHS)])
+
+
+def region_notes(rounds: list[PyramidLabels]) -> list[str]:
+    """What each round's labels of regions share with the places in the grid, and with those of the round before."""
+
+    def words(shares: list[float]) -> str:
+        return ", ".join(f"{share:.2f}" for share in shares)
+
+    notes = []
+    for number, labels in enumerate(rounds):
+        note = f"round {number + 1}: labels of regions share {words(labels.information_of_layout())} with their places"
+        if number:
+            note += f" and {words(labels.information_shared_with(rounds[number - 1]))} with those of the round before"
+        notes.append(f"{note} (mutual information adjusted for chance, level by level)")
+    return notes
 
 
 def supervision_notes(start: Provenance, *, strict: bool) -> list[str]:

@@ -101,7 +101,7 @@ class Fs4Samples(Dataset):
         crop = draw_crop(rng, base_px=settings.base_px, view_px=settings.view_px, crop_min=settings.crop_min)
         side = settings.base_px
         whole = View(0, 0, side, side, (settings.view_px, settings.view_px), False)
-        views = [_tensor(view.pixels(jittered(base, rng), Image.Resampling.BILINEAR)) for view in (crop, whole)]
+        views = [image_tensor(view.pixels(jittered(base, rng), Image.Resampling.BILINEAR)) for view in (crop, whole)]
         return {
             "view_a": views[0],
             "view_b": views[1],
@@ -141,5 +141,6 @@ def _check_sizes(items: Sequence[ImageItem], base_px: int) -> None:
         )
 
 
-def _tensor(pixels: ImageArray) -> Tensor:
+def image_tensor(pixels: ImageArray) -> Tensor:
+    """(3, H, W) uint8 of an image (H, W, 3)."""
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -15,7 +15,7 @@ from sohes.methods.fs4.losses import view_losses
 from sohes.methods.fs4.module import Fs4Module
 from sohes.methods.fs4.pixel_labels import make_pixel_labels
 from sohes.methods.fs4.views import collate
-from tests.methods.fs4.tiny import VIT, config, samples
+from tests.methods.fs4.tiny import PICIE, VIT, config, samples
 
 
 def module(**changes: Any) -> Fs4Module:
@@ -56,9 +56,9 @@ def test_embeddings_are_aligned_and_of_unit_length(batch: dict[str, Tensor]) -> 
 @pytest.mark.parametrize("mse", [False, True])
 def test_loss(start: Path, tmp_path: Path, batch: dict[str, Tensor], mse: bool) -> None:
     """By the labels of the images themselves, whatever their place in the batch."""
-    made = labelled(start, tmp_path, mse=mse, class_weight="freq")
+    made = labelled(start, tmp_path, mse=mse, class_weight="freq", **PICIE)
     outputs = made(**batch)
-    assert set(outputs) == {"loss", "within", "across"} | ({"mse"} if mse else set())
+    assert set(outputs) == {"loss_pixels", "within", "across"} | ({"mse"} if mse else set())
     assert made.labels is not None
     shares = made.labels.counts / made.labels.counts.sum(1, keepdim=True)
     labels = made.labels.of(torch.tensor([5, 2]))
@@ -70,8 +70,8 @@ def test_loss(start: Path, tmp_path: Path, batch: dict[str, Tensor], mse: bool) 
         temperature=0.1,
         mse=mse,
     )
-    assert float(outputs["loss"]) == pytest.approx(float(expected.total), rel=1e-6)
-    outputs["loss"].backward()
+    assert float(outputs["loss_pixels"]) == pytest.approx(float(expected.total), rel=1e-6)
+    outputs["loss_pixels"].backward()
     assert not [name for name, p in made.named_parameters() if p.requires_grad and p.grad is None]
 
 
@@ -82,11 +82,11 @@ def test_labels_of_another_epoch_are_not_taken(start: Path, tmp_path: Path) -> N
 
 
 def test_a_step_lowers_the_loss(start: Path, tmp_path: Path, batch: dict[str, Tensor]) -> None:
-    made = labelled(start, tmp_path)
+    made = labelled(start, tmp_path, **PICIE)
     optimizer = torch.optim.Adam(made.network.decoder.parameters(), lr=1e-3)
     losses = []
     for _ in range(5):
-        loss = made(**batch)["loss"]
+        loss = made(**batch)["loss_pixels"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -99,7 +99,7 @@ def test_a_resnet_trains(start: Path, batch: dict[str, Tensor]) -> None:
     import timm
 
     resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
-    made = Fs4Module(resnet, config(embedding_side=8)).eval()
+    made = Fs4Module(resnet, config(embedding_side=8, **PICIE)).eval()
     embeddings = made.embed(batch["view_a"], batch["view_b"], batch["crop"])
     assert embeddings[0].shape == embeddings[1].shape == (2, 8, 8, 8)
     F.mse_loss(*embeddings).backward()

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import timm
 import torch
 from torch.nn import functional as F
 
-from sohes.errors import ConfigError
-from sohes.methods.fs4.network import FpnDecoder, build_network
+from sohes.errors import ConfigError, WeightsError
+from sohes.methods.fs4.context_settings import ContextSettings
+from sohes.methods.fs4.network import FpnDecoder, PixelNetwork, build_network, load_network, save_network
 from tests.backbones.conftest import VARIANTS, tiny
+
+
+def built(trunk: Any, *, cae: Any = "off", pool: bool = False, **sizes: int) -> PixelNetwork:
+    return build_network(trunk, **sizes, context=ContextSettings(cae=cae), pool=pool)
 
 
 @pytest.mark.parametrize("kind", VARIANTS)
 def test_any_vit(kind: str) -> None:
     vit = tiny(kind).model
     patch_px = vit.patch_embed.patch_size[0]
-    network = build_network(vit, dim=16, side=12, view_px=4 * patch_px)
+    network = built(vit, dim=16, side=12, view_px=4 * patch_px)
     images = torch.rand(2, 3, 4 * patch_px, 4 * patch_px)
-    embeddings, deep = network(images)
+    embeddings, deep, _ = network(images)
     assert embeddings.shape == (2, 16, 12, 12)
     assert deep.shape == (2, 64, 4, 4)
     expected = vit.forward_features(images)[:, vit.num_prefix_tokens :]
@@ -30,9 +38,9 @@ def test_any_vit(kind: str) -> None:
 
 def test_resnet() -> None:
     resnet = timm.create_model("resnet18", pretrained=False, num_classes=0).eval()
-    network = build_network(resnet, dim=16, side=16, view_px=64)
+    network = built(resnet, dim=16, side=16, view_px=64)
     images = torch.rand(2, 3, 64, 64)
-    embeddings, deep = network(images)
+    embeddings, deep, _ = network(images)
     assert embeddings.shape == (2, 16, 16, 16)
     torch.testing.assert_close(deep, resnet.forward_features(images))
     embeddings.sum().backward()
@@ -56,6 +64,35 @@ def test_pyramid_adds_from_coarse_to_fine() -> None:
 def test_what_cannot_be_built() -> None:
     resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
     with pytest.raises(ConfigError, match=r"embedding_side=80, but .* a side of 16 where view_px=64"):
-        build_network(resnet, dim=16, side=80, view_px=64)
+        built(resnet, dim=16, side=80, view_px=64)
     with pytest.raises(ConfigError, match="Linear is neither a ViT nor a ResNet"):
-        build_network(torch.nn.Linear(1, 1), dim=16, side=80, view_px=64)
+        built(torch.nn.Linear(1, 1), dim=16, side=80, view_px=64)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_context_changes_nothing_at_first(pool: bool) -> None:
+    vit, images = tiny("patch 16").model, torch.rand(2, 3, 64, 64)
+    torch.manual_seed(0)
+    plain = built(vit, dim=16, side=8, view_px=64)
+    torch.manual_seed(0)
+    seen = built(vit, cae="both", pool=pool, dim=16, side=8, view_px=64)
+    seen.decoder.load_state_dict(plain.decoder.state_dict())
+    torch.testing.assert_close(seen(images).embeddings, plain(images).embeddings)
+    pooled = seen(images).pooled
+    assert (pooled is not None and pooled.shape == (2, 64)) if pool else pooled is None
+    (seen(images).embeddings.sum() + (pooled.sum() if pooled is not None else 0)).backward()
+    assert not [name for name, p in seen.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    vit, images = tiny("patch 16").model, torch.rand(1, 3, 64, 64)
+    network = built(vit, cae="space", pool=True, dim=16, side=8, view_px=64).eval()
+    torch.nn.init.ones_(network.context.gamma)
+    save_network(tmp_path / "decoder.safetensors", network)
+    again = load_network(vit, tmp_path / "decoder.safetensors")
+    torch.testing.assert_close(again(images).embeddings, network(images).embeddings, rtol=0, atol=0)
+    with pytest.raises(WeightsError, match=r"none.safetensors: not the decoder of this backbone"):
+        load_network(vit, tmp_path / "none.safetensors")
+    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    with pytest.raises(WeightsError, match="not the decoder of this backbone"):
+        load_network(resnet, tmp_path / "decoder.safetensors")

@@ -36,8 +36,9 @@ def test_what_it_leaves(start: Path, undisturbed: Path) -> None:
     step = trained.provenance.steps[-1]
     assert (step.images, step.supervision, step.data) == (8, "none", "generated scenes")
     with safe_open(undisturbed / "decoder.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["sides"]) == {"view_px": 32, "embedding_side": 16}
-        assert {name.split(".")[0] for name in file.keys()} == {"narrow", "refine"}  # noqa: SIM118
+        built = json.loads(file.metadata()["network"])
+        assert (built["view_px"], built["side"], built["dim"], built["pool"]) == (32, 16, 8, True)
+        assert {name.split(".")[0] for name in file.keys()} == {"decoder", "context"}  # noqa: SIM118
     assert not list(undisturbed.glob("round-*/pixel_labels"))
 
 
@@ -57,8 +58,14 @@ def test_history_and_epochs(undisturbed: Path, number: str) -> None:
 def test_which_parameters_decay_and_learn_how_fast(undisturbed: Path) -> None:
     groups = end(undisturbed / "round-1")["optimizer"]["param_groups"]
     found = {(group["initial_lr"], group["weight_decay"]): len(group["params"]) for group in groups}
-    # of the ViT the patches and 4 matrices of each of 2 blocks decay, of the decoder 3 kernels
-    assert found == {(1e-4, 0.05): 1 + 2 * 4, (1e-4, 0): 3 + 2 * 8 + 2, (1e-3, 0.05): 3, (1e-3, 0): 5}
+    # of the ViT the patches and 4 matrices of each of 2 blocks decay, of the decoder 3 kernels, of the context 3
+    # matrices and 2 of its pool, of the heads 2 levels and the link
+    assert found == {
+        (1e-4, 0.05): 1 + 2 * 4,
+        (1e-4, 0): 3 + 2 * 8 + 2,
+        (1e-3, 0.05): 3 + 5 + 3,
+        (1e-3, 0): 5 + 7 + 1,
+    }
 
 
 @pytest.mark.parametrize("step", [1, 3])

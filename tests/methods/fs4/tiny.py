@@ -30,6 +30,16 @@ TINY: dict[str, Any] = {
     "cluster_batch": 3,
     "init_batches": 2,
     "kmeans_iterations": 5,
+    "pgg_grids": (1, 2),
+    "pgg_level_weights": (0.5, 0.5),
+    "pgg_clusters": (3, 4),
+    "pgg_dims": 4,
+    "pgg_crop_levels": 1,
+    "pgg_crop_px": 32,
+    "pgg_pool_px": 32,
+    "cae_heads": 2,
+    "cae_neighbours": 4,
+    "cae_attention_neighbours": 4,
     "batch_size": 2,
     "lr": 1e-3,
     "warmup": 0,
@@ -39,6 +49,9 @@ TINY: dict[str, Any] = {
     "workers": 0,
     "bf16": False,  # some tests compare up to rounding, and that of bfloat16 is coarse
 }
+
+
+PICIE: dict[str, Any] = {"pgg": False, "cae": "off"}
 
 
 def prepare(folder: Path) -> Path:
