@@ -22,9 +22,12 @@ from sohes.methods.fs4.context import embed_region, grid_positions
 from sohes.methods.fs4.context_settings import ContextSettings
 from sohes.methods.fs4.pyramid_settings import PyramidSettings
 from sohes.progress import Reporter
+from sohes.records import content_hash
 
 _PER_FILE = 256  # images of a file, what an interruption loses at most
 _IDENTITY = "identity.txt"
+_SEEN_BY = ("pgg_grids", "pgg_overlap", "pgg_crop_levels", "pgg_crop_px", "pgg_pool_px")
+_EMBEDDED_BY = ("cae", "cae_temperature", "cae_sigma", "cae_neighbours", "cae_strength", "cae_duplicate")
 
 
 def cell_boxes(grids: Sequence[int], overlap: float) -> Tensor:
@@ -74,6 +77,13 @@ class RegionEmbedder:
         self._cropped = torch.cat([boxes[:0], *(boxes[level] for level in levels[: pyramid.pgg_crop_levels])])
         self._pooled = torch.cat([boxes[:0], *(boxes[level] for level in levels[pyramid.pgg_crop_levels :])])
 
+    @property
+    def identity(self) -> str:
+        """Hash of all that the embeddings depend on but the images: weights, and settings that have a part in them."""
+        seen_by = [getattr(self._pyramid, name) for name in _SEEN_BY]
+        embedded_by = [getattr(self._context, name) for name in _EMBEDDED_BY]
+        return content_hash([self._backbone.weights_digest(), self._backbone.feature, seen_by, embedded_by])
+
     @torch.no_grad()
     def __call__(self, bases: Tensor) -> Tensor:
         """(B, R, D) float32 of length 1, in the order of `cell_boxes`, of base squares (B, 3, P, P) uint8."""
@@ -112,13 +122,13 @@ class RegionStore:
     Args:
         folder: for the files; made if missing, and emptied if they are of something else.
         images: N, of the data set.
-        identity: names all that the embeddings depend on.
+        identity: names all that the embeddings depend on, see `RegionEmbedder.identity`, and the images.
     """
 
     def __init__(self, folder: Path, images: int, identity: str) -> None:
         self._folder, self._images = Path(folder), images
         if is_main_process():
-            written = self._folder / _IDENTITY
+            identity, written = f"{images} images, {identity}", self._folder / _IDENTITY
             if not written.exists() or read_text(written).strip() != identity:
                 shutil.rmtree(self._folder, ignore_errors=True)
                 write_text(written, identity + "\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,9 @@ from sohes.methods.fs4.pyramid import PyramidLabels, label_regions
 from sohes.methods.fs4.regions import RegionEmbedder, RegionStore
 from sohes.methods.fs4.settings import Fs4Config
 from sohes.methods.fs4.views import Fs4Samples, base_square, image_tensor
-from sohes.records import config_hash
+from sohes.records import config_hash, content_hash
 
-EPOCHS, LABELS, REGIONS = "epochs.csv", "pixel_labels", "regions.safetensors"
+EPOCHS, LABELS = "epochs.csv", "pixel_labels"
 _REGION_BATCH = 32  # images that are seen together
 
 
@@ -58,21 +59,21 @@ def region_labels(
     Raises:
         ConfigError, DataError: see `RegionEmbedder`, `RegionStore` and `label_regions`.
     """
-    path = folder / REGIONS
-    if not path.exists():
-        frozen = DenseViT(BackboneFolder(copy.deepcopy(backbone.model), {}, backbone.provenance), feature="token")
-        identity = f"{config_hash(config)} {frozen.weights_digest()}"
-        store = RegionStore(folder / "regions", len(items), identity)
-        store.fill(
-            RegionEmbedder(frozen.to(default_device()), config, config),
-            BaseSquares(items, config.base_px),
-            batch=_REGION_BATCH,
-            workers=config.workers,
-        )
-        if is_main_process():
-            label_regions(store, config, seed=config.seed).save(path)
-        store.remove()
-    return PyramidLabels.load(path)
+    model = copy.deepcopy(backbone.model)
+    frozen = DenseViT(replace(backbone, model=model), feature="token").to(default_device())
+    embed = RegionEmbedder(frozen, config, config)
+    listed = content_hash([[str(item.path), *item.size_hw] for item in items])
+    identity = content_hash([embed.identity, listed, config_hash(config)])
+    path = folder / f"regions-{identity}.safetensors"  # so that labels of other settings are never taken for these
+    if path.exists():
+        return PyramidLabels.load(path)
+    store = RegionStore(folder / "regions", len(items), identity)
+    store.fill(embed, BaseSquares(items, config.base_px), batch=_REGION_BATCH, workers=config.workers)
+    labels = label_regions(store, config, seed=config.seed)  # on each process: none waits for a quarter of an hour
+    if is_main_process():
+        labels.save(path)
+    store.remove()
+    return labels
 
 
 class PixelLabelHook(Hook):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from sohes.backbones.timm_folder import build_vit
 from sohes.methods.fs4.losses import view_losses
 from sohes.methods.fs4.module import Fs4Module
 from sohes.methods.fs4.pixel_labels import make_pixel_labels
+from sohes.methods.fs4.pyramid import PyramidLabels
+from sohes.methods.fs4.pyramid_loss import RegionView
 from sohes.methods.fs4.views import collate
 from tests.methods.fs4.tiny import PICIE, VIT, config, samples
 
@@ -28,13 +31,13 @@ def batch(start: Path) -> dict[str, Tensor]:
     return collate([samples(start).sample(0, index) for index in (5, 2)])
 
 
-def labelled(start: Path, folder: Path, **changes: Any) -> Fs4Module:
-    """A module with the labels of epoch 0."""
+def labelled(start: Path, folder: Path, epoch: int = 0, **changes: Any) -> Fs4Module:
+    """A module with the labels of an epoch."""
     made = module(**changes).eval()
     made.labels, _ = make_pixel_labels(
         lambda batch: made.embed(batch["view_a"], batch["view_b"], batch["crop"]),
         samples(start),
-        0,
+        epoch,
         folder,
         made.config,
         workers=0,
@@ -75,8 +78,28 @@ def test_loss(start: Path, tmp_path: Path, batch: dict[str, Tensor], mse: bool) 
     assert not [name for name, p in made.named_parameters() if p.requires_grad and p.grad is None]
 
 
+@pytest.mark.parametrize(("epoch", "weight"), [(0, 1.0), (1, 0.5)])
+def test_regions_join_the_loss(start: Path, tmp_path: Path, epoch: int, weight: float) -> None:
+    """With the weight of the epoch in its round; view 1 shows its crop of the base, view 2 all of it."""
+    made = labelled(start, tmp_path, epoch=epoch, pgg_start_epochs=1, cae="off")
+    assert made.heads is not None
+    labels, confidence = torch.arange(40).view(8, 5) % 3, torch.linspace(0.1, 1, 40).view(8, 5)
+    made.begin_round(0, PyramidLabels((1, 2), labels.numpy().astype(np.uint16), confidence.numpy(), ()))
+    batch = collate([samples(start).sample(epoch, index) for index in (5, 2)])
+    outputs = made(**batch)
+    views = []
+    for name, crop in (("view_a", batch["crop"]), ("view_b", torch.tensor([[0.0, 0, 1, 1, 0]] * 2))):
+        seen = made.network((batch[name].float() / 255 - made.mean) / made.std)
+        views.append(RegionView(crop, seen.deep, None, seen.embeddings))
+    expected = made.heads(views, labels[[5, 2]], confidence[[5, 2]])
+    torch.testing.assert_close(outputs["loss_pyramid"], weight * expected.pyramid)
+    torch.testing.assert_close(outputs["loss_link"], 0.1 * expected.link)
+    sum(outputs[name] for name in outputs if name.startswith("loss")).backward()
+    assert not [name for name, p in made.named_parameters() if p.requires_grad and p.grad is None]
+
+
 def test_labels_of_another_epoch_are_not_taken(start: Path, tmp_path: Path) -> None:
-    made = labelled(start, tmp_path)
+    made = labelled(start, tmp_path, **PICIE)
     with pytest.raises(AssertionError):
         made(**collate([samples(start).sample(1, 0)]))
 

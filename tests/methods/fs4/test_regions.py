@@ -148,6 +148,13 @@ def test_levels_are_seen_as_the_settings_say() -> None:
     assert not torch.equal(alone[:, 5:], pooled[:, 5:])
 
 
+def test_identity_is_of_what_has_a_part_in_the_embeddings() -> None:
+    plain = embedder().identity
+    assert embedder(PyramidSettings(**SMALL, pgg_dims=7, pgg_weight=0.1), cae_heads=2).identity == plain
+    assert embedder(PyramidSettings(**SMALL, pgg_overlap=0.1)).identity != plain
+    assert embedder(cae="space").identity != plain
+
+
 def stored(store: RegionStore) -> list[np.ndarray]:
     return [np.concatenate(list(store.level(level))) for level in level_slices([1, 2, 4])]
 
@@ -180,7 +187,7 @@ def test_an_interrupted_store_continues(workers: int, tmp_path: Path, monkeypatc
     for level, regions_of in zip(levels, level_slices([1, 2, 4]), strict=True):
         np.testing.assert_allclose(level, every[:, regions_of].reshape(-1, 3).numpy(), atol=1e-6)
     again.fill(lambda bases: pytest.fail("made again"), images, batch=2)  # type: ignore[arg-type]
-    RegionStore(tmp_path / "regions", 8, "others")
+    RegionStore(tmp_path / "regions", 7, "these")
     assert not list((tmp_path / "regions").glob("*.npy"))
     again.remove()
     assert not (tmp_path / "regions").exists()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import timm
@@ -19,10 +20,12 @@ from sohes.data.coco import ImageItem
 from sohes.engine.hooks import SeedHook
 from sohes.errors import ConfigError, DataError, SohesError
 from sohes.methods.fs4 import pixel_labels, rounds
-from sohes.methods.fs4.stage import supervision_notes
+from sohes.methods.fs4.pyramid import PyramidLabels
+from sohes.methods.fs4.settings import Fs4Config
+from sohes.methods.fs4.stage import region_notes, supervision_notes
 from sohes.methods.fs4.views import Fs4Samples
 from tests.engine.toy import assert_equal, curves, end, fail, interrupt, stop_at
-from tests.methods.fs4.tiny import config, run
+from tests.methods.fs4.tiny import PICIE, config, run
 
 ROUNDS = ("round-1", "round-2")
 
@@ -164,6 +167,8 @@ def assert_same_end(out: Path, expected: Path, *numbers: str) -> None:
         ({"view_px": 36}, ConfigError, "view_px=36 is not a multiple of the backbone's 8 px patches; try 32"),
         ({"base_px": 97}, DataError, "96 x 96 px, below base_px=97 .* as 8 of 8 images are; set base_px to at most 96"),
         ({"batch_size": 9}, ConfigError, "batch_size=9 is more than the 8 images there are; set it to at most 8"),
+        ({"pgg_pool_px": 36}, ConfigError, "pgg_pool_px=36 is no multiple of the backbone's patch of 8 px; take 32"),
+        ({"pgg_clusters": (9, 4)}, ConfigError, "pgg_clusters has 9 for a level of 8 regions; .* at most 8"),
         ({"clusters": 1600}, ConfigError, "clusters=1600 is more than the 1,536 points"),  # 6 images of 16 x 16
     ],
 )
@@ -171,6 +176,53 @@ def test_what_it_refuses(start: Path, tmp_path: Path, changes: dict, error: type
     with pytest.raises(error, match=message):
         run(start, tmp_path, **changes)
     assert not (tmp_path / "backbone").exists()
+
+
+def test_regions_are_labelled_once_a_round(
+    undisturbed: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the network as it then is; a resumed round takes them from their file."""
+    first, second = (PyramidLabels.load(*(undisturbed / number).glob("regions-*")) for number in ROUNDS)
+    assert first.labels.shape == second.labels.shape == (8, 5)
+    assert not np.array_equal(first.clusters[0].projection.mean, second.clusters[0].projection.mean)
+    with monkeypatch.context() as patch:
+        patch.setattr(SeedHook, "before_train_iter", stop_at(1, interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(start, tmp_path, rounds=1)
+    monkeypatch.setattr(rounds, "label_regions", None)
+    run(start, tmp_path, rounds=1)
+    assert not (tmp_path / "round-1" / "regions").exists()
+
+
+def test_picie_alone(start: Path, tmp_path: Path) -> None:
+    run(start, tmp_path, **PICIE, rounds=1)
+    columns = set(pd.read_csv(tmp_path / "round-1" / "history.csv").columns)
+    assert "loss_pixels" in columns
+    assert not {"loss_pyramid", "loss_link"} & columns
+    assert not list((tmp_path / "round-1").glob("regions*"))
+    with safe_open(tmp_path / "decoder.safetensors", "pt") as file:
+        assert {name.split(".")[0] for name in file.keys()} == {"decoder"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", Fs4Config.PRESETS)
+def test_presets(name: str) -> None:
+    made = Fs4Config(**Fs4Config.PRESETS[name])
+    supervised = name == "picie_sup"
+    assert (made.pgg, made.cae == "off") == (not supervised, supervised)
+    assert (made.backbone_lr_factor == 1) == (name != "vits16")
+
+
+def test_notes_of_regions() -> None:
+    def labels(rows: list[list[int]]) -> PyramidLabels:
+        return PyramidLabels((1, 2), np.array(rows, np.uint16), np.ones((2, 5), np.float32), ())
+
+    one, other = labels([[0, 0, 1, 2, 3], [1, 0, 1, 2, 3]]), labels([[0, 0, 0, 1, 1], [1, 0, 1, 0, 1]])
+    assert region_notes([one, one])[1] == (
+        "round 2: labels of regions share 0.00, 1.00 with their places and 1.00, 1.00 with those of the round before "
+        "(mutual information adjusted for chance, level by level)"
+    )
+    assert len(region_notes([one, other])) == 2
+    assert region_notes([]) == []
 
 
 def test_strict() -> None:
