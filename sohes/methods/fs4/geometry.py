@@ -31,8 +31,8 @@ def as_crop(view: View, base_px: int) -> Tensor:
 def warp(maps: Tensor, crops: Tensor, size: int) -> Tensor:
     """What a view shows of maps of the base: cut out, resized bilinearly, mirrored; differentiable.
 
-    On whole cells it is torch's `interpolate` of what is cut out. As products of matrices, so that its gradient is the
-    same each time on a GPU too.
+    On whole cells it is torch's `interpolate` of what is cut out; products of matrices, whose gradient needs no
+    additions in any order on a GPU.
 
     Args:
         maps: (B, C, h, w).

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 from sohes.errors import ConfigError
 
-_CHUNK = 2**16  # points whose similarities to all centroids are in memory together
+CHUNK = 2**16  # points whose similarities to all centroids are in memory together
 
 
 def assign(points: Tensor, centroids: Tensor) -> Tensor:
     """Index (n,) int64 of the nearest of the centroids (K, C) to points (n, C), by Euclidean distance."""
     offsets = centroids.square().sum(1) / 2
-    parts = [(part @ centroids.T - offsets).argmax(1) for part in points.split(_CHUNK)]
+    parts = [(part @ centroids.T - offsets).argmax(1) for part in points.split(CHUNK)]
     return torch.cat(parts)
 
 
@@ -26,7 +26,7 @@ def cluster_sums(points: Tensor, clusters: Tensor, count: int) -> tuple[Tensor, 
     """
     sums = points.new_zeros(count, points.shape[1], dtype=torch.float64)
     sizes = points.new_zeros(count, dtype=torch.float64)
-    for part, chosen in zip(points.split(_CHUNK), clusters.split(_CHUNK), strict=True):
+    for part, chosen in zip(points.split(CHUNK), clusters.split(CHUNK), strict=True):
         members = F.one_hot(chosen, count).double()
         sums += members.T @ part.double()
         sizes += members.sum(0)
@@ -103,7 +103,7 @@ def _refilled(points: Tensor, found: MiniBatchKMeans) -> Tensor:
     centroids, empty = found.centroids, found.counts == 0
     if bool(empty.any()):
         full = centroids[~empty]
-        nearest = torch.cat([full[assign(part, full)] for part in points.split(_CHUNK)])
+        nearest = torch.cat([full[assign(part, full)] for part in points.split(CHUNK)])
         far = (points - nearest).square().sum(1).topk(int(empty.sum())).indices
         centroids[empty] = points[far]
     return centroids

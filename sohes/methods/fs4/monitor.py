@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sohes.errors import SohesError
 from sohes.files import write_text
+from sohes.methods.fs4.kmeans import CHUNK, assign
 
 LARGEST_SHARE = 0.6  # of the pixels in one cluster, from which on, two epochs running, a training ends
 Row = dict[str, float]
@@ -34,12 +35,13 @@ class CollapseMonitor:
 
     def add(self, embeddings: Sequence[Tensor], labels: Sequence[Tensor], centroids: Tensor) -> None:
         """Take embeddings (n, C) and their labels (n,) of both views, pixel beside pixel, and centroids (2, K, C)."""
-        for view, (points, chosen) in enumerate(zip(embeddings, labels, strict=True)):
-            self.counts[view] += torch.bincount(chosen, minlength=self.counts.shape[1])
-            log_p = (points @ centroids[view].T / self._temperature).log_softmax(1)
-            self._entropy[view] -= (log_p.exp() * log_p).sum(dtype=torch.float64)
-            seen_by_other = (embeddings[1 - view] @ centroids[view].T).argmax(1)
-            self._agreed[view] += (seen_by_other == chosen).sum()
+        for view, other in ((0, 1), (1, 0)):
+            parts = (part.split(CHUNK) for part in (embeddings[view], embeddings[other], labels[view]))
+            for points, others, chosen in zip(*parts, strict=True):
+                self.counts[view] += torch.bincount(chosen, minlength=self.counts.shape[1])
+                log_p = (points @ centroids[view].T / self._temperature).log_softmax(1)
+                self._entropy[view] -= (log_p.exp() * log_p).sum(dtype=torch.float64)
+                self._agreed[view] += (assign(others, centroids[view]) == chosen).sum()
 
     def row(self, epoch: int) -> Row:
         """What the epoch's line says.
