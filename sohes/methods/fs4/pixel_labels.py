@@ -5,6 +5,7 @@ The file is a NumPy array (N, 2, h, w), uint8 or above 256 clusters uint16: imag
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def labels_path(folder: Path, epoch: int) -> Path:
     return folder / f"epoch-{epoch:04d}.npy"
 
 
+@torch.no_grad()
 def make_pixel_labels(
     embed: Embed,
     samples: Fs4Samples,
@@ -189,10 +191,9 @@ class _Passes:
             worker_init_fn=leave_stopping_to_parent,
             generator=torch.Generator(),  # or it would draw from that of the training's steps
         )
-        with torch.no_grad():
-            for batch, places in zip(_shown(loader, description), parts, strict=True):
-                yield batch, places
-                self._pause()
+        for batch, places in zip(_shown(loader, description), parts, strict=True):
+            yield batch, places
+            self._pause()
 
 
 def _shown(loader: DataLoader, description: str) -> Iterable[dict[str, Tensor]]:
@@ -207,6 +208,8 @@ def _created(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[np.ndar
         return
     with atomic_path(path) as temporary:
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+        with temporary.open("r+b") as opened:  # or a full disk would kill the process in the middle
+            os.posix_fallocate(opened.fileno(), 0, temporary.stat().st_size)
         yield array
         array.flush()
 

@@ -135,12 +135,13 @@ class PixelLabelHook(Hook):
         return labels
 
     def _remove_old(self, epoch: int) -> None:
-        """Keep the files of this epoch and of those that a checkpoint may resume in."""
+        """Keep the files of this epoch and of those that a checkpoint may resume in; nothing that is half written."""
         steps = (int(path.stem.split("-")[1]) for path in checkpoints(self._folder))
         first = min([epoch, *map(self._epoch, steps)])
-        for path in (self._folder / LABELS).glob("epoch-*.npy"):
-            if path < labels_path(self._folder / LABELS, first):
-                path.unlink()
+        folder = self._folder / LABELS
+        old = (path for path in folder.glob("epoch-*.npy") if path < labels_path(folder, first))
+        for path in (*old, *folder.glob(".epoch-*")):
+            path.unlink()
 
 
 def _stop_if_asked(runner: Runner, epoch: int) -> None:

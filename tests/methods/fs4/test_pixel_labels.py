@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def test_a_pool_of_some_pixels_counts_for_all(start: Path, tmp_path: Path, monke
     made(start, tmp_path)
     assert sizes == [6 * 60] * 2  # two batches of three images
     assert [float(one.counts.sum()) for one in fitted] == pytest.approx([IMAGES * CELLS] * 2)
+
+
+def test_a_full_disk(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def allocate(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pixel_labels.os, "posix_fallocate", allocate)
+    with pytest.raises(SohesError, match=r"no space left while writing epoch-0001.npy. Free some space"):
+        made(start, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_same_again(start: Path, tmp_path: Path) -> None:

@@ -105,6 +105,9 @@ def test_interrupted_while_labelling(
 ) -> None:
     """In the second epoch: no half file is left, and that epoch's labels are made anew."""
     real = pixel_labels.track
+    half_written = tmp_path / "round-1" / "pixel_labels" / ".epoch-0000.1.tmp.npy"  # by a process that was killed
+    half_written.parent.mkdir(parents=True)
+    half_written.touch()
 
     def track(items: Any, description: str) -> Any:
         if description == f"{work}, epoch 1":
