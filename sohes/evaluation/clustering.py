@@ -27,12 +27,14 @@ class ClusterMatch:
 
     Attributes:
         classes: (K,) int64, class of each cluster, -1 for none.
+        named: (C called, C annotated) int64, pixels, see `name_clusters`.
         iou: (C,) of each class, NaN for one that does not count.
         miou: mean of those that do: the classes in the ground truth, or all.
         accuracy: share of the labelled pixels whose cluster has their class.
     """
 
     classes: IntArray
+    named: IntArray
     iou: NDArray[np.float64]
     miou: float
     accuracy: float
@@ -155,6 +157,7 @@ def score_clusters(confusion: IntArray, classes: IntArray, *, absent: bool = Fal
     total = int(annotated.sum())
     return ClusterMatch(
         classes=classes,
+        named=named,
         iou=iou,
         miou=float(iou[counts].mean()) if total else float("nan"),
         accuracy=float(right.sum()) / total if total else float("nan"),

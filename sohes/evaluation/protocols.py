@@ -103,6 +103,26 @@ CLUSTER_LEOPART = Protocol(
     source="Leopart (arXiv:2204.13101), code of its fully unsupervised segmentation",
 )
 
+CROP_PX = 320  # side of the centre square of the cluster probe
+
+CLUSTER_PROBE = Protocol(
+    id="probe_cluster_crop320_v1",
+    data=CLUSTER_HUNGARIAN.data + "; things and stuff: the mean over the classes of each kind, whatever is confused",
+    resize=f"images and label maps: short side {CROP_PX} px (bilinear, nearest), then the centre square; scored there",
+    limit=CLUSTER_HUNGARIAN.limit,
+    averaging=CLUSTER_HUNGARIAN.averaging,
+    source="PiCIE (arXiv:2103.17070), its released code",
+)
+
+CLUSTER_PROBE_ALONE = Protocol(
+    id="probe_cluster_crop320_alone_v1",
+    data="of the things (or stuff) alone: pixels whose class and whose cluster's class are both of that kind",
+    resize=CLUSTER_PROBE.resize,
+    limit=CLUSTER_PROBE.limit,
+    averaging=CLUSTER_PROBE.averaging,
+    source=CLUSTER_PROBE.source + ", with clusters in the order of the classes, which it mixes up",
+)
+
 REGION_COVERING = Protocol(
     id="region_covering_v1",
     data="every segment of every annotator",
@@ -151,6 +171,8 @@ _ALL = (
     CLUSTER_MAJORITY,
     CLUSTER_IOU,
     CLUSTER_LEOPART,
+    CLUSTER_PROBE,
+    CLUSTER_PROBE_ALONE,
     REGION_COVERING,
     REGION_PRI,
     REGION_VI,
