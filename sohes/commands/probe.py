@@ -40,7 +40,9 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--probe", default="linear", metavar="NAME", help=f"{', '.join(PROBES)} (default linear)")
     parser.add_argument("--start", metavar="BACKBONE", help="the backbone it is compared with, image by image")
-    parser.add_argument("--seeds", type=int, metavar="N", help="repetitions of a probe with a seed (default 3)")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="repetitions of a probe with a seed (default 3; cluster 5)"
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="settings of the probe that differ"
     )

@@ -102,11 +102,15 @@ def read_probe_data(source: str | Path, *, max_train: int | None = None, max_val
         found = _of_coco(read_labelled(path / "train.json", path / "val.json")) if coco else _of_listings(path)
     else:
         name, found = path.name, _of_folder(path)
+    chosen = ""
     if (path / "source.json").is_file():
-        name = str(read_json(path / "source.json").get("name", name))
+        made_of = read_json(path / "source.json")
+        name = str(made_of.get("name", name))
+        images = {split: made_of.get(f"{split}_images") for split in SPLITS}  # where lists of some are known
+        chosen = "; ".join(f"{split} images of {name}: {words}" for split, words in images.items() if words)
     drawn = {"train": _draw(found.items["train"], max_train), "val": found.items["val"][:max_val]}
     both = {item.image.resolve() for item in drawn["train"]} & {item.image.resolve() for item in drawn["val"]}
-    notes = list(found.notes)
+    notes = [*found.notes, *filter(None, [chosen])]
     if both:
         notes.append(f"{len(both)} images are in train and in val, e.g. {min(both)}: on them the probe was trained")
     return ProbeData(

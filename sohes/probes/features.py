@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from sohes.backbones.dense import DenseBackbone
 from sohes.backbones.precision import autocast_dtype
 from sohes.backbones.weights import cache_folder
 from sohes.data.images import load_image
+from sohes.data.square import centre_square
 from sohes.errors import ConfigError, DataError, WeightsError
 from sohes.files import atomic_path
 from sohes.probes.data import ProbeItem, stamp
@@ -37,7 +38,7 @@ class Features:
 
     Attributes:
         files: one for each image.
-        size_px: side to which images were squashed.
+        size_px: side of the squares that images were made.
         patch_px: side of a patch.
         dim: D, channels.
     """
@@ -91,10 +92,11 @@ def extract_features(
     items: Sequence[ProbeItem],
     *,
     size_px: int,
+    crop: bool = False,
     description: str = "features",
     folder: Path | None = None,
 ) -> Features:
-    """Features of images, squashed to a square of `size_px` (bicubic): of each once, whoever asks for them later.
+    """Features of images as squares of `size_px`: of each once, whoever asks for them later.
 
     What was made before an interruption is kept. Several processes may extract into one folder.
 
@@ -102,6 +104,7 @@ def extract_features(
         backbone: frozen; its own kind of feature ("token" for probes).
         items: the images.
         size_px: side of the square, a multiple of the patch; see `rounded_size`.
+        crop: the centre square of the image (`centre_square`); otherwise the image is squashed (bicubic).
         description: of the progress.
         folder: where they are kept; $SOHES_CACHE/features if None, see `sohes.backbones.weights.cache_folder`.
 
@@ -123,12 +126,13 @@ def extract_features(
             f"{small[0].image}: {height} x {width} px (height x width), smaller than a patch of {patch_px} px; leave "
             f"out such images ({len(small)} of {len(items)})"
         )
-    files = _files(backbone, items, size_px, folder)
+    files = _files(backbone, items, size_px, crop, folder)
     missing = [place for place, file in enumerate(files) if not file.exists()]
     if missing:
         per_batch = batch_images(size_px, backbone.device)
         with Reporter(description, len(items), done=len(items) - len(missing)) as reporter:
-            images = _squashed([items[place] for place in missing], size_px, ahead=2 * per_batch)
+            load = partial(cut if crop else squash, size_px=size_px)
+            images = _loaded([items[place] for place in missing], load, ahead=2 * per_batch)
             for first in range(0, len(missing), per_batch):
                 places = missing[first : first + per_batch]
                 pixels = torch.from_numpy(np.stack(list(islice(images, len(places)))))
@@ -146,13 +150,13 @@ def extract_features(
     return Features(files=files, size_px=size_px, patch_px=patch_px, dim=backbone.embed_dim)
 
 
-def check_disk(backbone: DenseBackbone, items: Sequence[ProbeItem], *, size_px: int) -> None:
+def check_disk(backbone: DenseBackbone, items: Sequence[ProbeItem], *, size_px: int, crop: bool = False) -> None:
     """Refuse features that the disk would not hold, before the first is made.
 
     Raises:
         ConfigError: those that are not there yet take more than is free.
     """
-    files = {file for file in _files(backbone, items, size_px, None) if not file.exists()}
+    files = {file for file in _files(backbone, items, size_px, crop, None) if not file.exists()}
     needed = 4 * backbone.embed_dim * (size_px // backbone.patch_size) ** 2 * len(files)
     place = cache_folder()
     free = shutil.disk_usage(next(one for one in (place, *place.absolute().parents) if one.exists())).free
@@ -163,8 +167,10 @@ def check_disk(backbone: DenseBackbone, items: Sequence[ProbeItem], *, size_px: 
         )
 
 
-def _files(backbone: DenseBackbone, items: Sequence[ProbeItem], size_px: int, folder: Path | None) -> tuple[Path, ...]:
-    root = (folder or cache_folder() / "features") / _key(backbone, size_px)
+def _files(
+    backbone: DenseBackbone, items: Sequence[ProbeItem], size_px: int, crop: bool, folder: Path | None
+) -> tuple[Path, ...]:
+    root = (folder or cache_folder() / "features") / (_key(backbone, size_px) + ("-crop" if crop else ""))
     return tuple(root / f"{content_hash(stamp(item.image))}.npy" for item in items)
 
 
@@ -175,10 +181,11 @@ def _maps(backbone: DenseBackbone, pixels: Tensor) -> NDArray[np.float32]:
     return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def _squashed(items: Sequence[ProbeItem], size_px: int, *, ahead: int) -> Iterator[NDArray[np.uint8]]:
-    """Images (size_px, size_px, 3) uint8 in their order, up to `ahead` of them decoded before they are asked for."""
+def _loaded(
+    items: Sequence[ProbeItem], load: Callable[[Path], NDArray[np.uint8]], *, ahead: int
+) -> Iterator[NDArray[np.uint8]]:
+    """Images by `load` in their order, up to `ahead` of them decoded before they are asked for."""
     with ThreadPoolExecutor(_LOADERS) as pool:
-        load = partial(squash, size_px=size_px)
         waiting = [pool.submit(load, item.image) for item in items[:ahead]]
         for place in range(len(items)):
             if place + ahead < len(items):
@@ -194,6 +201,15 @@ def squash(path: Path, *, size_px: int) -> NDArray[np.uint8]:
     """
     image = Image.fromarray(load_image(path)).resize((size_px, size_px), Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def cut(path: Path, *, size_px: int) -> NDArray[np.uint8]:
+    """The centre square of an image as (size_px, size_px, 3) uint8 RGB, see `centre_square`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return centre_square(load_image(path), size_px)
 
 
 def _key(backbone: DenseBackbone, size_px: int) -> str:

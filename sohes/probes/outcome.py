@@ -35,6 +35,7 @@ class Outcome:
         confusions: (seeds, P, N, C, C) int64.
         shown: label maps that the first seed predicted for the val images at `places`, method by method.
         places: of the val images that are drawn.
+        crop_px: side of the centre square that `shown` is of; None for the whole images.
         features: feature maps (h, w, D) of these.
         notes: of the probe.
     """
@@ -46,6 +47,7 @@ class Outcome:
     confusions: IntArray
     shown: list[list[LabelMap]] = field(repr=False)
     places: tuple[int, ...]
+    crop_px: int | None
     features: list[NDArray[np.float32]] = field(repr=False)
     notes: tuple[str, ...]
 
@@ -73,22 +75,24 @@ def run_probe(config: ProbeConfig, data: ProbeData, source: str | Path, out: Pat
         SohesError: as `sohes.probes.stage.probe`.
     """
     backbone = load_backbone(source, feature="token")
-    size_px = rounded_size(config.size_px, backbone.patch_size)
-    task = Task(config=config, data=data, backbone=backbone, size_px=size_px, name=name, out=out)
-    check_disk(backbone, (*data.train, *data.val), size_px=size_px)
     entry = PROBES[config.probe]
+    wanted_px, crop = entry.crop_px or config.size_px, entry.crop_px is not None
+    size_px = rounded_size(wanted_px, backbone.patch_size)
+    task = Task(config=config, data=data, backbone=backbone, size_px=size_px, name=name, out=out, crop=crop)
+    check_disk(backbone, (*data.train, *data.val), size_px=size_px, crop=crop)
     places = tuple(np.unique(np.linspace(0, len(data.val) - 1, config.pictures).round().astype(int)).tolist())
     identity = [config_hash(config), backbone.weights_digest(), data.digest()]
     results = []
-    for seed in range(config.seeds if entry.seeded else 1):
+    for seed in range(1 if entry.seeds is None else config.seeds or entry.seeds):
         file = out / f"scores-{content_hash(identity)}-{seed}.npz"
         if not file.exists():
             _save(file, entry.load()(task, seed), places)
         results.append(_load(file, places))
     notes = [note for result in results[:1] for note in result.notes]
-    if size_px != config.size_px:
+    if size_px != wanted_px:
         notes.append(
-            f"images at {size_px} px, the multiple of the patch of {backbone.patch_size} px nearest to size_px"
+            f"images at {size_px} px, the multiple of the patch of {backbone.patch_size} px nearest to "
+            f"{'size_px' if entry.crop_px is None else entry.crop_px}"
         )
     return Outcome(
         name=name,
@@ -98,6 +102,7 @@ def run_probe(config: ProbeConfig, data: ProbeData, source: str | Path, out: Pat
         confusions=np.stack([result.confusions for result in results]),
         shown=results[0].shown,
         places=places,
+        crop_px=entry.crop_px,
         features=[np.array(task.val[place]) for place in places],
         notes=tuple(notes),
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sohes.data.images import load_image
 from sohes.data.label_maps import IGNORE, LabelMap
+from sohes.data.square import centre_square, centre_square_labels
 from sohes.evaluation.semantic import class_iou
 from sohes.files import write_text
 from sohes.plotting import MAIN, START, TRAINED, categorical, save, style
@@ -122,28 +123,32 @@ def _plot_classes(
 
 def _draw_label_maps(path: Path, data: ProbeData, outcomes: Sequence[Outcome]) -> Path:
     """Rows of image, truth, and what each method predicted on each backbone."""
-    colours = categorical(len(data.classes))
+    colours, crop_px = categorical(len(data.classes)), outcomes[0].crop_px
     columns: list[tuple[str, list[NDArray[Any]]]] = [("image", []), ("ground truth", [])]
     columns += [(_title(one, method), one.shown[place]) for one in outcomes for place, method in _methods(one)]
     seen: set[int] = set()
     rows: list[list[NDArray[Any]]] = []
     for row, place in enumerate(outcomes[0].places):
         item = data.val[place]
-        image, truth = load_image(item.image) / 255, item.label_map()
+        image, truth = load_image(item.image), item.label_map()
+        if crop_px is not None:
+            image, truth = centre_square(image, crop_px), centre_square_labels(truth, crop_px)
         maps = [truth, *(shown[row] for _, shown in columns[2:])]
         seen |= {label for one in maps for label in np.unique(one).tolist()} - {IGNORE}
-        rows.append([image, *(_colour_map(image, one, colours) for one in maps)])
+        rows.append([image / 255, *(_colour_map(image / 255, one, colours) for one in maps)])
     handles = [Patch(color=tuple(colours[label]), label=data.classes[label]) for label in sorted(seen)[:_MAX_LEGEND]]
     return _draw_rows(path, [title for title, _ in columns], rows, handles)
 
 
 def _draw_features(path: Path, data: ProbeData, outcomes: Sequence[Outcome]) -> Path:
     """Rows of image and its features as colours, on each backbone."""
+    crop_px = outcomes[0].crop_px
     pictures = [features_as_colours(outcome.features) for outcome in outcomes]
-    rows = []
+    rows: list[list[NDArray[Any]]] = []
     for row, place in enumerate(outcomes[0].places):
-        image = load_image(data.val[place].image) / 255
-        rows.append([image, *(shown[row] for shown in pictures)])
+        image = load_image(data.val[place].image)
+        image = image if crop_px is None else centre_square(image, crop_px)
+        rows.append([image / 255, *(shown[row] for shown in pictures)])
     titles = [f"features, {outcome.name}" if outcome.name else "features" for outcome in outcomes]
     return _draw_rows(path, ["image", *titles], rows, [])
 

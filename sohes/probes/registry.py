@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sohes.evaluation.protocols import CROP_PX
+
 if TYPE_CHECKING:
     from sohes.probes.scoring import Scored, Task
 
@@ -19,11 +21,14 @@ class Probe:
 
     Attributes:
         function: "module:function" of `function(task, seed) -> list[Scored]`, the protocols always in the same order.
-        seeded: whether its result depends on a seed.
+        seeds: repetitions unless told otherwise; None if its result depends on no seed.
+        crop_px: side of the centre square of an image that it sees, and on which it is scored, whatever the settings
+            say; None for the whole image.
     """
 
     function: str
-    seeded: bool
+    seeds: int | None
+    crop_px: int | None = None
 
     def load(self) -> Callable[[Task, int], list[Scored]]:
         """Import the function."""
@@ -32,10 +37,11 @@ class Probe:
 
 
 PROBES = {
-    "linear": Probe("sohes.probes.linear:linear_probe", seeded=False),
-    "linear_sgd": Probe("sohes.probes.sgd:sgd_probe", seeded=True),
-    "knn": Probe("sohes.probes.knn:knn_probe", seeded=False),
-    "overcluster": Probe("sohes.probes.overcluster:overcluster_probe", seeded=True),
-    "incontext": Probe("sohes.probes.incontext:incontext_probe", seeded=True),
-    "fcn": Probe("sohes.probes.fcn:fcn_probe", seeded=True),
+    "linear": Probe("sohes.probes.linear:linear_probe", seeds=None),
+    "linear_sgd": Probe("sohes.probes.sgd:sgd_probe", seeds=3),
+    "knn": Probe("sohes.probes.knn:knn_probe", seeds=None),
+    "overcluster": Probe("sohes.probes.overcluster:overcluster_probe", seeds=3),
+    "cluster": Probe("sohes.probes.cluster:cluster_probe", seeds=5, crop_px=CROP_PX),
+    "incontext": Probe("sohes.probes.incontext:incontext_probe", seeds=3),
+    "fcn": Probe("sohes.probes.fcn:fcn_probe", seeds=3),
 }

@@ -31,7 +31,8 @@ class Task:
         config: its settings.
         data: labelled images.
         backbone: frozen; the device it is on is where the probe computes.
-        size_px: side to which images are squashed, a multiple of the patch.
+        size_px: side of the squares that images are made, a multiple of the patch.
+        crop: whether these are centre squares; otherwise images are squashed.
         name: of the backbone, for progress: "start", or nothing.
         out: folder of the stage, for what a probe wants to keep or to resume.
     """
@@ -42,6 +43,7 @@ class Task:
     size_px: int
     name: str
     out: Path
+    crop: bool = False
 
     @cached_property
     def train(self) -> Features:
@@ -55,7 +57,7 @@ class Task:
 
     def _features(self, split: str, items: tuple[ProbeItem, ...]) -> Features:
         words = " ".join(filter(None, (self.name, split, "features")))
-        return extract_features(self.backbone, items, size_px=self.size_px, description=words)
+        return extract_features(self.backbone, items, size_px=self.size_px, crop=self.crop, description=words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,8 @@ class Scored:
         method: as tables call it, "linear probe".
         protocol: versioned id.
         confusions: (N, C, C) int64 of each val image, annotated class by predicted class.
-        label_map: gives the predicted label map of a val image, by its place, at the annotation's own size.
+        label_map: gives the predicted label map of a val image, by its place, at the annotation's own size, or of the
+            centre square that the probe sees.
         notes: what a reader of the scores should know.
     """
 

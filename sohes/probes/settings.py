@@ -64,6 +64,14 @@ class OverclusterSettings:
 
 
 @settings
+class ClusterSettings:
+    """Cluster probe; it has as many clusters as there are classes."""
+
+    tokens: Count = 500_000
+    """Train patches that are clustered, at most, drawn with the probe's seed [ours]."""
+
+
+@settings
 class InContextSettings:
     """In-context retrieval; it shares neighbours and temperature with nearest neighbours."""
 
@@ -86,7 +94,9 @@ class FcnSettings:
 
 
 @settings
-class ProbeConfig(LinearSettings, SgdSettings, KnnSettings, OverclusterSettings, InContextSettings, FcnSettings):
+class ProbeConfig(
+    LinearSettings, SgdSettings, KnnSettings, OverclusterSettings, ClusterSettings, InContextSettings, FcnSettings
+):
     """A probe of frozen features."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"arm"})
@@ -96,11 +106,11 @@ class ProbeConfig(LinearSettings, SgdSettings, KnnSettings, OverclusterSettings,
     data: str | None = None
     """Labelled data in place of those of the run: see `read_probe_data`."""
     size_px: Count = 448
-    """Side to which images are squashed, px, rounded to the patch [Leopart]."""
+    """Side to which images are squashed, px, rounded to the patch [Leopart]; the cluster probe has its own [PiCIE]."""
     score_px: Count | None = None
-    """Side of the square on which predictions are scored, px; null: the annotation's own size [ours]."""
-    seeds: Count = 3
-    """Repetitions of a probe that depends on a seed, from 0 [ours]."""
+    """Side of the square on which predictions are scored, px; null: the annotation's own size [ours]; likewise."""
+    seeds: Count | None = None
+    """Repetitions of a probe that depends on a seed, from 0; null: 3, of the cluster probe 5 [ours]."""
     max_train: Count | None = None
     """Train images at most, drawn with seed 0; null: all."""
     max_val: Count | None = None

@@ -13,6 +13,7 @@ from sohes.records import START, TRAINED, Measurement, StageResult, over_seeds
 if TYPE_CHECKING:
     from sohes.probes.data import ProbeData
     from sohes.probes.outcome import Outcome
+    from sohes.rle import IntArray
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
 
@@ -70,16 +71,9 @@ def _labels(names: Sequence[str] | None, data: ProbeData) -> list[int] | None:
 
 
 def _measurements(outcome: Outcome, data: ProbeData, chosen: list[int] | None, arm: str) -> list[Measurement]:
-    from sohes.evaluation.semantic import semantic_scores
-
     rows = []
     for place, (method, protocol) in enumerate(zip(outcome.methods, outcome.protocols, strict=True)):
-        scores = [semantic_scores(confusions) for confusions in outcome.confusions[:, place]]
-        values = {"miou_dataset": [one.miou for one in scores], "acc_pixel": [one.accuracy for one in scores]}
-        if chosen is not None:
-            values[f"miou_{len(chosen)}_classes"] = [
-                semantic_scores(confusions, only=chosen).miou for confusions in outcome.confusions[:, place]
-            ]
+        seeds = [_metrics(confusions, protocol, data, chosen) for confusions in outcome.confusions[:, place]]
         rows += [
             Measurement(
                 method=method,
@@ -87,18 +81,40 @@ def _measurements(outcome: Outcome, data: ProbeData, chosen: list[int] | None, a
                 init=outcome.provenance.label,
                 dataset=data.name,
                 split="val",
-                protocol=protocol,
+                protocol=own_protocol,
                 metric=metric,
                 n_images=len(data.val),
                 of_images=data.of_val if data.of_val > len(data.val) else None,
                 arm=arm,
                 supervision=outcome.provenance.supervision,
                 trained_by=outcome.provenance.steps[-1].method,
-                **over_seeds([100 * float(value) for value in found]),
+                **over_seeds([found[metric][0] for found in seeds]),
             )
-            for metric, found in values.items()
+            for metric, (_, own_protocol) in seeds[0].items()
         ]
     return rows
+
+
+def _metrics(
+    confusions: IntArray, protocol: str, data: ProbeData, chosen: list[int] | None
+) -> dict[str, tuple[float, str]]:
+    """Value in percent and protocol of every metric of one seed, out of the confusions (N, C, C) of val."""
+    import numpy as np
+
+    from sohes.evaluation.cluster_probe import cluster_probe_metrics
+    from sohes.evaluation.clustering import score_clusters
+    from sohes.evaluation.protocols import CLUSTER_PROBE
+    from sohes.evaluation.semantic import semantic_scores
+
+    scores = semantic_scores(confusions)
+    metrics = {"miou_dataset": (100 * scores.miou, protocol), "acc_pixel": (100 * scores.accuracy, protocol)}
+    if protocol == CLUSTER_PROBE.id:
+        total = confusions.sum(axis=0).T
+        metrics = cluster_probe_metrics(score_clusters(total, np.arange(len(total))), data.classes)
+    if chosen is not None:
+        own = 100 * semantic_scores(confusions, only=chosen).miou
+        metrics[f"miou_{len(chosen)}_classes"] = (own, protocol)
+    return metrics
 
 
 def _notes(outcome: Outcome, data: ProbeData) -> list[str]:

@@ -97,7 +97,7 @@ CALLS: list[int] = []
 @pytest.fixture
 def drawn_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
-    monkeypatch.setitem(registry.PROBES, "drawn", registry.Probe(f"{__name__}:drawn", seeded=True))
+    monkeypatch.setitem(registry.PROBES, "drawn", registry.Probe(f"{__name__}:drawn", seeds=3))
 
 
 @pytest.mark.usefixtures("drawn_probe")
@@ -174,7 +174,7 @@ def test_command(inputs: dict[str, Path], tmp_path: Path, capsys: pytest.Capture
         (["--probe", "liner"], "unknown probe 'liner'; did you mean 'linear'?"),
         (["--set", "neighbors=3"], "unknown key of probe 'neighbors'; did you mean 'neighbours'?"),
         (["--set", "size_px"], "write it as key=value"),
-        (["--seeds", "0"], "probe.seeds must be int of at least 1, given 0"),
+        (["--seeds", "0"], "probe.seeds must be int of at least 1 or null, given 0"),
         (["--probe", "knn", "--set", "neighbours=5000", "size_px=32"], "neighbours=5000: there are only"),
         (["--set", "classes=[sky, rosse]", "size_px=32"], "unknown class of bands 'rosse'; did you mean 'rose'?"),
         (["--start", "nowhere/at/all", "--set", "size_px=32"], "nowhere/at/all: no such file or folder"),
