@@ -13,7 +13,7 @@ import numpy as np
 
 from sohes.data.coco import ImageItem
 from sohes.data.images import image_size
-from sohes.data.prepare.catalogue import DATASETS, Dataset
+from sohes.data.prepare.catalogue import DATASETS, Dataset, Need
 from sohes.data.prepare.semantic_sets import SemanticSet
 from sohes.data.prepare.writer import CocoWriter
 from sohes.data.problems import Problems
@@ -110,8 +110,7 @@ def find_files(name: str, dataset: Dataset | SemanticSet, root: Path) -> list[Pa
         raise DataError(f"{root}: no such folder; --root is the folder that holds the download of {name}")
     found, missing = [], []
     for need in dataset.needs:
-        paths = (path for place in need.places for path in sorted(root.glob(place)))
-        path = next(paths, None)
+        path = find(need, root)
         if path is None:
             missing.append(f"  {' or '.join(need.places)}\n    from {need.source}")
         else:
@@ -123,6 +122,11 @@ def find_files(name: str, dataset: Dataset | SemanticSet, root: Path) -> list[Pa
             + f"\n{dataset.title}: {dataset.page}\nlicence: {dataset.licence}"
         )
     return found
+
+
+def find(need: Need, root: Path) -> Path | None:
+    """Where below the root it lies; None if it does not."""
+    return next((path for place in need.places for path in sorted(root.glob(place))), None)
 
 
 def wrong_digests(dataset: Dataset, root: Path) -> list[str]:

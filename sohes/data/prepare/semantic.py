@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,11 @@ from PIL import Image
 
 from sohes.data.images import image_size
 from sohes.data.label_maps import write_listing
-from sohes.data.prepare.build import draw, find_files
+from sohes.data.prepare.build import draw, find, find_files
 from sohes.data.prepare.semantic_sets import SEMANTIC_SETS, LabelledFile
 from sohes.data.problems import Problems
 from sohes.errors import DataError, unknown_name
-from sohes.files import atomic_path, read_json, write_json
+from sohes.files import atomic_path, read_json, read_text, write_json
 from sohes.progress import track
 
 SOURCE_FILE = "source.json"  # what the folder was made of
@@ -28,18 +29,21 @@ class PreparedLabels:
     Attributes:
         path: the folder.
         images: of each split.
+        chosen: which these are, in words, of a split of which lists are known.
         classes: how many.
         warnings: what was left out, and counts that are not the official ones.
     """
 
     path: Path
     images: dict[str, int]
+    chosen: dict[str, str]
     classes: int
     warnings: list[str]
 
     def summary(self) -> str:
         """Two lines for people."""
-        counts = ", ".join(f"{count} {split} images" for split, count in self.images.items())
+        chosen = {split: f" ({words})" for split, words in self.chosen.items()}
+        counts = ", ".join(f"{count} {split} images{chosen.get(split, '')}" for split, count in self.images.items())
         return f"{counts}, {self.classes} classes\nwritten to {self.path}"
 
 
@@ -56,19 +60,27 @@ def prepare_semantic(name: str, root: Path, out: Path, *, limit: int | None = No
         limit: take that many images of each split, drawn with a fixed seed; None for all.
 
     Raises:
-        DataError: an unknown name, needed files that are missing (all are named), no usable image in a split, or an
-            `out` that is no folder or holds something else.
+        DataError: an unknown name, needed files that are missing (all are named), a list of images that the download
+            lacks, no usable image in a split, or an `out` that is no folder or holds something else.
     """
     if name not in SEMANTIC_SETS:
         raise DataError(unknown_name("data set", name, SEMANTIC_SETS))
     dataset = SEMANTIC_SETS[name]
     found = dict(zip(dataset.needs, find_files(name, dataset, root), strict=True))
     source = {"name": name, "description": dataset.title, "page": dataset.page, "root": str(root.resolve())}
+    lists = {split: find(part.listed, root) for split, part in dataset.splits.items() if part.listed}
+    chosen = {
+        split: f"those of {path.relative_to(root)}" if path else "all of the download, which has no list"
+        for split, path in lists.items()
+    }
+    source |= {f"{split}_images": words for split, words in chosen.items()}
     reuse = _claim(out, source)
     problems, warnings = Problems(), []
     pairs: dict[str, list[tuple[Path, Path]]] = {}
     for split, part in dataset.splits.items():
-        entries = part.open([found[need] for need in part.needs])
+        entries, official = part.open([found[need] for need in part.needs]), part.images
+        if listing := lists.get(split):
+            entries, official = only_listed(entries, listing), part.listed_images
         targets = [out / "labels" / split / f"{entry.name}.png" for entry in entries]
         drawn = draw(list(zip(entries, targets, strict=True)), limit)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -81,14 +93,15 @@ def prepare_semantic(name: str, root: Path, out: Path, *, limit: int | None = No
         ]
         if not pairs[split]:
             raise DataError("; ".join([f"{root}: no image of {name} {split} can be used", *problems.lines()]))
-        if len(entries) != part.images:
+        if len(entries) != official:
             warnings.append(
-                f"the download has {len(entries)} {split} images, the official one {part.images}; is it complete?"
+                f"the {'list' if listing else 'download'} has {len(entries)} {split} images, the official one "
+                f"{official}; is it complete?"
             )
     for split, files in pairs.items():
         write_listing(out / f"{split}.json", files, dataset.classes)
     counts = {split: len(files) for split, files in pairs.items()}
-    return PreparedLabels(out, counts, len(dataset.classes), problems.lines() + warnings)
+    return PreparedLabels(out, counts, chosen, len(dataset.classes), problems.lines() + warnings)
 
 
 def _claim(out: Path, source: dict[str, str]) -> bool:
@@ -105,6 +118,24 @@ def _claim(out: Path, source: dict[str, str]) -> bool:
         raise DataError(f"{out}: holds another data set, see {SOURCE_FILE}; give --out a new or an empty folder")
     write_json(out / SOURCE_FILE, source)
     return before == source
+
+
+def only_listed(entries: Sequence[LabelledFile], listing: Path) -> list[LabelledFile]:
+    """Those of the entries that a text file names, one on each line, with a suffix or without.
+
+    Raises:
+        DataError: it cannot be read, names none, or names one that lacks its photograph or its label map.
+    """
+    names = dict.fromkeys(Path(line.strip()).stem for line in read_text(listing).splitlines() if line.strip())
+    if not names:
+        raise DataError(f"{listing}: names no image; give the whole list, or remove it to take all images")
+    there = {entry.name for entry in entries if entry.image.is_file()}
+    if missing := [name for name in names if name not in there]:
+        raise DataError(
+            f"{listing}: {len(missing)} of its {len(names)} images lack their photograph or their label map in the "
+            f"download, the first is '{missing[0]}'; complete the download, or remove the list to take all images"
+        )
+    return [entry for entry in entries if entry.name in names]
 
 
 def _write(entry: LabelledFile, target: Path, *, reuse: bool) -> str:

@@ -41,11 +41,21 @@ class LabelledFile:
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticSplit:
-    """One split: what it needs below the root, how to open that (found files in the order of `needs`), its images."""
+    """One split.
+
+    Attributes:
+        needs: what must lie below the root.
+        open: its images, out of the found files in the order of `needs`.
+        images: how many it has officially.
+        listed: a list of some of them, a name on each line, which alone are taken where the download has it.
+        listed_images: how many it has officially.
+    """
 
     needs: tuple[Need, ...]
     open: Callable[[Sequence[Path]], list[LabelledFile]]
     images: int
+    listed: Need | None = None
+    listed_images: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +184,7 @@ def _painted(images: ImageSet, item: ImageItem, label: dict[int | None, int], st
 _COCO_PAGE = "https://cocodataset.org/#download"
 _COCO_LICENCE = "annotations CC BY 4.0; images under their Flickr licences"
 _COCO_IMAGES = {"train": 118_287, "val": 5_000}
+_CURATED_IMAGES = {"train": 49_629, "val": 2_175}  # of IIC, PiCIE and STEGO
 
 
 def _coco_photos(split: str) -> Need:
@@ -238,6 +249,11 @@ def _thing_and_stuff_maps(split: str) -> SemanticSplit:
         needs=(maps, _coco_photos(split)),
         open=partial(open_folders, table=known.COCO_STUFF27_TABLE),
         images=_COCO_IMAGES[split],
+        listed=Need(
+            tuple(f"{top}curated/{split}2017/Coco164kFull_Stuff_Coarse_7.txt" for top in ("", "*/")),
+            "https://github.com/janghyuncho/PiCIE",
+        ),
+        listed_images=_CURATED_IMAGES[split],
     )
 
 

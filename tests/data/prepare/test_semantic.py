@@ -104,6 +104,65 @@ def test_coco_stuff27(root: Path, tmp_path: Path) -> None:
     assert np.array_equal(labels_of(report)["000000000139.jpg"], rows(*expected, 255))
 
 
+def curated(root: Path, *, top: str = ".") -> dict[str, Path]:
+    """Three labelled photographs in each split; lists of PiCIE's repository name two of train, one of val."""
+    lists = {}
+    for split, names in (("train", ("000000000009", "000000000030")), ("val", ("000000000285",))):
+        for name in ("000000000009", "000000000030", "000000000285"):
+            photo(root / f"{split}2017" / f"{name}.jpg")
+            png(root / "stuffthingmaps_trainval2017" / f"{split}2017" / f"{name}.png", rows(0, 105))
+        lists[split] = root / top / f"curated/{split}2017/Coco164kFull_Stuff_Coarse_7.txt"
+        lists[split].parent.mkdir(parents=True, exist_ok=True)
+        lists[split].write_text("".join(f"{name}\n" for name in names))
+    return lists
+
+
+@pytest.mark.parametrize("top", [".", "PiCIE"])
+def test_curated_lists_of_coco_stuff27(root: Path, tmp_path: Path, top: str) -> None:
+    lists = curated(root, top=top)
+    report = prepare_semantic("coco_stuff27", root, tmp_path / "out")
+    assert list(labels_of(report, "train")) == ["000000000009.jpg", "000000000030.jpg"]
+    assert list(labels_of(report)) == ["000000000285.jpg"]
+    chosen = {split: f"those of {path.relative_to(root)}" for split, path in lists.items()}
+    assert report.summary().startswith(
+        f"2 train images ({chosen['train']}), 1 val images ({chosen['val']}), 27 classes\n"
+    )
+    assert report.warnings == [
+        "the list has 2 train images, the official one 49629; is it complete?",
+        "the list has 1 val images, the official one 2175; is it complete?",
+    ]
+    source = json.loads((tmp_path / "out/source.json").read_text())
+    assert {split: source[f"{split}_images"] for split in ("train", "val")} == chosen
+    notes = read_probe_data(tmp_path / "out").notes
+    assert f"train images of coco_stuff27: {chosen['train']}; val images of coco_stuff27: {chosen['val']}" in notes
+    lists["val"].write_text("000000000285.jpg\n\n000000000009.jpg\n")  # with suffixes
+    assert len(labels_of(prepare_semantic("coco_stuff27", root, tmp_path / "out"))) == 2
+
+
+def test_without_curated_lists_all_images_are_taken(root: Path, tmp_path: Path) -> None:
+    lists = curated(root)
+    lists["val"].unlink()
+    report = prepare_semantic("coco_stuff27", root, tmp_path / "out")
+    assert report.images == {"train": 2, "val": 3}
+    assert report.chosen["val"] == "all of the download, which has no list"
+    assert report.warnings[1] == "the download has 3 val images, the official one 5000; is it complete?"
+
+
+def test_a_curated_list_that_does_not_fit_the_download(root: Path, tmp_path: Path) -> None:
+    listing = curated(root)["val"]
+    (root / "val2017/000000000030.jpg").unlink()
+    listing.write_text("000000000009\n000000000030\n000000000285\n000000000724\n")
+    with pytest.raises(DataError) as caught:
+        prepare_semantic("coco_stuff27", root, tmp_path / "out")
+    assert str(caught.value) == (
+        f"{listing}: 2 of its 4 images lack their photograph or their label map in the download, the first is "
+        "'000000000030'; complete the download, or remove the list to take all images"
+    )
+    listing.write_text("\n")
+    with pytest.raises(DataError, match=r"Coarse_7\.txt: names no image; give the whole list, or remove it"):
+        prepare_semantic("coco_stuff27", root, tmp_path / "out")
+
+
 def test_coco_stuff15(root: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         photo(root / f"{split}2017" / "000000000139.jpg")
@@ -313,6 +372,36 @@ def test_coco_classes() -> None:
     ids = [category for group in (known.COCO_THINGS | known.COCO_STUFF).values() for category in group]
     assert sorted(ids) == list(range(1, 183))
     assert sum(len(group) for group in known.COCO_STUFF.values()) == 91
+    counts = np.bincount(known.COCO_STUFF27_TABLE[:182]).tolist()
+    assert counts == [
+        6,
+        6,
+        10,
+        10,
+        8,
+        8,
+        8,
+        10,
+        6,
+        1,
+        10,
+        8,
+        2,
+        6,
+        4,
+        11,
+        4,
+        11,
+        7,
+        2,
+        6,
+        11,
+        9,
+        2,
+        6,
+        5,
+        5,
+    ]  # of PiCIE
 
 
 @pytest.mark.assets
