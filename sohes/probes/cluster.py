@@ -24,6 +24,7 @@ from sohes.evaluation.clustering import name_clusters
 from sohes.evaluation.protocols import CLUSTER_PROBE, CROP_PX
 from sohes.masks import FloatArray
 from sohes.probes.features import Features
+from sohes.probes.patches import check_memory
 from sohes.probes.scoring import Scored, Task, to_label_map
 from sohes.progress import track
 from sohes.rle import IntArray
@@ -36,7 +37,7 @@ def cluster_probe(task: Task, seed: int) -> list[Scored]:
     """K-means of train patches into K clusters, K the number of classes, scored on the pixels of val.
 
     Raises:
-        ConfigError: more classes than train patches that are clustered.
+        ConfigError: more classes than train patches that are clustered, or more of these than memory holds.
         DataError: fewer distinct ones than classes.
     """
     classes = len(task.data.classes)
@@ -47,12 +48,14 @@ def cluster_probe(task: Task, seed: int) -> list[Scored]:
             f"{classes} clusters, one for each class, but {count} of the {patches} train patches are clustered; give "
             "more train images, or raise tokens"
         )
+    needed = 2 * 4 * count * task.backbone.embed_dim  # k-means++ and norms take about as much again
+    check_memory(needed, torch.device("cpu"), f"{count} patches to cluster", "tokens=N")
     points = drawn_patches(task.train, count, seed=seed)
     centroids = spherical_kmeans(points, classes, seed=seed)
-    weights = torch.from_numpy(centroids).to(task.backbone.device)
+    weights, maps = torch.from_numpy(centroids).to(task.backbone.device), task.val
 
     def clusters(place: int) -> LabelMap:
-        return to_label_map(cosines(task.val[place], weights), (CROP_PX, CROP_PX), size_px=None)
+        return to_label_map(cosines(maps[place], weights), (CROP_PX, CROP_PX), size_px=None)
 
     pixels: IntArray = np.zeros((len(task.data.val), classes, classes), np.int64)  # cluster by class, of each image
     for place, item in enumerate(track(task.data.val, f"scoring {METHOD}")):
@@ -90,8 +93,8 @@ def drawn_patches(features: Features, count: int, *, seed: int) -> FloatArray:
     points = np.empty((len(chosen), features.dim), np.float32)
     for place in range(len(features)):
         own = slice(ends[place], ends[place + 1])
-        points[own] = features[place].reshape(per_image, -1)[chosen[own] - per_image * place]
-    return unit_length(points)
+        points[own] = unit_length(features[place].reshape(per_image, -1)[chosen[own] - per_image * place])
+    return points
 
 
 def unit_length(points: NDArray[np.floating]) -> FloatArray:

@@ -132,6 +132,11 @@ def test_one_line(
     [
         ("overcluster", ["clusters=[500]"], "500 clusters, but the val images have 12 patches; take fewer clusters"),
         ("overcluster", ["clusters=[2]"], "2 clusters cannot name 3 classes; take more"),
+        (
+            "cluster",
+            ["tokens=2"],
+            "3 clusters, one for each class, but 2 of the 1600 train patches are clustered; give",
+        ),
         ("knn", ["neighbours=17"], "neighbours=17: there are only 16 labelled train patches; lower it"),
         ("incontext", ["bank_size=3"], "bank_size=3 is less than a patch of each of the 4 train images; raise it"),
     ],

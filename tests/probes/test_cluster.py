@@ -147,9 +147,13 @@ def test_scores_worked_out_apart(tmp_path: Path) -> None:
     assert difference <= 1e-4 * matched.sum()  # ties of rounding
 
 
-def test_more_classes_than_patches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numbers_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "_maps", None)  # refused before features are extracted
     task = task_of(write_data(tmp_path), tokens=3)
+    with monkeypatch.context() as patch:
+        patch.setattr("sohes.probes.patches.free_bytes", lambda device: 8 * 5000 * 6 - 1)
+        with pytest.raises(ConfigError, match=r"5000 patches to cluster need 0\.0 GB .* lower them with tokens=N"):
+            cluster_probe(replace(task, config=replace(task.config, tokens=5000)), 0)
     with pytest.raises(ConfigError, match=f"4 clusters.* but 3 of the {4 * SIDE**2} train patches .* or raise tokens"):
         cluster_probe(task, 0)
 
