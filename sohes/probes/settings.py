@@ -64,7 +64,7 @@ class OverclusterSettings:
 
 
 @settings
-class ClusterSettings:
+class ClusterProbeSettings:
     """Cluster probe; it has as many clusters as there are classes."""
 
     tokens: Count = 500_000
@@ -95,7 +95,7 @@ class FcnSettings:
 
 @settings
 class ProbeConfig(
-    LinearSettings, SgdSettings, KnnSettings, OverclusterSettings, ClusterSettings, InContextSettings, FcnSettings
+    LinearSettings, SgdSettings, KnnSettings, OverclusterSettings, ClusterProbeSettings, InContextSettings, FcnSettings
 ):
     """A probe of frozen features."""
 

@@ -17,7 +17,10 @@ from torch.nn.functional import interpolate
 from sohes import cli
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.backbones.weights import resolve_weights
+from sohes.data.square import centre_square_labels
 from sohes.errors import ConfigError, DataError
+from sohes.evaluation.cluster_probe import cluster_probe_metrics
+from sohes.evaluation.clustering import ClusterScorer
 from sohes.evaluation.semantic import semantic_scores
 from sohes.probes import features
 from sohes.probes.cluster import cluster_probe, drawn_patches, spherical_kmeans, unit_length
@@ -107,6 +110,11 @@ def test_colours_are_found(tmp_path: Path) -> None:
     assert semantic_scores(best.confusions).accuracy > 0.98  # all but borders between patches
     truth = np.kron(task.data.val[2].label_map(), np.ones((10, 10), int))
     assert (best.label_map(2)[30:] == truth[30:]).mean() > 0.98
+    scorer = ClusterScorer(clusters=4, classes=4)  # as a method scores label maps of its own
+    for place, item in enumerate(task.data.val):
+        scorer.add(best.label_map(place), centre_square_labels(item.label_map(), 320))
+    metrics = cluster_probe_metrics(scorer.result().hungarian, task.data.classes)
+    assert metrics["miou_dataset"] == (pytest.approx(100 * semantic_scores(best.confusions).miou), best.protocol)
     assert best.notes == (
         "4 clusters of 5000 patches of 4 train images, without augmentation; labels of val match them to classes",
     )
