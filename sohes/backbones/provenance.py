@@ -60,7 +60,7 @@ _TAGS: dict[str, tuple[str, int | None, str]] = {
 }
 _TAG_WORDS = (
     (r"sa1b", MASKS),
-    (r"clip|openai|laion|webli|dfn|datacomp|(^|_)mim_", TEXT),
+    (r"clip|openai|laion|webli|dfn|datacomp|wsl_ig|(^|_)mim_", TEXT),  # Instagram's hashtags are text
     (r"^(?!.*ijepa).*in\d+k", IMAGE_LABELS),
     (r"ijepa|lvd", NONE),
 )

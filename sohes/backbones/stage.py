@@ -24,9 +24,9 @@ class WeightsConfig:
     """Starting weights: see `sohes.backbones.weights.resolve_weights`."""
 
     source: str = "vit_base_patch16_224.dino"
-    """Of the ViT that is trained: a timm name, a weights file, a timm folder, or random:NAME [paper]."""
+    """Of the backbone that is trained: a timm name, a weights file, a timm folder, or random:NAME [paper]."""
     clustering_source: str | None = None
-    """Of the frozen ViT of phase 1, if it is another one."""
+    """Of the frozen backbone of phase 1, if it is another one."""
     architecture: str | None = None
     """timm name of a weights file, with tag, where it cannot be told."""
     clustering_architecture: str | None = None
@@ -39,7 +39,7 @@ class WeightsConfig:
 
     @property
     def patch_px(self) -> int | None:
-        """Patch of the ViT that is trained, None where only reading all of the weights tells."""
+        """Patch of the ViT that is trained, None where only reading all of the weights tells, and of a ResNet."""
         path = Path(self.source).expanduser()
         name = self.architecture or self.source
         if path.is_file():

@@ -19,7 +19,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import save_for_hf
+from timm.models import ResNet, is_model_in_modules, save_for_hf
 from torch import Tensor, nn
 
 from sohes.backbones.card import CARD, Card
@@ -27,50 +27,99 @@ from sohes.backbones.provenance import PROVENANCE, Provenance, Step, known_step,
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 
-# timm's, of any of its classes; what it is made of is set at run time, so a type checker cannot follow
+# timm's ViTs, of any of their classes; what they are made of is set at run time, so a type checker cannot follow
 VisionTransformer: TypeAlias = Any
+TimmModel: TypeAlias = Any  # a VisionTransformer or a ResNet
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NAME_IT = "Name the architecture they were made for: weights.architecture=NAME (sohes explore: --architecture NAME)"
+ARCHITECTURES = ["vit_*", "resnet[0-9]*"]  # of timm, that are proposed where a name is unknown
 _USE = """import timm, torch
 model = timm.create_model("local-dir:.", pretrained=True).eval()
-features = model.forward_features(torch.zeros(1, 3, *model.patch_embed.img_size))"""
+features = model.forward_features(torch.zeros(1, {size}))"""
 # classifiers, which features do not need
-_LEFT_OUT = re.compile(r"(head|head_dist|fc_norm|pre_logits)\.")
+_LEFT_OUT = re.compile(r"(head|head_dist|fc|fc_norm|pre_logits)\.")
+_COUNTED = ".num_batches_tracked"  # batch norm's steps, which older files lack; torch fills them in
 
 
 @dataclass(frozen=True)
 class BackboneFolder:
     """A loaded folder: the model in eval mode, timm's config and the provenance."""
 
-    model: VisionTransformer
+    model: TimmModel
     timm_config: dict[str, Any]
     provenance: Provenance
 
+    @property
+    def vit(self) -> VisionTransformer:
+        """The model, for what needs a ViT.
+
+        Raises:
+            WeightsError: it is a ResNet.
+        """
+        if isinstance(self.model, ResNet):
+            raise WeightsError(_not_a_vit(self.provenance.timm_name))
+        return self.model
+
+
+def is_resnet(architecture: str) -> bool:
+    """Whether timm's name, with tag or without, is that of a ResNet or ResNeXt.
+
+    >>> is_resnet("resnet50.tv_in1k"), is_resnet("vit_base_patch16_224.dino")
+    (True, False)
+    """
+    return bool(is_model_in_modules(architecture, ("resnet",)))
+
+
+def without_classifier(architecture: str) -> dict[str, Any]:
+    """timm's arguments for a model of features alone, that takes any input size."""
+    return {"num_classes": 0} | ({} if is_resnet(architecture) else {"dynamic_img_size": True})
+
+
+def neither_kind(name: str, error: TypeError) -> str:
+    """That timm's model is neither a ViT nor a ResNet, by its answer to `without_classifier`."""
+    return f"{name}: neither a ViT that takes any input size nor a ResNet ({error}); choose a timm vit_* or resnet18/50"
+
 
 def build_vit(timm_config: Mapping[str, Any]) -> VisionTransformer:
-    """An untrained timm ViT of `config.json`'s content, without classifier, taking any input size.
+    """See `build_backbone`, for what needs a ViT.
+
+    Raises:
+        WeightsError: as there; or it is a ResNet.
+    """
+    if is_resnet(timm_config["architecture"]):
+        raise WeightsError(_not_a_vit(timm_config["architecture"]))
+    return build_backbone(timm_config)
+
+
+def _not_a_vit(name: str) -> str:
+    return (
+        f"{name} is a ResNet, where a ViT is needed: choose a timm vit_* model (weights.source=NAME). ResNets are "
+        "backbones for probes, for phase 1 with explore.feature=token, and for FS4"
+    )
+
+
+def build_backbone(timm_config: Mapping[str, Any]) -> TimmModel:
+    """An untrained timm ViT or ResNet of `config.json`'s content, without classifier, taking any input size.
 
     Where "architecture" carries the tag of one of timm's weights ("vit_base_patch16_224.dino"), the input normalisation
     is that entry's.
 
     Raises:
-        WeightsError: timm does not know the architecture or tag, or it is not a ViT with patch tokens.
+        WeightsError: timm does not know the architecture or tag, or it is neither a ViT with patch tokens nor a ResNet.
     """
     name = timm_config["architecture"]
     if not timm.is_model(name):
-        raise WeightsError(unknown_name("timm architecture", name, timm.list_models("vit_*")))
+        raise WeightsError(unknown_name("timm architecture", name, timm.list_models(ARCHITECTURES)))
     arguments: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in timm_config.get("model_args", {}).items()
     }
-    arguments |= {"num_classes": 0, "dynamic_img_size": True}
+    arguments |= without_classifier(name)
     try:
-        model: VisionTransformer = timm.create_model(name, pretrained=False, **arguments)
+        model: TimmModel = timm.create_model(name, pretrained=False, **arguments)
     except TypeError as error:
-        raise WeightsError(
-            f"{name}: not a ViT that takes any input size ({error}); choose a timm vit_* model"
-        ) from None
+        raise WeightsError(neither_kind(name, error)) from None
     except RuntimeError:
         known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise WeightsError(unknown_name("timm weights", name, known)) from None
@@ -97,7 +146,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> li
     given = {key: value for key, value in state.items() if key not in left_out}
     problems = []
     for title, keys in (
-        ("missing", [key for key in own if key not in given]),
+        ("missing", [key for key in own if key not in given and not key.endswith(_COUNTED)]),
         ("unexpected", [key for key in given if key not in own]),
         (
             "of another shape",
@@ -136,7 +185,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance) -> Path:
-    """Write `model` (a timm ViT) as a timm folder, atomically, and return the folder."""
+    """Write `model` (a timm ViT or ResNet) as a timm folder, atomically, and return the folder."""
     folder = Path(folder)
     with atomic_path(folder) as temporary:
         save_for_hf(model, str(temporary), safe_serialization=True)
@@ -147,15 +196,17 @@ def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance)
 
 
 def _card(provenance: Provenance) -> str:
+    resnet = is_resnet(provenance.timm_name)
+    kind = "ResNet" if resnet else "ViT"
     return Card(
         name=f"{provenance.timm_name} by {provenance.steps[-1].method}",
-        description=f"A ViT ({provenance.timm_name}) for dense features, without a classifier: {provenance.label}.",
-        use=_USE,
+        description=f"A {kind} ({provenance.timm_name}) for dense features, without a classifier: {provenance.label}.",
+        use=_USE.format(size='*model.pretrained_cfg["input_size"]' if resnet else "3, *model.patch_embed.img_size"),
         provenance=provenance,
         sha256=provenance.sha256,
         library="timm",
         task="image-feature-extraction",
-        tags=["timm", "sohes", "vision-transformer", "dense-features"],
+        tags=["timm", "sohes", "resnet" if resnet else "vision-transformer", "dense-features"],
     ).text()
 
 
@@ -173,7 +224,7 @@ def load_backbone_folder(folder: Path) -> BackboneFolder:
     timm_config = read_json(folder / CONFIG)
     if not isinstance(timm_config, dict) or "architecture" not in timm_config:
         raise WeightsError(f"{folder / CONFIG}: no field 'architecture', so not timm's; give a folder that timm saved")
-    model = build_vit(timm_config)
+    model = build_backbone(timm_config)
     state = read_safetensors(folder / WEIGHTS)
     left_out = load_state(model, state, str(folder / WEIGHTS))
     if (folder / PROVENANCE).exists():
@@ -206,7 +257,7 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def input_normalisation(model: VisionTransformer) -> tuple[Tensor, Tensor]:
+def input_normalisation(model: TimmModel) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (1, 3, 1, 1) float32 that the weights expect of RGB in [0, 1]."""
     mean, std = (torch.tensor(model.pretrained_cfg[key], dtype=torch.float32) for key in ("mean", "std"))
     return mean.view(1, 3, 1, 1), std.view(1, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""Dense features of any timm ViT at any input size (README §1)."""
+"""Dense features of any timm ViT at any input size, and of any timm backbone by its name (README §1)."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import threading
 from pathlib import Path
 
 import torch
+from timm.models import ResNet
 from torch import Tensor, nn
 
 from sohes.backbones.dense import DenseFeatures
+from sohes.backbones.frozen import FrozenTimm
 from sohes.backbones.precision import autocast, default_device
-from sohes.backbones.provenance import Provenance
-from sohes.backbones.timm_folder import BackboneFolder, VisionTransformer, input_normalisation, weights_digest
+from sohes.backbones.timm_cnn import DenseCNN
+from sohes.backbones.timm_folder import BackboneFolder, VisionTransformer
 from sohes.backbones.weights import resolve_weights
 from sohes.errors import ConfigError
 
-FEATURES = ("key", "token")
 
-
-class DenseViT(nn.Module):
+class DenseViT(FrozenTimm):
     """A frozen timm ViT as a `DenseBackbone`: its features are the last block's keys, or its normalised output tokens.
 
     Keys are what the clustering of SOHES's lineage works on (all heads side by side, before any query-key norm).
@@ -26,26 +26,20 @@ class DenseViT(nn.Module):
     Args:
         folder: a loaded timm folder.
         feature: "key" or "token".
+
+    Raises:
+        ConfigError: no such feature, or the ViT has none.
+        WeightsError: it is a ResNet.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, folder: BackboneFolder, *, feature: str = "key") -> None:
-        super().__init__()
-        if feature not in FEATURES:
-            raise ConfigError(f"feature must be one of {FEATURES}, not '{feature}'")
-        self.vit: VisionTransformer = folder.model.eval().requires_grad_(False)
-        self.provenance: Provenance = folder.provenance
-        self.feature = feature
-        self.patch_size: int = int(self.vit.patch_embed.patch_size[0])
-        self.embed_dim: int = int(self.vit.embed_dim)
-        mean, std = input_normalisation(self.vit)
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
+        vit = folder.vit
+        super().__init__(
+            folder, feature=feature, patch_size=int(vit.patch_embed.patch_size[0]), embed_dim=int(vit.embed_dim)
+        )
         self._kept = threading.local()  # several threads may call one ViT
         if feature == "key":
-            attention = self.vit.blocks[-1].attn
+            attention = vit.blocks[-1].attn
             qkv = getattr(attention, "qkv", None)
             if not isinstance(qkv, nn.Linear):
                 raise ConfigError(f"{self.provenance.timm_name} has no joint qkv layer; use explore.feature=token")
@@ -53,26 +47,20 @@ class DenseViT(nn.Module):
             attention.qkv_bias_separate = True
             qkv.register_forward_hook(self._keep_keys)
 
+    @property
+    def vit(self) -> VisionTransformer:
+        """The timm model."""
+        return self.model
+
     def _keep_keys(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self._kept.keys = output.chunk(3, dim=-1)[1]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the ViT is."""
-        return self.mean.device
-
-    def weights_digest(self) -> str:
-        """See `timm_folder.weights_digest`."""
-        return weights_digest(self.vit)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> DenseFeatures:
         """Features of RGB images (B, 3, H, W) in [0, 1]; H and W multiples of the patch."""
         height, width = images.shape[-2:]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"input of {height}x{width} px is not a multiple of the patch size {self.patch_size}")
         with autocast(images.device):
-            tokens = self.vit.forward_features((images - self.mean) / self.std)
+            tokens = self.vit.forward_features(self.normalised(images))
         if self.feature == "key":
             tokens = self._kept.keys
             del self._kept.keys
@@ -88,19 +76,21 @@ def load_backbone(
     architecture: str | None = None,
     feature: str = "key",
     device: torch.device | str | None = None,
-) -> DenseViT:
+) -> DenseViT | DenseCNN:
     """A frozen dense backbone on `device` (default: the GPU if there is one).
 
     Args:
         source: a timm folder, a weights file, a timm name or "random:NAME", as `--backbone` takes; see
             `resolve_weights`.
         architecture: timm's name of a weights file, with its tag, where the file does not tell.
-        feature: "key" or "token", see `DenseViT`.
-        device: of the ViT.
+        feature: "key" or "token", see `DenseViT`; ResNets have no keys.
+        device: of the model.
 
     Raises:
+        ConfigError: the model has no such feature.
         WeightsError: not found, not reachable, damaged, or not fitting; the message says what to do.
     """
     model, provenance = resolve_weights(str(source), architecture=architecture)
-    backbone = DenseViT(BackboneFolder(model, {}, provenance), feature=feature)
+    kind = DenseCNN if isinstance(model, ResNet) else DenseViT
+    backbone = kind(BackboneFolder(model, {}, provenance), feature=feature)
     return backbone.to(torch.device(device) if device else default_device())

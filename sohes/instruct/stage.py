@@ -109,7 +109,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     hooks = []
     if isinstance(segmenter, EomtSegmenter) and config.query_start == "learnt":
         hooks.append(MaskAnnealing(segmenter, config.seed))
-    segmenter.vit.load_state_dict(start.model.state_dict())
+    segmenter.vit.load_state_dict(start.vit.state_dict())
     trained = train_on_labels(
         InstructModule(segmenter, config, bf16=config.bf16),
         config,

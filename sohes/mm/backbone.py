@@ -42,7 +42,7 @@ class TimmViT(BaseModule):
         drop_path_rate: stochastic depth, for finetuning.
 
     Raises:
-        WeightsError: the folder cannot be loaded.
+        WeightsError: the folder cannot be loaded, or holds a ResNet.
         ConfigError: `out_blocks` does not fit the depth.
     """
 
@@ -56,7 +56,7 @@ class TimmViT(BaseModule):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        load_backbone_folder(Path(folder))  # timm's own errors do not name the file or the remedy
+        _ = load_backbone_folder(Path(folder)).vit  # timm's own errors do not name the file or the remedy
         vit: Any = timm.create_model(
             f"local-dir:{folder}", pretrained=True, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate
         )

@@ -24,5 +24,5 @@ def export(config: ExportConfig, inputs: dict[str, Path], out: Path) -> StageRes
     shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder
     return StageResult(
         notes=[f'the backbone: timm.create_model("local-dir:{shown}", pretrained=True)'],
-        cost=backbone_cost(load_backbone_folder(folder).model),
+        cost=backbone_cost(load_backbone_folder(folder).vit),
     )

@@ -294,7 +294,7 @@ def test_wrong_keys_are_listed(tiny: State, tmp_path: Path) -> None:
 
 def test_several_vits_are_not_chosen_from(tiny: State, tmp_path: Path) -> None:
     torch.save({"state_dict": tiny, "state_dict_ema": tiny}, tmp_path / "dino.pth")
-    with pytest.raises(WeightsError, match=r"holds 2 ViTs \(state_dict\., state_dict_ema\.\); save the state dict"):
+    with pytest.raises(WeightsError, match=r"holds 2 backbones \(state_dict\., state_dict_ema\.\); save the state"):
         resolve_weights(str(tmp_path / "dino.pth"))
 
 

@@ -67,6 +67,9 @@ def test_supervision_of_a_history_is_all_of_it(parts: list[str], expected: str) 
         ("vit_base_patch16_clip_224.laion2b_ft_in12k", "text (probable), image labels (probable)"),
         ("samvit_base_patch16.sa1b", "masks (probable)"),
         ("vit_base_patch16_224.bamboo", "unknown"),
+        ("resnet50.tv_in1k", "image labels (probable)"),
+        ("resnet50.fb_ssl_yfcc100m_ft_in1k", "image labels (probable)"),
+        ("resnet18.fb_swsl_ig1b_ft_in1k", "text (probable), image labels (probable)"),
     ],
 )
 def test_supervision_of_weights_on_the_hub(name: str, supervision: str) -> None:

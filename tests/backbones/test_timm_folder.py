@@ -145,5 +145,7 @@ def test_an_interrupted_write_keeps_the_old_folder(saved: Path, monkeypatch: pyt
 def test_what_is_not_a_vit_is_refused() -> None:
     with pytest.raises(WeightsError, match="did you mean 'vit_base_patch16_224'"):
         build_vit({"architecture": "vit_base_patch16_22"})
-    with pytest.raises(WeightsError, match=r"resnet18: not a ViT that takes any input size.*choose a timm vit_"):
+    with pytest.raises(WeightsError, match=r"resnet18 is a ResNet, where a ViT is needed: choose a timm vit_\* model"):
         build_vit({"architecture": "resnet18"})
+    with pytest.raises(WeightsError, match=r"test_convnext: neither a ViT that takes any input size nor a ResNet"):
+        build_vit({"architecture": "test_convnext"})

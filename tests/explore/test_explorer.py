@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sohes.backbones.timm_folder import BackboneFolder
-from sohes.backbones.timm_vit import DenseViT
+from sohes.backbones.timm_vit import DenseViT, load_backbone
 from sohes.backbones.weights import resolve_weights
 from sohes.data.images import load_image
 from sohes.errors import ConfigError, DataError
@@ -649,6 +649,14 @@ def test_what_a_vit_of_random_weights_sees() -> None:
     settings = ExploreSettings(algorithm="sohes", size_global=192, max_crops=0, theta_merge=(0.0,))
     forest = Explorer(DenseViT(tiny("patch 16"), feature="token"), settings)(image)
     places(forest, {"left": half, "right": ~half}, 0.9)
+
+
+def test_what_a_resnet_of_random_weights_sees() -> None:
+    image = picture(192)
+    half = paint(image, GREEN, 0, 0, 192, 96)
+    settings = ExploreSettings(algorithm="sohes", size_global=384, max_crops=0, theta_merge=(0.0,))
+    forest = Explorer(load_backbone("random:resnet18", feature="token", device="cpu"), settings)(image)
+    places(forest, {"left": half, "right": ~half}, 0.8)
 
 
 def test_an_image_in_any_form_gives_one_forest(tmp_path: Path) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from sohes.backbones.timm_folder import save_backbone_folder
+from sohes.backbones.weights import resolve_weights
 from sohes.data.coco import read_coco
 from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.data.scenes.scene import write_scenes
-from sohes.errors import ConfigError
+from sohes.errors import ConfigError, WeightsError
 from sohes.instruct import training
 from sohes.instruct.dataset import ForestSamples, collate
 from sohes.instruct.module import InstructModule
@@ -87,6 +89,14 @@ def test_canvas_must_fit_the_patches(scenes: Path, tmp_path: Path) -> None:
     for crop, remedy in ((50, 48), (16, 32)):
         with pytest.raises(ConfigError, match=f"crop_px={crop} .* 16 px patches; try {remedy}"):
             instruct(InstructConfig(crop_px=crop, hidden_dim=32, queries=4), inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["mask2former", "eomt"])
+def test_a_resnet_is_refused(kind: Literal["mask2former", "eomt"], scenes: Path, tmp_path: Path) -> None:
+    resnet = save_backbone_folder(tmp_path / "resnet", *resolve_weights("random:test_resnet"))
+    inputs = {"backbone": resnet, "images": scenes, "labels": scenes / "labels"}
+    with pytest.raises(WeightsError, match="test_resnet is a ResNet, where a ViT is needed"):
+        instruct(InstructConfig(segmenter=kind, hidden_dim=32, queries=4), inputs, tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,6 +9,8 @@ import timm
 import torch
 from torch import Tensor
 
+from sohes.backbones.timm_folder import save_backbone_folder
+from sohes.backbones.weights import resolve_weights
 from sohes.errors import ConfigError, WeightsError
 from sohes.mm.backbone import TimmViT
 
@@ -37,6 +39,12 @@ def test_stride_16_of_a_patch_16_vit_is_timms_own_map(backbone: Path, monkeypatc
     torch.testing.assert_close(levels[2], maps[4], rtol=0, atol=0)
     larger = torch.nn.functional.interpolate(maps[0], (16, 24), mode="bilinear", align_corners=False)
     torch.testing.assert_close(levels[0], larger, rtol=0, atol=0)
+
+
+def test_a_resnet_is_refused(tmp_path: Path) -> None:
+    folder = save_backbone_folder(tmp_path / "resnet", *resolve_weights("random:test_resnet"))
+    with pytest.raises(WeightsError, match="test_resnet is a ResNet, where a ViT is needed"):
+        TimmViT(str(folder))
 
 
 def test_default_levels_come_from_the_ends_of_the_quarters(backbone: Path) -> None:

@@ -60,6 +60,19 @@ def test_colours_are_told_apart(name: str, inputs: dict[str, Path], tmp_path: Pa
     assert (by_class["sky"] + by_class["rose"]) / 2 == pytest.approx(values["miou_2_classes"], abs=0.01)
 
 
+def test_a_resnet_is_probed_as_a_vit_is(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """Its map has a feature for 32 x 32 px; random ones know these colours as well."""
+    config = replace(SMALL, size_px=320, probe="linear", seeds=1, pictures=1)
+    result = probe(config, inputs | {"backbone": Path("random:resnet18")}, tmp_path / "out")
+    row = result.measurements[0]
+    assert (row.backbone, row.init, row.supervision) == ("resnet18", "random weights", "none")
+    assert (row.metric, row.protocol, row.n_images) == ("miou_dataset", "probe_linear_320_full_v1", 5)
+    assert row.value > 50
+    small = replace(config, size_px=150, probe="knn", pictures=0)
+    notes = probe(small, inputs | {"backbone": Path("random:resnet18")}, tmp_path / "knn").notes
+    assert "images at 160 px, the multiple of the patch of 32 px nearest to size_px" in notes
+
+
 def test_a_start_backbone_is_compared_image_by_image(inputs: dict[str, Path], tmp_path: Path) -> None:
     model, provenance = resolve_weights("random:test_vit")
     model.norm.weight.data.zero_()  # features that know nothing

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from sohes.backbones.attention import ClassAttention
+from sohes.backbones.precision import default_device
 from sohes.backbones.provenance import MASKS, NONE, UNKNOWN, Step, join_supervision
 from sohes.backbones.timm_folder import load_backbone_folder
-from sohes.backbones.timm_vit import DenseViT, load_backbone
+from sohes.backbones.timm_vit import DenseViT
 from sohes.data.listing import Listing
 from sohes.masks import FloatArray
 from sohes.methods.leopart.fit import fit_statistics
@@ -50,8 +51,8 @@ def make_segmenter(
         DataError: too few images for so many clusters, or nothing is foreground.
         WeightsError: a backbone that cannot be used.
     """
-    vit = load_backbone(backbone, feature="token")
-    other = load_backbone(attention, feature="token") if attention is not None else None
+    vit = _load_vit(backbone)
+    other = _load_vit(attention) if attention is not None else None
     check_size(settings.size_px, vit.patch_size, "the backbone")
     if other is not None:
         check_size(settings.size_px, other.patch_size, "the attention's backbone")
@@ -80,6 +81,10 @@ def make_segmenter(
         {**fitted.facts, "notes": notes},
         device=vit.device,
     )
+
+
+def _load_vit(folder: Path) -> DenseViT:
+    return DenseViT(load_backbone_folder(folder), feature="token").to(default_device())
 
 
 def make_look(vit: DenseViT, other: DenseViT | None, mass: float) -> Look:

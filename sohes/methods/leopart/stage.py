@@ -42,14 +42,14 @@ def leopart(config: LeopartConfig, inputs: dict[str, Path], out: Path) -> StageR
 
     join_processes()
     start = load_backbone_folder(inputs["backbone"])
-    patch_px = int(start.model.patch_embed.patch_size[0])
+    patch_px = int(start.vit.patch_embed.patch_size[0])
     sides = config.sides(patch_px)
     file = inputs["images"] / "train.json"
     listed = read_coco(file).items
     items = usable_images(listed, patch_px, file)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        module = LeopartModule(start.model, config, iterations=config.iterations, bf16=config.bf16)
+        module = LeopartModule(start.vit, config, iterations=config.iterations, bf16=config.bf16)
     student = module.student
     train(
         module,

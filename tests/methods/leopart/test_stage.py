@@ -10,9 +10,13 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from sohes.backbones.timm_folder import load_backbone_folder
+from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
+from sohes.backbones.weights import resolve_weights
+from sohes.data.listing import Listing
 from sohes.engine.hooks import SeedHook
-from sohes.errors import ConfigError, SohesError
+from sohes.errors import ConfigError, SohesError, WeightsError
+from sohes.methods.leopart.make import make_segmenter
+from sohes.methods.leopart.segment_settings import SegmentSettings
 from sohes.methods.leopart.stage import LeopartConfig, collapse_notes, leopart
 from tests.engine.toy import assert_equal, curves, end, fail, interrupt, stop_at
 from tests.methods.leopart.tiny import TINY, run
@@ -109,3 +113,11 @@ def test_collapse_is_said(tmp_path: Path) -> None:
     usage, *warnings = collapse_notes(file)
     assert usage == "over the last 1 steps: loss 4.000, 5 % of the prototypes in use, 1 % of the aligned cells count"
     assert ["few prototypes" in warnings[0], "aligned cell" in warnings[1]] == [True, True]
+
+
+def test_a_resnet_is_refused(start: Path, tmp_path: Path) -> None:
+    resnet = save_backbone_folder(tmp_path / "resnet", *resolve_weights("random:test_resnet"))
+    with pytest.raises(WeightsError, match="test_resnet is a ResNet, where a ViT is needed"):
+        leopart(LeopartConfig(**TINY), {"backbone": resnet, "images": start / "images"}, tmp_path / "out")
+    with pytest.raises(WeightsError, match="test_resnet is a ResNet, where a ViT is needed"):
+        make_segmenter(resnet, Listing([], []), SegmentSettings(), tmp_path / "work")
