@@ -90,7 +90,8 @@ def load_checkpoint(path: Path, architecture: str | None) -> tuple[TimmModel, Pr
     note = f"{path.name}: input normalised by mean {mean} and std {std}, as timm's {origin.entry}: {origin.why}"
     note = "; ".join(filter(None, (note, left_out_note(left_out, prefix))))
     _LOG.warning(note)
-    supervision = [origin.supervision, *([IMAGE_LABELS + PROBABLY] if _CLASSIFIERS & inside.keys() else [])]
+    classifier = _CLASSIFIERS & inside.keys() and not prefix.endswith("encoder_q.")  # MoCo-v1 projects by it
+    supervision = [origin.supervision, *([IMAGE_LABELS + PROBABLY] if classifier else [])]
     step = Step(method=origin.method, supervision=join_supervision(supervision), note=note)
     return model.eval(), Provenance(timm_name=name, steps=(step,)).saved(file_digest(path))
 

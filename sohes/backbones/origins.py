@@ -54,11 +54,11 @@ _VITS = (
     Family("DINO", _DINO, NONE, ("dino",), _DINO_KEYS),
     Family("AugReg", "vit_small_patch16_224.augreg_in21k_ft_in1k", IMAGE_LABELS, ("augreg",)),
 )
-# Of self-supervised ResNets timm has none; the code of all of these normalises as torchvision does.
+# Of self-supervised ResNets timm has none; their code normalises as torchvision does (SwAV's red by 0.228, not 0.229).
 _TORCHVISION = "resnet50.tv_in1k"
 _RESNETS = (
     Family("torchvision", _TORCHVISION, IMAGE_LABELS, ("torchvision",)),
-    Family("MoCo-v2", _TORCHVISION, NONE, ("mocov2",), r"(^|\.)encoder_[qk]\."),
+    Family("MoCo", _TORCHVISION, NONE, ("mocov2", "mocov1"), r"(^|\.)encoder_[qk]\."),
     Family("MoCo-v3", _TORCHVISION, NONE, ("mocov3",), _MOCO_V3_KEYS),
     Family("SwAV", _TORCHVISION, NONE, ("swav",), r"(^|\.)(projection_head|prototypes)\."),
     Family("SimSiam", _TORCHVISION, NONE, ("simsiam",), r"(^|\.)encoder\.fc\.6\."),  # its projector's third layer

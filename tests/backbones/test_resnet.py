@@ -135,8 +135,14 @@ FORMS: dict[str, tuple[Callable[[State], Any], str, str, str]] = {
             | {"module.queue": torch.ones(2)},
         },
         "a.pth.tar",
-        "MoCo-v2",
+        "MoCo",
         "left out: state_dict.module.encoder_k.*, state_dict.module.encoder_q.fc.*, state_dict.module.queue",
+    ),
+    "MoCo-v1": (
+        lambda state: {"state_dict": prefixed(state | {"fc.weight": torch.ones(2)}, "module.encoder_q.")},
+        "a.pth.tar",
+        "MoCo",
+        "left out: state_dict.module.encoder_q.fc.*",
     ),
     "MoCo-v3": (
         lambda state: {
