@@ -18,7 +18,6 @@ class FrozenTimm(nn.Module):
     Args:
         folder: a loaded timm folder.
         feature: "key" or "token".
-        patch_size: pixels along a side for which the map has one feature.
         embed_dim: channels of the map.
 
     Raises:
@@ -28,13 +27,13 @@ class FrozenTimm(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, folder: BackboneFolder, *, feature: str, patch_size: int, embed_dim: int) -> None:
+    def __init__(self, folder: BackboneFolder, *, feature: str, embed_dim: int) -> None:
         super().__init__()
         if feature not in FEATURES:
             raise ConfigError(f"feature must be one of {FEATURES}, not '{feature}'")
         self.model: TimmModel = folder.model.eval().requires_grad_(False)
         self.provenance: Provenance = folder.provenance
-        self.feature, self.patch_size, self.embed_dim = feature, patch_size, embed_dim
+        self.feature, self.patch_size, self.embed_dim = feature, folder.patch_px, embed_dim
         mean, std = input_normalisation(self.model)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)

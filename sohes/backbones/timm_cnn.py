@@ -26,8 +26,7 @@ class DenseCNN(FrozenTimm):
     """
 
     def __init__(self, folder: BackboneFolder, *, feature: str = "token") -> None:
-        last = folder.model.feature_info[-1]
-        super().__init__(folder, feature=feature, patch_size=last["reduction"], embed_dim=last["num_chs"])
+        super().__init__(folder, feature=feature, embed_dim=folder.model.num_features)
         if feature == "key":
             raise ConfigError(
                 f"{self.provenance.timm_name} is a ResNet and has no keys; use explore.feature=token, or a ViT"

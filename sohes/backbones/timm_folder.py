@@ -51,6 +51,14 @@ class BackboneFolder:
     provenance: Provenance
 
     @property
+    def patch_px(self) -> int:
+        """Pixels along a side for which the model's map has one feature: a ViT's patch, a ResNet's last stride."""
+        if isinstance(self.model, ResNet):
+            maps: Any = self.model.feature_info
+            return int(maps[-1]["reduction"])
+        return int(self.model.patch_embed.patch_size[0])
+
+    @property
     def vit(self) -> VisionTransformer:
         """The model, for what needs a ViT.
 

@@ -34,9 +34,7 @@ class DenseViT(FrozenTimm):
 
     def __init__(self, folder: BackboneFolder, *, feature: str = "key") -> None:
         vit = folder.vit
-        super().__init__(
-            folder, feature=feature, patch_size=int(vit.patch_embed.patch_size[0]), embed_dim=int(vit.embed_dim)
-        )
+        super().__init__(folder, feature=feature, embed_dim=int(vit.embed_dim))
         self._kept = threading.local()  # several threads may call one ViT
         if feature == "key":
             attention = vit.blocks[-1].attn
@@ -70,6 +68,15 @@ class DenseViT(FrozenTimm):
         return DenseFeatures(grid, tokens[:, 0].float() if has_class else None)
 
 
+def frozen(folder: BackboneFolder, *, feature: str) -> DenseViT | DenseCNN:
+    """The model of a loaded folder as a dense backbone; its weights are frozen.
+
+    Raises:
+        ConfigError: the model has no such feature.
+    """
+    return (DenseCNN if isinstance(folder.model, ResNet) else DenseViT)(folder, feature=feature)
+
+
 def load_backbone(
     source: str | Path,
     *,
@@ -91,6 +98,5 @@ def load_backbone(
         WeightsError: not found, not reachable, damaged, or not fitting; the message says what to do.
     """
     model, provenance = resolve_weights(str(source), architecture=architecture)
-    kind = DenseCNN if isinstance(model, ResNet) else DenseViT
-    backbone = kind(BackboneFolder(model, {}, provenance), feature=feature)
+    backbone = frozen(BackboneFolder(model, {}, provenance), feature=feature)
     return backbone.to(torch.device(device) if device else default_device())

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from sohes.backbones.precision import default_device
 from sohes.backbones.timm_folder import BackboneFolder
-from sohes.backbones.timm_vit import DenseViT
+from sohes.backbones.timm_vit import frozen
 from sohes.data.coco import ImageItem
 from sohes.data.images import load_image
 from sohes.engine.checkpoints import CheckpointHook, checkpoints
@@ -59,9 +59,8 @@ def region_labels(
     Raises:
         ConfigError, DataError: see `RegionEmbedder`, `RegionStore` and `label_regions`.
     """
-    model = copy.deepcopy(backbone.model)
-    frozen = DenseViT(replace(backbone, model=model), feature="token").to(default_device())
-    embed = RegionEmbedder(frozen, config, config)
+    seen_by = frozen(replace(backbone, model=copy.deepcopy(backbone.model)), feature="token")
+    embed = RegionEmbedder(seen_by.to(default_device()), config, config)
     listed = content_hash([[str(item.path), *item.size_hw] for item in items])
     identity = content_hash([embed.identity, listed, config_hash(config)])
     path = folder / f"regions-{identity}.safetensors"  # so that labels of other settings are never taken for these

@@ -48,7 +48,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     join_processes()
     start = load_backbone_folder(inputs["backbone"])
     notes = supervision_notes(start.provenance, strict=config.strict)
-    config.check_patch(int(start.model.patch_embed.patch_size[0]))
+    config.check_patch(start.patch_px)
     file = inputs["images"] / "train.json"
     items = read_coco(file).items
     if not items:

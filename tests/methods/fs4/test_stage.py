@@ -14,15 +14,16 @@ import timm
 import torch
 from safetensors import safe_open
 
-from sohes.backbones.provenance import IMAGE_LABELS, Provenance, Step
-from sohes.backbones.timm_folder import load_backbone_folder
+from sohes.backbones.provenance import IMAGE_LABELS, RANDOM, Provenance, Step
+from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
 from sohes.data.coco import ImageItem
 from sohes.engine.hooks import SeedHook
 from sohes.errors import ConfigError, DataError, SohesError
 from sohes.methods.fs4 import pixel_labels, rounds
+from sohes.methods.fs4.network import load_network
 from sohes.methods.fs4.pyramid import PyramidLabels
 from sohes.methods.fs4.settings import Fs4Config
-from sohes.methods.fs4.stage import region_notes, supervision_notes
+from sohes.methods.fs4.stage import fs4, region_notes, supervision_notes
 from sohes.methods.fs4.views import Fs4Samples
 from tests.engine.toy import assert_equal, curves, end, fail, interrupt, stop_at
 from tests.methods.fs4.tiny import PICIE, config, run
@@ -205,6 +206,23 @@ def test_picie_alone(start: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "round-1").glob("regions*"))
     with safe_open(tmp_path / "decoder.safetensors", "pt") as file:
         assert {name.split(".")[0] for name in file.keys()} == {"decoder"}  # noqa: SIM118
+
+
+def test_a_resnet(start: Path, tmp_path: Path) -> None:
+    """With PiCIE's pyramid; its last stride is the patch."""
+    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    provenance = Provenance(timm_name="resnet18", steps=(RANDOM,))
+    backbone = save_backbone_folder(tmp_path / "resnet", resnet, provenance)
+    inputs = {"backbone": backbone, "images": start / "images"}
+    changes = {"rounds": 1, "iterations": 2, "view_px": 64, "pgg_crop_px": 64, "pgg_pool_px": 64}
+    fs4(config(**changes), inputs, tmp_path / "fs4")
+    trained = load_backbone_folder(tmp_path / "fs4" / "backbone")
+    assert trained.provenance.label == "FS4 (reconstruction) from random weights"
+    assert not torch.equal(trained.model.conv1.weight, resnet.conv1.weight)
+    network = load_network(trained.model, tmp_path / "fs4" / "decoder.safetensors")
+    assert network(torch.rand(1, 3, 64, 64)).embeddings.shape == (1, 8, 16, 16)
+    with pytest.raises(ConfigError, match="view_px=48 is not a multiple of the backbone's 32 px patches; try 64"):
+        fs4(config(view_px=48), inputs, tmp_path / "other")
 
 
 @pytest.mark.parametrize("name", Fs4Config.PRESETS)
