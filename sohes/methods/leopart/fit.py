@@ -14,6 +14,7 @@ from sohes.data.listing import Listing
 from sohes.errors import ConfigError, DataError
 from sohes.masks import FloatArray
 from sohes.methods.clusters import assign, fit_centroids, unit_length
+from sohes.methods.forest import resized
 from sohes.methods.leopart.clusters import (
     ForegroundScores,
     foreground_clusters,
@@ -29,7 +30,6 @@ from sohes.methods.leopart.communities import (
     find_edges,
     require_infomap,
 )
-from sohes.methods.leopart.forest import resized
 from sohes.methods.leopart.patches import Look, Patches, drawn_places
 from sohes.methods.leopart.segment_settings import SegmentSettings
 from sohes.methods.leopart.segmenter import Statistics

@@ -22,8 +22,8 @@ from sohes.errors import WeightsError
 from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 from sohes.masks import FloatArray, MaskForest
 from sohes.methods.clusters import Projection, assign, unit_length
+from sohes.methods.forest import nested_forest
 from sohes.methods.leopart.communities import find_communities, find_edges
-from sohes.methods.leopart.forest import nested_forest
 from sohes.rle import BoolArray, IntArray
 from sohes.segmenters.card import segmenter_card
 from sohes.segmenters.segmenter import TrainedSegmenter

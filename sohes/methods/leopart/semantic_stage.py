@@ -141,7 +141,7 @@ def _scores(maps: dict[str, list[IntArray]], data: ProbeData) -> dict[str, list[
     Community 0, of all parts without an edge, is a cluster like any other, as published.
     """
     from sohes.evaluation.clustering import ClusterScorer
-    from sohes.methods.leopart.forest import resized
+    from sohes.methods.forest import resized
     from sohes.progress import track
 
     classes = len(data.classes)

@@ -1,4 +1,4 @@
-"""From label maps of patches, each level merging those of the next finer one, to a forest of masks (README §11)."""
+"""From label maps, each level merging those of the next finer one, to a forest of masks."""
 
 from __future__ import annotations
 

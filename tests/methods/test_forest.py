@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sohes.masks import MaskForest
-from sohes.methods.leopart.forest import nested_forest, resized
+from sohes.methods.forest import nested_forest, resized
 
 PARTS = np.array(
     [
