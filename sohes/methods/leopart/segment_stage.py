@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sohes.configuration import Natural, Share, settings
 from sohes.files import read_json
+from sohes.methods.held_out import score_held_out
 from sohes.methods.leopart.segment_settings import METHOD, SegmentSettings, check_size
 from sohes.records import StageResult
 
@@ -66,7 +67,14 @@ def segmenter(config: SegmenterConfig, inputs: dict[str, Path], out: Path) -> St
         )
         made.save(folder)
     notes = read_json(folder / CONFIG)["facts"]["notes"]
-    scores = _scores(config, read_coco(inputs["images"] / "val.json"), dataset, out)
+    scores = score_held_out(
+        read_coco(inputs["images"] / "val.json"),
+        out,
+        method=METHOD,
+        dataset=dataset,
+        pictures=config.pictures,
+        min_score=config.min_score,
+    )
     return replace(scores, notes=[*notes, *scores.notes])
 
 
@@ -81,39 +89,3 @@ def _truth(images: ImageSet) -> Callable[[int], BoolArray]:
         return np.asarray(decode_masks(images.forest(item.id).rles, item.size_hw).any(axis=0))
 
     return foreground
-
-
-def _scores(config: SegmenterConfig, truth: ImageSet, dataset: str, out: Path) -> StageResult:
-    """Masks of held-out images: scored where there is a ground truth, and drawn."""
-    from sohes.backbones.card import add_numbers
-    from sohes.data.draw import write_overlays
-    from sohes.data.problems import Problems
-    from sohes.evaluation.evaluate import evaluate_predictions
-    from sohes.evaluation.image_scores import image_scores, write_scores
-    from sohes.evaluation.inputs import left_out
-    from sohes.evaluation.predictions import from_store, run_segmenter
-    from sohes.segmenters.decode import select_forest
-
-    problems = Problems()
-    store, failed = run_segmenter(out / "segmenter", truth, out / "predictions", "predict")
-    notes = [f"skipped {file}: {reason}" for file, reason in failed.items()]
-    found = from_store(store, truth, problems)
-    rows = {METHOD: lambda image_id: select_forest(found[image_id], min_score=config.min_score)}
-    if truth.annotations:
-        rows = {"ground truth": truth.forest, **rows}
-    seen = replace(truth, items=[item for item in truth.items if item.id in set(found)])
-    drawn = write_overlays(seen, rows, out / "pictures", config.pictures)
-    if not truth.annotations:
-        return StageResult(
-            notes=[*notes, "no ground truth for the held-out images: nothing is scored"], artefacts=drawn
-        )
-    scores = evaluate_predictions(truth, found, problems=problems, description=f"evaluate {METHOD}")
-    rows_scored = scores.measurements(found, method=METHOD, dataset=dataset, split="held out")
-    add_numbers(out / "segmenter", rows_scored)
-    by_image = image_scores(scores.masks, truth, found, method=METHOD, dataset=dataset, split="held out")
-    written = write_scores(out, [by_image])
-    return StageResult(
-        measurements=rows_scored,
-        notes=[*notes, *left_out(truth, set(found), problems)],
-        artefacts=[*drawn, *written],
-    )
