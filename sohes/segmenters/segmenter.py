@@ -27,6 +27,7 @@ KINDS = {
     "sohes_entity_segmenter": "sohes.segmenters.entity:load_entity_predictor",  # Mask2Former
     "sohes_eomt_segmenter": "sohes.segmenters.entity:load_entity_predictor",
     "leopart_segmenter": "sohes.methods.leopart.segmenter:load_leopart_segmenter",
+    "fs4_segmenter": "sohes.methods.fs4.segmenter:load_fs4_segmenter",
 }
 
 
