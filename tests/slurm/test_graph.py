@@ -194,7 +194,7 @@ def test_the_canvas_suits_the_weights_that_are_trained() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    for recipe in ("sohes_full", "zero_shot_suite", "leopart"):
+    for recipe in ("sohes_full", "zero_shot_suite", "leopart", "fs4"):
         for stage in load_graph(recipe, "demo").stages.values():
             for cls in (type(stage.config), type(stage.resources)):
                 assert set(field_docs(cls)) == {field.name for field in fields(cls)}, cls
@@ -264,3 +264,22 @@ def test_leopart_resolves_at_every_scale(scale: str) -> None:
 def test_the_segmenter_refuses_squares_that_the_patch_does_not_divide() -> None:
     with pytest.raises(ConfigError, match=r"size_px=230 is no multiple of the backbone's patch of 14 px; take 224"):
         load_graph("leopart", "demo", overrides=["segmenter.size_px=230"])
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "paper"])
+def test_fs4_resolves_at_every_scale(scale: str) -> None:
+    stages = load_graph("fs4", scale).stages
+    assert {name: stages[name].inputs for name in ("probe-cluster", "segmenter", "semantic")} == {
+        "probe-cluster": {"backbone": "fs4/backbone", "start": "weights/backbone", "data": "labelled"},
+        "segmenter": {"training": "fs4", "images": "images"},
+        "semantic": {"segmenter": "segmenter/segmenter", "data": "labelled"},
+    }
+    assert list(stages)[-1] == "tables"
+    assert set(stages["tables"].parents) == set(stages) - {"tables"}
+    # the stage semantic wants a cluster for each class: of generated scenes, and of COCO's coarse ones
+    assert stages["segmenter"].config.clusters[0] == (27 if scale == "paper" else 15)
+
+
+def test_fs4_refuses_views_that_the_patch_does_not_divide() -> None:
+    with pytest.raises(ConfigError, match=r"view_px=115 is not a multiple of the backbone's 14 px patches; try 112"):
+        load_graph("fs4", "demo", overrides=["fs4.view_px=115"])
