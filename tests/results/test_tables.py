@@ -384,6 +384,17 @@ def test_methods_have_a_line_each_whichever_run_measured_them(make_run):
     assert not cited.facts["source"].str.contains("UNVERIFIED").any()
 
 
+def test_a_reconstruction_is_never_called_by_the_published_name(make_run):
+    name = "FS4 (reconstruction)"
+    rows = [
+        measurement("linear probe", "miou_dataset", 33.0, arm="trained", trained_by=name, dataset="voc"),
+        measurement(name, "mask_ar_1000", 25.0, dataset="voc"),
+    ]
+    for stages in ({"probe": rows[:1], "segmenter": rows[1:]}, {"segmenter": rows[1:]}):
+        own, *_ = build(methods, make_run("-".join(stages), stages)).blocks
+        assert [line["Method"] for line in lines(own)] == [f"{name} †demo"]
+
+
 def test_the_recipe_says_which_backbone_is_under_a_head():
     stages = load_graph("sohes_full", "demo").stages
     assert {name: stages[name].config.arm for name in HEAD_STAGES} == {
