@@ -12,22 +12,23 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sohes.backbones.timm_folder import read_safetensors
-from sohes.errors import WeightsError
+from sohes.errors import ConfigError, WeightsError
 from sohes.files import atomic_path
+from sohes.methods.fs4.context_settings import ContextSettings
 from sohes.methods.fs4.network import PixelNetwork, build_network
 
 _TRUNK, _ARGUMENTS = "trunk.", "network"
 
 
-def save_network(network: PixelNetwork, arguments: Mapping[str, Any], path: Path) -> None:
-    """Write all of a network but its trunk, with the keyword arguments that `build_network` made it of."""
+def save_network(network: PixelNetwork, path: Path) -> None:
+    """Write all of a network but its trunk."""
     rest = {name: value.contiguous() for name, value in network.state_dict().items() if not name.startswith(_TRUNK)}
     with atomic_path(path) as temporary:
-        save_file(rest, temporary, metadata={_ARGUMENTS: json.dumps(dict(arguments))})
+        save_file(rest, temporary, metadata={_ARGUMENTS: json.dumps(network.built)})
 
 
-def load_network(trunk: Any, path: Path) -> tuple[PixelNetwork, dict[str, Any]]:
-    """A network around a trained trunk, in evaluation mode, and the arguments that it is made of.
+def load_network(trunk: Any, path: Path) -> PixelNetwork:
+    """A network around a trained trunk, in evaluation mode.
 
     Raises:
         WeightsError: the file is missing, damaged, or of another trunk.
@@ -39,20 +40,20 @@ def load_network(trunk: Any, path: Path) -> tuple[PixelNetwork, dict[str, Any]]:
     except (SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(f"{path}: says not what network it is of ({error!r}); give the one of an FS4 run") from error
     state = {_TRUNK + name: value for name, value in trunk.state_dict().items()}
-    return restored_network(trunk, arguments, state | rest, path), arguments
+    return restored_network(trunk, arguments, state | rest, path)
 
 
 def restored_network(
     trunk: Any, arguments: Mapping[str, Any], state: Mapping[str, Tensor], source: Path
 ) -> PixelNetwork:
-    """The network of `build_network` with all its weights, in evaluation mode.
+    """The network that was `built` with these arguments, with all its weights, in evaluation mode.
 
     Raises:
         WeightsError: they do not fit; the message names `source`.
     """
     try:
-        network = build_network(trunk, **arguments)
+        network = build_network(trunk, **{**arguments, "context": ContextSettings(**arguments["context"])})
         network.load_state_dict(state)
-    except (TypeError, RuntimeError) as error:
+    except (ConfigError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(f"{source}: does not fit the network that it names; make it again ({error})") from error
     return network.eval()

@@ -25,14 +25,15 @@ class Embedder:
 
     Args:
         network: in evaluation mode, on the device where it computes.
-        view_px: side of the squares that it was trained on.
 
     Attributes:
+        view_px: side of the squares that it was trained on.
         side: h and w of the embeddings of such a square.
     """
 
-    def __init__(self, network: PixelNetwork, *, view_px: int, side: int) -> None:
-        self.network, self.view_px, self.side = network, view_px, side
+    def __init__(self, network: PixelNetwork) -> None:
+        self.network = network
+        self.view_px, self.side = int(network.built["view_px"]), int(network.built["side"])
         self._mean, self._std = input_normalisation(network.trunk)
 
     @property
@@ -44,7 +45,7 @@ class Embedder:
     def squares(self, views: Tensor) -> Tensor:
         """Embeddings (B, C, h, w) float32 of unit length, on the device, of squares (B, 3, S, S) uint8 RGB."""
         images = (views.float() / 255 - self._mean) / self._std
-        return F.normalize(self.network(images.to(self.device))[0], dim=1)
+        return F.normalize(self.network(images.to(self.device)).embeddings, dim=1)
 
     def image(self, image: ImageArray) -> Tensor:
         """Embeddings (C, h, w) float32 of unit length, on the device, of all of an image (H, W, 3) uint8 RGB.

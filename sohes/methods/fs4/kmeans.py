@@ -40,23 +40,26 @@ class MiniBatchKMeans:
         means: (K, C) to start from.
         counts: (K,) of the points that they are the means of.
         spherical: bring the centroids to unit length, so that distance and dot product agree; else they are the means.
+
+    Attributes:
+        means, counts: as they are now, float64.
     """
 
     def __init__(self, means: Tensor, counts: Tensor, *, spherical: bool = True) -> None:
-        self._means, self.counts, self._spherical = means.double(), counts.double(), spherical
+        self.means, self.counts, self._spherical = means.double(), counts.double(), spherical
 
     @property
     def centroids(self) -> Tensor:
         """(K, C) float32."""
-        return (F.normalize(self._means, dim=1) if self._spherical else self._means).float()
+        return (F.normalize(self.means, dim=1) if self._spherical else self.means).float()
 
     def update(self, points: Tensor) -> None:
         """Assign this process's points (n, C) float32 of a batch, then move the means by those of all processes."""
-        sums, sizes = cluster_sums(points, assign(points, self.centroids), len(self._means))
+        sums, sizes = cluster_sums(points, assign(points, self.centroids), len(self.means))
         all_reduce(sums)
         all_reduce(sizes)
         self.counts = self.counts + sizes
-        self._means = self._means + (sums - sizes[:, None] * self._means) / self.counts.clamp(min=1)[:, None]
+        self.means = self.means + (sums - sizes[:, None] * self.means) / self.counts.clamp(min=1)[:, None]
 
 
 def fit_kmeans(

@@ -46,8 +46,8 @@ def make_segmenter(
         WeightsError: a backbone or decoder that cannot be used.
     """
     folder = load_backbone_folder(backbone)
-    network, arguments = load_network(folder.model, decoder)
-    embedder = Embedder(network.to(device or default_device()), view_px=arguments["view_px"], side=arguments["side"])
+    network = load_network(folder.model, decoder)
+    embedder = Embedder(network.to(device or default_device()))
     model = f"{folder.provenance.sha256} {file_digest(decoder)}"
     found = fit_clusters(listing, embedder, settings, work, model=model)
     trained = folder.provenance.steps[-1]
@@ -72,5 +72,5 @@ def make_segmenter(
         dict(zip(levels, merged_clusters(finest, tuple(levels)), strict=True)),
         provenance=folder.provenance.then(step),
         timm_config=folder.timm_config,
-        facts={"network": arguments, "settings": asdict(settings), "notes": notes},
+        facts={"network": network.built, "settings": asdict(settings), "notes": notes},
     )

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sohes.backbones.card import CARD
 from sohes.backbones.provenance import PROVENANCE, Provenance, read_provenance
-from sohes.backbones.timm_folder import CONFIG, WEIGHTS, build_vit, read_safetensors
+from sohes.backbones.timm_folder import CONFIG, WEIGHTS, build_backbone, read_safetensors
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import ConfigError, WeightsError
 from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
@@ -38,9 +38,9 @@ class FS4Segmenter(TrainedSegmenter):
         centroids: by the number of clusters K, (S, K, C) float32 of unit length, of S seeds.
         merged: by a number of coarser clusters, which of them each of the most clusters of the first seed is part of,
             (K,); clusters that are together on one level are so on all coarser ones.
-        provenance: of the ViT inside; the step that made the clusters is the last.
-        timm_config: of the ViT.
-        facts: how it was made, JSON-able; it has "network", the arguments of `build_network`.
+        provenance: of the backbone inside; the step that made the clusters is the last.
+        timm_config: of the backbone.
+        facts: how it was made, JSON-able; it has "network", what that was built with.
     """
 
     description = (
@@ -145,8 +145,7 @@ def load_fs4_segmenter(folder: Path, device: torch.device) -> FS4Segmenter:
     config, tensors = read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS)
     try:
         timm_config, facts = config["vit"], config["facts"]
-        trunk, arguments = build_vit(timm_config), dict(facts["network"])
-        view_px, side = int(arguments["view_px"]), int(arguments["side"])
+        trunk, arguments = build_backbone(timm_config), dict(facts["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / CONFIG}: not of a segmenter of this kind ({error!r})") from error
 
@@ -158,7 +157,7 @@ def load_fs4_segmenter(folder: Path, device: torch.device) -> FS4Segmenter:
     if not centroids:
         raise WeightsError(f"{folder / WEIGHTS}: no centroids: damaged; make the segmenter again")
     return FS4Segmenter(
-        Embedder(network.to(device), view_px=view_px, side=side),
+        Embedder(network.to(device)),
         dict(sorted(centroids.items())),
         {int(number): value.numpy() for number, value in of(_MERGED).items()},
         provenance=read_provenance(folder / PROVENANCE),

@@ -14,8 +14,8 @@ from tests.methods.fs4.colours import Colours
 
 
 def embedder(view_px: int = 32, side: int = 8) -> tuple[Embedder, Colours]:
-    network = Colours(side)
-    return Embedder(network, view_px=view_px, side=side), network  # type: ignore[arg-type]
+    network = Colours(side, view_px=view_px)
+    return Embedder(network), network  # type: ignore[arg-type]
 
 
 def picture(height: int, width: int) -> np.ndarray:

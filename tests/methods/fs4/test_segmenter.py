@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from sohes.data.listing import Listing, list_images
 from sohes.errors import ConfigError, DataError, WeightsError
 from sohes.methods.fs4 import fit
 from sohes.methods.fs4.checkpoint import load_network, save_network
+from sohes.methods.fs4.context_settings import ContextSettings
 from sohes.methods.fs4.embed import Embedder
 from sohes.methods.fs4.fit import fit_clusters, merged_clusters
 from sohes.methods.fs4.make import make_segmenter
@@ -29,7 +32,7 @@ from sohes.segmenters.segmenter import load_segmenter
 from tests.methods.fs4.colours import Colours
 from tests.methods.fs4.tiny import prepare
 
-ARGUMENTS = {"dim": 8, "side": 16, "view_px": 32}
+ARGUMENTS: dict[str, Any] = {"dim": 8, "side": 16, "view_px": 32, "context": ContextSettings(cae_heads=2), "pool": True}
 SETTINGS = {"clusters": (3, 12), "levels": (6, 2), "seeds": 2, "init_images": 8}
 COLOURS = np.array([[250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 40]], np.uint8)
 
@@ -56,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = prepare(tmp_path_factory.mktemp("trained"))
     torch.manual_seed(0)
     network = build_network(load_backbone_folder(folder / "backbone").model, **ARGUMENTS)
-    save_network(network, ARGUMENTS, folder / "decoder.safetensors")
+    save_network(network, folder / "decoder.safetensors")
     return folder
 
 
@@ -71,14 +74,13 @@ def made(trained: Path, images: Listing, tmp_path_factory: pytest.TempPathFactor
 
 
 def embedder(trained: Path) -> Embedder:
-    network, arguments = load_network(load_backbone_folder(trained / "backbone").model, trained / "decoder.safetensors")
-    return Embedder(network, view_px=arguments["view_px"], side=arguments["side"])
+    return Embedder(load_network(load_backbone_folder(trained / "backbone").model, trained / "decoder.safetensors"))
 
 
 def test_a_network_comes_back_from_its_trunk_and_the_file_beside_it(trained: Path, tmp_path: Path) -> None:
     trunk = load_backbone_folder(trained / "backbone").model
-    network, arguments = load_network(trunk, trained / "decoder.safetensors")
-    assert arguments == ARGUMENTS
+    network = load_network(trunk, trained / "decoder.safetensors")
+    assert network.built == ARGUMENTS | {"context": asdict(ARGUMENTS["context"])}
     assert not any(name.startswith("trunk") for name in load_file(trained / "decoder.safetensors"))
     torch.manual_seed(0)
     expected = build_network(load_backbone_folder(trained / "backbone").model, **ARGUMENTS).eval()
@@ -88,7 +90,9 @@ def test_a_network_comes_back_from_its_trunk_and_the_file_beside_it(trained: Pat
     save_file({"a": torch.zeros(1)}, tmp_path / "other")
     with pytest.raises(WeightsError, match="other: says not what network it is of"):
         load_network(trunk, tmp_path / "other")
-    save_network(build_network(trunk, **ARGUMENTS), ARGUMENTS | {"dim": 16}, tmp_path / "wrong")
+    other = build_network(trunk, **ARGUMENTS)
+    other.built["dim"] = 16
+    save_network(other, tmp_path / "wrong")
     with pytest.raises(WeightsError, match="wrong: does not fit the network that it names; make it again"):
         load_network(trunk, tmp_path / "wrong")
 
@@ -113,7 +117,7 @@ def test_quarters_are_masks_on_every_level() -> None:
     unit = COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)
     provenance = Provenance(timm_name="test_vit", steps=(RANDOM, Step(method="PiCIE", supervision="none")))
     made = FS4Segmenter(
-        Embedder(Colours(32), view_px=64, side=32),  # type: ignore[arg-type]
+        Embedder(Colours(32, view_px=64)),  # type: ignore[arg-type]
         {4: unit[None].astype(np.float32)},
         {2: np.array([0, 0, 1, 1])},
         provenance=provenance,
