@@ -25,6 +25,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     Inputs: backbone, images. Writes `backbone/` (a timm folder), `decoder.safetensors` (what makes pixel embeddings of
     its tokens: context and decoder), and for each round a folder with curves, `epochs.csv` and labels of regions.
     """
+    import logging
     import shutil
 
     import pandas as pd
@@ -42,7 +43,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     from sohes.methods.fs4.checkpoint import save_network
     from sohes.methods.fs4.module import Fs4Module
     from sohes.methods.fs4.rounds import EPOCHS, LABELS, PixelLabelHook, region_labels
-    from sohes.methods.fs4.views import Fs4Samples, collate
+    from sohes.methods.fs4.views import Fs4Samples, collate, usable_images
     from sohes.records import config_hash
 
     join_processes()
@@ -50,9 +51,14 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     notes = supervision_notes(start.provenance, strict=config.strict)
     config.check_patch(start.patch_px)
     file = inputs["images"] / "train.json"
-    items = read_coco(file).items
-    if not items:
-        raise DataError(f"{file}: holds no image; there is nothing to learn from, give other images")
+    try:
+        items, small = usable_images(read_coco(file).items, config)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
+    if is_main_process():
+        for note in small:
+            logging.getLogger(__name__).warning("%s: %s", file, note)
+    notes += small
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         module = Fs4Module(start.model, config)

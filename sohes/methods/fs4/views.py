@@ -28,6 +28,38 @@ _JITTER_P, _BLUR_P = 0.8, 0.5
 _BLUR = (0.1, 2.0)  # standard deviation, px
 
 
+def usable_images(items: Sequence[ImageItem], settings: ViewSettings) -> tuple[list[ImageItem], list[str]]:
+    """The images of which a view can show something, and in words what becomes of small ones.
+
+    An image with a short side below `view_px` is left out; one below `base_px` is enlarged to it, as in PiCIE.
+
+    Raises:
+        DataError: none is left.
+    """
+    base_px, view_px = settings.base_px, settings.view_px
+    kept = [item for item in items if min(item.size_hw) >= view_px]
+    if not kept:
+        largest = max((min(item.size_hw) for item in items), default=0)
+        raise DataError(
+            f"all {len(items)} images have a short side below view_px={view_px}, {largest} px at most; give larger "
+            "images, or lower view_px and base_px"
+            if items
+            else "no image, so there is nothing to learn from; give other images"
+        )
+    notes = []
+    if left_out := [item for item in items if min(item.size_hw) < view_px]:
+        height, width = left_out[0].size_hw
+        notes.append(
+            f"{len(left_out)} of {len(items)} images have a short side below view_px={view_px} and are left out, "
+            f"{left_out[0].path} ({width} x {height} px) for one"
+        )
+    if enlarged := sum(min(item.size_hw) < base_px for item in kept):
+        notes.append(
+            f"{enlarged} of {len(kept)} images have a short side below base_px={base_px} and are enlarged to it"
+        )
+    return kept, notes
+
+
 def base_square(image: ImageArray, side_px: int) -> ImageArray:
     """The middle square (side_px, side_px, 3) of an image (H, W, 3) uint8, its short side brought to that."""
     height, width = image.shape[:2]
@@ -65,7 +97,6 @@ class Fs4Samples(Dataset):
 
     Raises:
         ConfigError: fewer images than a batch has.
-        DataError: an image is smaller than the base square.
     """
 
     def __init__(
@@ -76,7 +107,6 @@ class Fs4Samples(Dataset):
                 f"batch_size={batch_size} is more than the {len(items)} images there are; set it to at most "
                 f"{len(items)}, or give more images"
             )
-        _check_sizes(items, settings.base_px)
         self.items, self.settings, self.seed, self.first_epoch = list(items), settings, seed, first_epoch
         self.steps = len(items) // batch_size
         self._places = self.steps * batch_size
@@ -128,17 +158,6 @@ class EpochSamples(Dataset):
 def collate(samples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """A batch: each tensor with a first dimension of B."""
     return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
-
-
-def _check_sizes(items: Sequence[ImageItem], base_px: int) -> None:
-    small = [item for item in items if min(item.size_hw) < base_px]
-    if small:
-        height, width = small[0].size_hw
-        least = min(min(item.size_hw) for item in small)
-        raise DataError(
-            f"{small[0].path}: {width} x {height} px, below base_px={base_px} on its short side, as {len(small)} of "
-            f"{len(items)} images are; set base_px to at most {least}, or leave them out"
-        )
 
 
 def image_tensor(pixels: ImageArray) -> Tensor:

@@ -24,7 +24,7 @@ from sohes.methods.fs4.checkpoint import load_network
 from sohes.methods.fs4.pyramid import PyramidLabels
 from sohes.methods.fs4.settings import Fs4Config
 from sohes.methods.fs4.stage import fs4, region_notes, supervision_notes
-from sohes.methods.fs4.views import Fs4Samples
+from sohes.methods.fs4.views import usable_images
 from tests.engine.toy import assert_equal, curves, end, fail, interrupt, stop_at
 from tests.methods.fs4.tiny import PICIE, config, run
 
@@ -169,7 +169,11 @@ def assert_same_end(out: Path, expected: Path, *numbers: str) -> None:
     ("changes", "error", "message"),
     [
         ({"view_px": 36}, ConfigError, "view_px=36 is not a multiple of the backbone's 8 px patches; try 32"),
-        ({"base_px": 97}, DataError, "96 x 96 px, below base_px=97 .* as 8 of 8 images are; set base_px to at most 96"),
+        (
+            {"view_px": 104},
+            DataError,
+            "train.json: all 8 images have a short side below view_px=104, 96 px at most",
+        ),
         ({"batch_size": 9}, ConfigError, "batch_size=9 is more than the 8 images there are; set it to at most 8"),
         ({"pgg_pool_px": 36}, ConfigError, "pgg_pool_px=36 is no multiple of the backbone's patch of 8 px; take 32"),
         ({"pgg_clusters": (9, 4)}, ConfigError, "pgg_clusters has 9 for a level of 8 regions; .* at most 8"),
@@ -256,7 +260,16 @@ def test_strict() -> None:
         supervision_notes(Provenance(timm_name="vit", steps=(Step(method="DeiT"),)), strict=True)
 
 
-def test_one_small_image_is_named(start: Path) -> None:
-    items = [ImageItem(1, Path("large.jpg"), 100, 100), ImageItem(2, Path("small.jpg"), 100, 60)]
-    with pytest.raises(DataError, match=r"small.jpg: 60 x 100 px, .* as 1 of 2 images are; .* at most 60"):
-        Fs4Samples(items, config(), batch_size=1, seed=0)
+def test_small_images() -> None:
+    """Below a view they are left out, below the base square enlarged; said before anything is trained."""
+    sizes = {"large": (100, 64), "small": (100, 40), "tiny": (100, 31)}
+    items = [ImageItem(i, Path(f"{name}.jpg"), *size) for i, (name, size) in enumerate(sizes.items())]
+    kept, notes = usable_images(items, config())
+    assert [item.path.stem for item in kept] == ["large", "small"]
+    assert notes == [
+        "1 of 3 images have a short side below view_px=32 and are left out, tiny.jpg (31 x 100 px) for one",
+        "1 of 2 images have a short side below base_px=64 and are enlarged to it",
+    ]
+    assert usable_images(items[:1], config()) == (items[:1], [])
+    with pytest.raises(DataError, match="no image, so there is nothing to learn from"):
+        usable_images([], config())
