@@ -8,12 +8,14 @@ import pandas as pd
 
 from results.runs import Measurements
 from results.schema import DATA, each, is_probe
-from results.table import Block, Table, averaged, by_data, data_title, make_block, method_blocks
+from results.table import Block, Table, averaged, by_data, data_title, make_block, method_blocks, named
 from results.tables.transfer import backbones_block, differences, gain_verdicts
 from results.verdicts import MISSING, Verdict
-from results.words import data_of, title_of
+from results.words import data_of, supervision_notes, title_of
 
 CITED = ("miou_linear_probe", "miou_fcn_probe", "miou_overcluster_500", "miou_retrieval", "miou_hungarian_21")
+ONE_EACH, CLUSTER_PROBE = "probe_cluster_crop", "cluster probe"  # how its protocols begin, and its method
+STUFF = "COCO-Stuff-27"  # where clusters of pixels are published
 CLUSTERS = tuple(f"cluster_miou_{rule}" for rule in ("leopart", "hungarian", "iou", "majority"))
 
 
@@ -23,17 +25,25 @@ def probes(found: Measurements, published: pd.DataFrame) -> Table:
     rows, gains = averaged(frame), averaged(differences(frame))
     clusters = averaged(found.frame[found.frame["metric"].isin(CLUSTERS)])
     cited = published[published["metric"].isin(CITED)]
-    shown = rows[rows["metric"].str.startswith("miou")]
+    one_each = rows["protocol"].str.startswith(ONE_EACH)
+    own = one_each & (rows["method"] != CLUSTER_PROBE)  # of a segmenter
+    shown = rows[rows["metric"].str.startswith("miou") & ~own]
     blocks = [
         backbones_block(own, gains, f"Measured on {data_title(own.iloc[0])}", _Titles(own)) for own in by_data(shown)
     ]
     blocks += method_blocks(clusters, CLUSTERS, "Clusters as classes, without labels until they are scored.")
+    blocks += [_one_each_block(those) for those in by_data(rows[one_each]) if own[those.index].any()]
+    stuff = published[published["dataset"] == STUFF]
     main = frame[(frame["metric"] == "miou_dataset") & (frame["arm"] != "")]
     return Table(
         name="probes",
         title="Frozen probes: trained backbones against their start",
-        frame=pd.concat([rows, gains, clusters, cited]),
-        blocks=(*blocks, *([_cited_block(cited)] if len(cited) else [])),
+        frame=pd.concat([rows, gains, clusters, cited, stuff]),
+        blocks=(
+            *blocks,
+            *([_cited_block(cited)] if len(cited) else []),
+            *([_cited_stuff_block(stuff)] if len(stuff) else []),
+        ),
         verdicts=gain_verdicts(main) or (() if len(frame) else (Verdict(MISSING, "Frozen probes were not measured"),)),
     )
 
@@ -60,4 +70,29 @@ def _cited_block(rows: pd.DataFrame) -> Block:
         ),
         words={"Method": "method", "Backbone": "backbone", "Training images": "train_data", "Data": "data"},
         columns=list(map(title_of, CITED)),
+    )
+
+
+def _one_each_block(rows: pd.DataFrame) -> Block:
+    """Clusters of a segmenter and, by the same protocol, of frozen features: a line for each."""
+    rows = rows.assign(column=rows["metric"].map(title_of), name=named(rows))
+    return make_block(
+        f"One cluster per class, measured on {data_title(rows.iloc[0])}",
+        rows.assign(line=rows["name"] + "\0" + rows["backbone"] + "\0" + rows["init"]),
+        words={"Clusters of": "name", "Backbone": "backbone", "Weights": "init"},
+        columns=list(dict.fromkeys(rows["column"])),
+        notes=("Clusters are matched one to one by pixels, on the images that are scored.", *supervision_notes(rows)),
+    )
+
+
+def _cited_stuff_block(rows: pd.DataFrame) -> Block:
+    return make_block(
+        f"Cited from publications: one cluster per class on {STUFF}",
+        rows.assign(
+            line=rows.groupby(["method", "backbone", "source"], sort=False).ngroup(),
+            column=rows["metric"].map(title_of),
+        ),
+        words={"Method": "method", "Backbone": "backbone", "Supervision": "supervision"},
+        columns=list(dict.fromkeys(rows["metric"].map(title_of))),
+        ranked=(),
     )

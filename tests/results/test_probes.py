@@ -31,7 +31,7 @@ COARSE = probe_rows("linear probe", "probe_linear_224_full_v1", 30.0, 30.0)
 def test_a_line_for_each_backbone_a_column_for_each_probe(make_run):
     """Two resolutions are two protocols, and two columns."""
     table = build(probes, make_run("r", {"linear": LINEAR, "overcluster": KMEANS, "coarse": COARSE}))
-    own, cited = table.blocks
+    own, cited, _ = table.blocks
     fine, coarse = (f"linear probe mIoU probe_linear_{side}_full_v1" for side in (448, 224))
     clusters = "over-clustering, K = 500 mIoU"
     start, trained = lines(own)
@@ -107,7 +107,7 @@ def test_clusters_as_classes_have_a_block(make_run):
 
 def test_cited_numbers_are_those_of_the_sources(make_run):
     table = build(probes, make_run("r", {"images": []}))
-    (block,) = table.blocks
+    block, _ = table.blocks
     cells = {(line["Method"], line["Backbone"]): line for line in lines(block)}
     leopart = cells["Leopart", "ViT-S/16"]  # as in the repository's README
     assert (leopart["linear mIoU"], leopart["FCN mIoU"], leopart["K=500 mIoU"]) == ("69.3", "71.4", "53.5")
@@ -115,3 +115,33 @@ def test_cited_numbers_are_those_of_the_sources(make_run):
     assert cells["Leopart (CBFE+CD)", "ViT-S/16"]["unsupervised mIoU, 21 classes"] == "41.7"
     assert set(block.facts["source"]) <= set(published_rows()["source"])
     assert said(table) == ("Frozen probes were not measured",)
+
+
+def test_clusters_of_a_segmenter_stand_beside_those_of_frozen_features(make_run):
+    probe = probe_rows("cluster probe", "probe_cluster_crop320_v1", 18.0, 21.5)
+    probe += probe_rows("k-means, 150 clusters", "probe_cluster_majority_448_v1", 58.0, 61.0)  # many to a class
+    facts = {"init": TRAINED, "protocol": "probe_cluster_crop320_v1", "dataset": "voc"}
+    name = "FS4 (reconstruction)"
+    own = [measurement(name, "miou_dataset", 24.0, **facts), measurement(name, "acc_pixel", 41.0, **facts)]
+    backbones, clusters, *_ = build(probes, make_run("r", {"probe": probe, "semantic": own})).blocks
+    assert [line["Trained by"] for line in lines(backbones)] == ["start †demo", "Leopart †demo"]
+    assert not any(name in title for title in lines(backbones)[0])
+    found = {(line["Clusters of"].split(" †")[0], line["Weights"]): line for line in lines(clusters)}
+    assert {key: line["mIoU"] for key, line in found.items()} == {
+        ("cluster probe", START): "18.0",
+        ("cluster probe", TRAINED): "21.5",
+        (name, TRAINED): "24.0",
+    }
+    assert found[name, TRAINED]["pixel accuracy"] == "41.0"
+    without = build(probes, make_run("s", {"probe": probe})).blocks
+    assert not any("One cluster" in block.heading for block in without)
+
+
+def test_published_clusters_of_coco_stuff_say_where_labels_came_in(make_run):
+    *_, block = build(probes, make_run("r", {"images": []})).blocks
+    assert "COCO-Stuff-27" in block.heading
+    found = lines(block)
+    assert {line["Method"] for line in found} == {"PiCIE", "PiCIE+H", "MDC", "STEGO"}
+    assert all(("ImageNet-label" in line["Supervision"]) == (line["Method"] != "STEGO") for line in found)
+    assert found[0]["mIoU as printed"] == "13.84"
+    assert "28.3" not in to_markdown(build(probes, make_run("s", {"images": []})))  # which nobody could verify
