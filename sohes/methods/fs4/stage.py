@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
 
-METHOD = "FS4 (reconstruction)"
+METHOD, PICIE = "FS4 (reconstruction)", "PiCIE"  # the latter where neither pyramid nor context takes part
 DECODER = "decoder.safetensors"
 
 
@@ -104,7 +104,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     if is_main_process():
         source = inputs["images"] / "source.json"
         step = Step(
-            method=METHOD,
+            method=METHOD if config.pgg or config.cae != "off" else PICIE,
             data=read_json(source)["name"] if source.exists() else UNKNOWN,
             images=len(items),
             supervision=NONE,

@@ -210,6 +210,7 @@ def test_picie_alone(start: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "round-1").glob("regions*"))
     with safe_open(tmp_path / "decoder.safetensors", "pt") as file:
         assert {name.split(".")[0] for name in file.keys()} == {"decoder"}  # noqa: SIM118
+    assert load_backbone_folder(tmp_path / "backbone").provenance.steps[-1].method == "PiCIE"
 
 
 def test_a_resnet(start: Path, tmp_path: Path) -> None:
