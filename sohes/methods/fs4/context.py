@@ -42,7 +42,7 @@ def neighbourhood(tokens: Tensor, positions: Tensor, settings: ContextSettings, 
     Args:
         tokens: (B, m, D) float32, of length 1.
         positions: (m, 2) in [0, 1], the same for all B.
-        settings: `cae` is not "off".
+        settings: `cae` is not "none".
         neighbours: kept in a row.
     """
     cosines = tokens @ tokens.transpose(1, 2)
@@ -77,7 +77,7 @@ def smoothed(tokens: Tensor, weights: Tensor, strength: float) -> Tensor:
 def embed_region(tokens: Tensor, positions: Tensor, settings: ContextSettings) -> Tensor:
     """Embeddings (B, D) float32 of length 1: the mean of the smoothed tokens, weighed by their neighbours' support.
 
-    Where no token has a neighbour, or `cae` is "off", all weigh the same.
+    Where no token has a neighbour, or `cae` is "none", all weigh the same.
 
     Args:
         tokens: (B, m, D) of B regions of one shape.
@@ -86,7 +86,7 @@ def embed_region(tokens: Tensor, positions: Tensor, settings: ContextSettings) -
     """
     with torch.autocast(tokens.device.type, enabled=False):
         tokens = F.normalize(tokens.float(), dim=2)
-        if settings.cae == "off":
+        if settings.cae == "none":
             return F.normalize(tokens.mean(1), dim=1)
         weights = neighbourhood(tokens, positions, settings, neighbours=settings.cae_neighbours)
         support = weights.sum(2)
@@ -103,7 +103,7 @@ class ContextAttention(nn.Module):
 
     Args:
         dim: D, channels of the map.
-        settings: `cae` is not "off".
+        settings: `cae` is not "none".
         pool: whether there is a global feature.
 
     Raises:

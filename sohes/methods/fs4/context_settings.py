@@ -6,7 +6,7 @@ from typing import Literal
 
 from sohes.configuration import Count, NonNegative, Positive, Share, settings
 
-Context = Literal["off", "appearance", "space", "both"]
+Context = Literal["none", "appearance", "space", "both"]
 
 
 @settings
@@ -14,7 +14,7 @@ class ContextSettings:
     """Neighbours of a token that are close in appearance and in space (README §8)."""
 
     cae: Context = "both"
-    """What makes a neighbour: appearance, space, both; off: tokens as they are, and no attention [ours]."""
+    """What makes a neighbour: appearance, space, both; none: tokens as they are, and no attention [ours]."""
     cae_temperature: Positive = 0.1
     """Of the appearance: cosine below 1 that divides a weight by e [ours]."""
     cae_sigma: Positive = 0.25

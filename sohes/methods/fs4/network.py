@@ -118,7 +118,7 @@ def build_network(
         dim: C, of the embeddings.
         side: h and w of the embeddings.
         view_px: side of the images.
-        context: of the context; `cae=off`: there is none.
+        context: of the context; `cae=none`: there is none.
         pool: whether the context also pools whole images.
 
     Raises:
@@ -127,7 +127,7 @@ def build_network(
     """
     chosen = {field.name: getattr(context, field.name) for field in fields(ContextSettings)}
     built = {"dim": dim, "side": side, "view_px": view_px, "context": chosen, "pool": pool}
-    seen = None if context.cae == "off" else ContextAttention(trunk.num_features, context, pool=pool)
+    seen = None if context.cae == "none" else ContextAttention(trunk.num_features, context, pool=pool)
     if hasattr(trunk, "patch_embed"):
         return PixelNetwork(trunk, TokenDecoder(trunk.embed_dim, dim, side), maps=1, context=seen, built=built)
     if not hasattr(trunk, "layer4"):

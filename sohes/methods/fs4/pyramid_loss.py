@@ -57,17 +57,16 @@ class PyramidHeads(nn.Module):
         super().__init__()
         self.settings = settings
         self.weights = nn.ParameterList(torch.empty(count, dim) for count in settings.pgg_clusters)
-        self.link = nn.Linear(embedding_dim, settings.pgg_clusters[0]) if settings.pgg_link_weight else None
+        self.link = None
+        if settings.pgg_link_weight:
+            self.link = nn.Parameter(torch.empty(settings.pgg_clusters[0], embedding_dim))
         self.register_buffer("boxes", cell_boxes(settings.pgg_grids, settings.pgg_overlap), persistent=False)
         self.reset()
 
     def reset(self) -> None:
         """Random weights, as at the start: the clusters of a new round are others."""
-        for weight in self.weights:
+        for weight in self.parameters():
             nn.init.trunc_normal_(weight, std=_STD)
-        if self.link is not None:
-            nn.init.trunc_normal_(self.link.weight, std=_STD)
-            nn.init.zeros_(self.link.bias)
 
     def forward(self, views: Sequence[RegionView], labels: Tensor, confidence: Tensor) -> PyramidLoss:
         """Mean of the losses of the views; float32.
@@ -95,14 +94,18 @@ class PyramidHeads(nn.Module):
         for level, weight, classifier in zip(
             level_slices(settings.pgg_grids), settings.pgg_level_weights, self.weights, strict=True
         ):
-            cosines = F.normalize(vectors[:, level], dim=2) @ F.normalize(classifier, dim=1).T
             loss = loss + weight * _mean_entropy(
-                cosines / settings.pgg_temperature, labels[:, level], weights[:, level]
+                self._logits(vectors[:, level], classifier), labels[:, level], weights[:, level]
             )
         if self.link is None:
             return PyramidLoss(loss, torch.zeros_like(loss))
         mean = F.normalize(view.embeddings.float(), dim=1).mean((2, 3))
-        return PyramidLoss(loss, _mean_entropy(self.link(mean)[:, None], labels[:, :1], weights[:, :1]))
+        return PyramidLoss(loss, _mean_entropy(self._logits(mean[:, None], self.link), labels[:, :1], weights[:, :1]))
+
+    def _logits(self, vectors: Tensor, classifier: Tensor) -> Tensor:
+        """(B, c, K) of vectors (B, c, D) and class vectors (K, D)."""
+        cosines = F.normalize(vectors, dim=2) @ F.normalize(classifier, dim=1).T
+        return cosines / self.settings.pgg_temperature
 
 
 def region_vectors(maps: Tensor, boxes: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class PyramidSettings:
     """Labels of images and of the cells of grids, and the loss against them (README §6 and §7)."""
 
     pgg: bool = True
-    """Whether labels of regions supervise the training; false with cae=off: PiCIE [ours]."""
+    """Whether labels of regions supervise the training; false with cae=none: PiCIE [ours]."""
     pgg_grids: NonEmpty[Count] = (1, 2, 4)
     """Cells along a side of the base square, for each level; the first level is the whole image [ours]."""
     pgg_overlap: NonNegative = 0.25

@@ -19,7 +19,7 @@ _RESNET: Mapping[str, Any] = {
     "batch_size": 128,
     "iterations": 3_870,  # 10 epochs of 49,629 images
 }
-_PICIE: Mapping[str, Any] = {"pgg": False, "cae": "off", "rounds": 1, "temperature": 1.0, "class_weight": "freq"}
+_PICIE: Mapping[str, Any] = {"pgg": False, "cae": "none", "rounds": 1, "temperature": 1.0, "class_weight": "freq"}
 
 MOST_CLUSTERS = 2**16  # that a label of 16 bits tells apart
 

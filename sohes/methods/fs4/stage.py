@@ -104,7 +104,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     if is_main_process():
         source = inputs["images"] / "source.json"
         step = Step(
-            method=METHOD if config.pgg or config.cae != "off" else PICIE,
+            method=METHOD if config.pgg or config.cae != "none" else PICIE,
             data=read_json(source)["name"] if source.exists() else UNKNOWN,
             images=len(items),
             supervision=NONE,

@@ -81,7 +81,7 @@ def test_weights_and_embeddings_are_those_of_loops(cae: Context) -> None:
 def test_off_is_the_mean() -> None:
     tokens = random_tokens(2, 9, 8)
     expected = F.normalize(tokens.mean(1), dim=1)
-    torch.testing.assert_close(embed_region(tokens, random_positions(9), ContextSettings(cae="off")), expected)
+    torch.testing.assert_close(embed_region(tokens, random_positions(9), ContextSettings(cae="none")), expected)
 
 
 @pytest.mark.parametrize("cae", MODES)
@@ -209,7 +209,7 @@ def test_attention_goes_with_the_map() -> None:
     torch.testing.assert_close(same, pooled, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"cae": "none"}, {"cae_temperature": 0.0}, {"cae_neighbours": 0}])
+@pytest.mark.parametrize("change", [{"cae": "colour"}, {"cae_temperature": 0.0}, {"cae_neighbours": 0}])
 def test_bad_settings(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         ContextSettings(**change)

@@ -81,7 +81,7 @@ def test_loss(start: Path, tmp_path: Path, batch: dict[str, Tensor], mse: bool) 
 @pytest.mark.parametrize(("epoch", "weight"), [(0, 1.0), (1, 0.5)])
 def test_regions_join_the_loss(start: Path, tmp_path: Path, epoch: int, weight: float) -> None:
     """With the weight of the epoch in its round; view 1 shows its crop of the base, view 2 all of it."""
-    made = labelled(start, tmp_path, epoch=epoch, pgg_start_epochs=1, cae="off")
+    made = labelled(start, tmp_path, epoch=epoch, pgg_start_epochs=1, cae="none")
     assert made.heads is not None
     labels, confidence = torch.arange(40).view(8, 5) % 3, torch.linspace(0.1, 1, 40).view(8, 5)
     made.begin_round(0, PyramidLabels((1, 2), labels.numpy().astype(np.uint16), confidence.numpy(), ()))

@@ -15,7 +15,7 @@ from sohes.methods.fs4.network import FpnDecoder, PixelNetwork, build_network
 from tests.backbones.conftest import VARIANTS, tiny
 
 
-def built(trunk: Any, *, cae: Any = "off", pool: bool = False, **sizes: int) -> PixelNetwork:
+def built(trunk: Any, *, cae: Any = "none", pool: bool = False, **sizes: int) -> PixelNetwork:
     return build_network(trunk, **sizes, context=ContextSettings(cae=cae), pool=pool)
 
 

@@ -234,7 +234,8 @@ def test_loss_is_that_of_loops() -> None:
                     pixels = view.embeddings[image].flatten(1).T
                     mean = torch.stack([pixel / pixel.norm() for pixel in pixels]).mean(0)
                     assert module.link is not None
-                    logits = module.link.weight.detach() @ mean + module.link.bias.detach()
+                    unit = mean / mean.norm()
+                    logits = torch.stack([unit @ row / row.norm() / 0.1 for row in module.link.detach()])
                     sums[2] += weight * entropy(logits, label), weight
         means = sums[:, 0] / sums[:, 1]
         pyramid.append(0.6 * means[0] + 0.4 * means[1])

@@ -109,7 +109,7 @@ def test_a_box_in_a_mirrored_crop() -> None:
 
 def test_a_cell_by_itself_is_resized_as_pillow_does() -> None:
     bases = torch.stack([Squares(2)[0], Squares(2)[1]])
-    found = embedder(PyramidSettings(**SMALL, pgg_crop_levels=3), cae="off")(bases)
+    found = embedder(PyramidSettings(**SMALL, pgg_crop_levels=3), cae="none")(bases)
     assert found.shape == (2, 21, 3)
     for image, base in enumerate(bases):
         picture = Image.fromarray(base.permute(1, 2, 0).numpy())
@@ -142,7 +142,7 @@ def test_pooled_cells_are_the_tokens_that_lie_in_them() -> None:
 def test_levels_are_seen_as_the_settings_say() -> None:
     bases = Squares(1)[0][None]
     alone, pooled, mixed = (
-        embedder(PyramidSettings(**SMALL, pgg_crop_levels=levels), cae="off")(bases) for levels in (3, 0, 2)
+        embedder(PyramidSettings(**SMALL, pgg_crop_levels=levels), cae="none")(bases) for levels in (3, 0, 2)
     )
     assert torch.equal(mixed, torch.cat([alone[:, :5], pooled[:, 5:]], dim=1))
     assert not torch.equal(alone[:, 5:], pooled[:, 5:])

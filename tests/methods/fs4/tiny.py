@@ -51,7 +51,7 @@ TINY: dict[str, Any] = {
 }
 
 
-PICIE: dict[str, Any] = {"pgg": False, "cae": "off"}
+PICIE: dict[str, Any] = {"pgg": False, "cae": "none"}
 
 
 def prepare(folder: Path) -> Path:
