@@ -41,12 +41,13 @@ def view_losses(
 
     def entropy(shown: int, said: int) -> Tensor:
         """Of the clusters of view `said`, in the embeddings of view `shown`."""
-        logits = torch.einsum("bchw,kc->bkhw", embeddings[shown], centroids[said]) / temperature
         weight = None if weights is None else weights[said]
-        summed = F.cross_entropy(logits, labels[said], weight, reduction="sum")
+        summed = F.cross_entropy(logits[shown][:, said], labels[said].flatten(1), weight, reduction="sum")
         return summed / _total_weight(labels[said], weight)
 
     with torch.autocast(embeddings[0].device.type, enabled=False):
+        classifier = centroids.flatten(0, 1) / temperature  # of both views at once: embeddings are read once
+        logits = [(classifier @ maps.flatten(2)).unflatten(1, centroids.shape[:2]) for maps in embeddings]
         within = (entropy(0, 0) + entropy(1, 1)) / 2
         across = (entropy(0, 1) + entropy(1, 0)) / 2
         total = (within + across) / 2
