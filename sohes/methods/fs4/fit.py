@@ -20,7 +20,7 @@ from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import FloatArray
 from sohes.methods.fs4.embed import Embedder
 from sohes.methods.fs4.kmeans import MiniBatchKMeans, fit_kmeans
-from sohes.methods.fs4.segment_settings import SegmentSettings
+from sohes.methods.fs4.segment_settings import PixelSegmentSettings
 from sohes.methods.fs4.views import base_square
 from sohes.progress import Reporter, track
 from sohes.records import content_hash
@@ -49,7 +49,7 @@ class Clusters:
 
 
 def fit_clusters(
-    listing: Listing, embedder: Embedder, settings: SegmentSettings, folder: Path, *, model: str
+    listing: Listing, embedder: Embedder, settings: PixelSegmentSettings, folder: Path, *, model: str
 ) -> Clusters:
     """Clusters of the pixels of images, each number of clusters with each seed, in one pass over the images.
 
@@ -66,17 +66,17 @@ def fit_clusters(
     """
     if not len(listing):
         raise DataError("no image to make clusters of; give a folder with some")
-    made = _Fit(listing, embedder, settings, folder, model)
+    made = _PixelFit(listing, embedder, settings, folder, model)
     found = made.clusters()
     shutil.rmtree(folder)
     return found
 
 
-class _Fit:
+class _PixelFit:
     """The work of `fit_clusters` and what of it is kept in files."""
 
     def __init__(
-        self, listing: Listing, embedder: Embedder, settings: SegmentSettings, folder: Path, model: str
+        self, listing: Listing, embedder: Embedder, settings: PixelSegmentSettings, folder: Path, model: str
     ) -> None:
         self._listing, self._embedder, self._settings, self._folder = listing, embedder, settings, folder
         order = np.random.default_rng(settings.seed).permutation(len(listing))[: settings.images]

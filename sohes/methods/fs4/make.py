@@ -15,7 +15,7 @@ from sohes.files import file_digest
 from sohes.methods.fs4.checkpoint import load_network
 from sohes.methods.fs4.embed import Embedder
 from sohes.methods.fs4.fit import fit_clusters, merged_clusters
-from sohes.methods.fs4.segment_settings import SegmentSettings
+from sohes.methods.fs4.segment_settings import PixelSegmentSettings
 from sohes.methods.fs4.segmenter import FS4Segmenter
 
 
@@ -23,7 +23,7 @@ def make_segmenter(
     backbone: Path,
     decoder: Path,
     listing: Listing,
-    settings: SegmentSettings,
+    settings: PixelSegmentSettings,
     work: Path,
     *,
     data: str = UNKNOWN,

@@ -12,7 +12,7 @@ Clusters = Annotated[int, Field(ge=2)]
 
 
 @settings
-class SegmentSettings:
+class PixelSegmentSettings:
     """From a trained network to clusters of pixels, and those merged into coarser ones."""
 
     clusters: NonEmpty[Clusters] = (27, 256)

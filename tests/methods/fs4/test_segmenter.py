@@ -26,7 +26,7 @@ from sohes.methods.fs4.embed import Embedder
 from sohes.methods.fs4.fit import fit_clusters, merged_clusters
 from sohes.methods.fs4.make import make_segmenter
 from sohes.methods.fs4.network import build_network
-from sohes.methods.fs4.segment_settings import SegmentSettings
+from sohes.methods.fs4.segment_settings import PixelSegmentSettings
 from sohes.methods.fs4.segmenter import FS4Segmenter
 from sohes.segmenters.segmenter import load_segmenter
 from tests.methods.fs4.colours import Colours
@@ -64,7 +64,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(trained: Path, images: Listing, work: Path, **changes: object) -> FS4Segmenter:
-    settings = SegmentSettings(**SETTINGS | changes)
+    settings = PixelSegmentSettings(**SETTINGS | changes)
     return make_segmenter(trained / "backbone", trained / "decoder.safetensors", images, settings, work, device="cpu")
 
 
@@ -203,7 +203,7 @@ def test_an_interrupted_fit_continues(
 ) -> None:
     monkeypatch.setattr(fit, "_BATCH", 8)
     monkeypatch.setattr(fit, "_SAVE_EVERY", 3)
-    settings = SegmentSettings(**SETTINGS | {"init_images": init_images})
+    settings = PixelSegmentSettings(**SETTINGS | {"init_images": init_images})
     expected = fit_clusters(images, embedder(trained), settings, tmp_path / "a", model="m")
     assert not (tmp_path / "a").exists()
     failing, calls = embedder(trained), []
@@ -240,7 +240,11 @@ def test_other_weights_or_settings_start_over(trained: Path, images: Listing, tm
         seen.clear()
         with pytest.raises(KeyboardInterrupt):
             fit_clusters(
-                images, made, SegmentSettings(**SETTINGS | {"seeds": seeds, "init_images": 70}), tmp_path, model=model
+                images,
+                made,
+                PixelSegmentSettings(**SETTINGS | {"seeds": seeds, "init_images": 70}),
+                tmp_path,
+                model=model,
             )
         assert sum(seen) == looked
 
@@ -269,9 +273,9 @@ def test_what_does_not_fit_is_said(trained: Path, images: Listing, tmp_path: Pat
     with pytest.raises(ConfigError, match=r"clusters=12 is more than the 10 points"):
         make(trained, Listing(images.names[:2], range(2)), tmp_path / "p", init_pixels=10)
     with pytest.raises(ConfigError, match=r"levels=\[6, 2\] are merged of clusters=\[3, 6\], so each must be below 6"):
-        SegmentSettings(clusters=(3, 6), levels=(6, 2))
+        PixelSegmentSettings(clusters=(3, 6), levels=(6, 2))
     with pytest.raises(ConfigError, match="has a number twice"):
-        SegmentSettings(clusters=(3, 3), levels=(2,))
+        PixelSegmentSettings(clusters=(3, 3), levels=(2,))
 
 
 @pytest.mark.parametrize("size_hw", [(3, 5), (64, 200), (301, 40)])
