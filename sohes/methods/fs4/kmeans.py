@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from sohes.errors import ConfigError
 
 CHUNK = 2**16  # points whose similarities to all centroids are in memory together
+_CACHED = 2**12  # points that are added up at a time: their float64 copy stays in a processor's cache
 
 
 def assign(points: Tensor, centroids: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ def cluster_sums(points: Tensor, clusters: Tensor, count: int) -> tuple[Tensor, 
     """
     sums = points.new_zeros(count, points.shape[1], dtype=torch.float64)
     sizes = points.new_zeros(count, dtype=torch.float64)
-    for part, chosen in zip(points.split(CHUNK), clusters.split(CHUNK), strict=True):
+    for part, chosen in zip(points.split(_CACHED), clusters.split(_CACHED), strict=True):
         members = F.one_hot(chosen, count).double()
         sums += members.T @ part.double()
         sizes += members.sum(0)
@@ -119,7 +120,9 @@ def _plus_plus(points: Tensor, count: int, seed: int) -> Tensor:
     places = [min(int(draws[0] * len(points)), len(points) - 1)]
     distances = torch.full((len(points),), torch.inf, dtype=torch.float64, device=points.device)
     for draw in draws[1:]:
-        distances = torch.minimum(distances, (points - points[places[-1]]).square().sum(1).double())
+        last = points[places[-1]]
+        reach = torch.cat([(part - last).square().sum(1) for part in points.split(_CACHED)])
+        distances = torch.minimum(distances, reach.double())
         reached = distances.cumsum(0)
         aim = draw * reached[-1]
         places.append(int(torch.searchsorted(reached, aim, right=True).clamp(max=len(points) - 1)))

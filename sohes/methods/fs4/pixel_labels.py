@@ -136,7 +136,7 @@ def make_pixel_labels(
 def _cluster(embed: Embed, passes: _Passes, settings: PixelSettings, seed: int) -> Tensor:
     """Centroids (2, K, C) of the pixels of both views: of some pixels of the first batches, then moved by the rest."""
     first = passes.batches[: settings.init_batches]
-    pool: list[tuple[Tensor, ...]] = []
+    pool: tuple[list[Tensor], list[Tensor]] = ([], [])  # of each view
     found: list[MiniBatchKMeans] = []
     cells = passes.samples.settings.embedding_side**2
     drawn = min(cells, -(-_POOL // sum(map(len, first))))
@@ -147,18 +147,18 @@ def _cluster(embed: Embed, passes: _Passes, settings: PixelSettings, seed: int) 
                 one.update(_pixels(maps))
             continue
         chosen = _drawn(batch["key"], cells, drawn).to(views[0].device)
-        pool.append(tuple(_of_all(_chosen(maps, chosen), parts).flatten(0, 1) for maps in views))
+        for some, maps in zip(pool, views, strict=True):
+            some.append(_of_all(_chosen(maps, chosen), parts).flatten(0, 1))
         if place == len(first):
-            for view, points in enumerate(zip(*pool, strict=True)):
+            for view, some in enumerate(pool):
                 one = fit_kmeans(
-                    torch.cat(points),
+                    _taken(some),
                     settings.clusters,
                     iterations=settings.kmeans_iterations,
                     seed=(seed * 1_000_003 + passes.epoch) * 2 + view,
                 )
                 one.counts = one.counts * (cells / drawn)  # those that were not drawn stand behind the others
                 found.append(one)
-            pool.clear()
     return torch.stack([one.centroids for one in found])
 
 
@@ -229,6 +229,13 @@ def _drawn(keys: Tensor, cells: int, count: int) -> Tensor:
 def _chosen(maps: Tensor, places: Tensor) -> Tensor:
     """(B, n, C) of maps (B, C, h, w) at cells (B, n)."""
     return maps.flatten(2).gather(2, places[:, None].expand(-1, maps.shape[1], -1)).transpose(1, 2)
+
+
+def _taken(parts: list[Tensor]) -> Tensor:
+    """All rows of some tensors, which the list no longer holds: half a million pixels are a quarter of a gigabyte."""
+    whole = torch.cat(parts)
+    parts.clear()
+    return whole
 
 
 def _of_all(part: Tensor, parts: list[np.ndarray]) -> Tensor:

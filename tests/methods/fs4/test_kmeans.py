@@ -57,6 +57,16 @@ def test_sums() -> None:
     assert sizes.tolist() == [1, 0, 2]
 
 
+def test_sums_of_many() -> None:
+    """More than are added up at a time."""
+    points, chosen = gaussians(10_000, spread=0.3), torch.arange(10_000) % 4
+    expected = np.zeros((4, 3))
+    np.add.at(expected, chosen.numpy(), points.double().numpy())
+    sums, sizes = cluster_sums(points, chosen, 4)
+    np.testing.assert_allclose(sums.numpy(), expected, rtol=1e-12)
+    assert sizes.tolist() == [2500] * 4
+
+
 def test_an_update_is_the_mean_of_all_seen() -> None:
     start = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     found = MiniBatchKMeans(start, torch.tensor([2, 3]), spherical=False)
