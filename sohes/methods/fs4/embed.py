@@ -1,4 +1,4 @@
-"""Embeddings of images of any size by a network that was trained on squares of one size."""
+"""Embeddings of images of any size by a network that was trained on squares of one size (README §10)."""
 
 from __future__ import annotations
 

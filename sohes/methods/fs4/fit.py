@@ -15,13 +15,13 @@ from scipy.cluster.hierarchy import cut_tree, linkage
 from torch import Tensor
 
 from sohes.data.listing import Listing
+from sohes.data.square import centre_square
 from sohes.errors import DataError
 from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import FloatArray
 from sohes.methods.fs4.embed import Embedder
 from sohes.methods.fs4.kmeans import MiniBatchKMeans, fit_kmeans
-from sohes.methods.fs4.segment_settings import PixelSegmentSettings
-from sohes.methods.fs4.views import base_square
+from sohes.methods.fs4.segment_settings import Fs4SegmentSettings
 from sohes.progress import Reporter, track
 from sohes.records import content_hash
 from sohes.rle import IntArray
@@ -34,7 +34,7 @@ _STATE, _SKIPPED, _IDENTITY = "state.npz", "skipped.json", "identity.json"
 
 
 @dataclass(frozen=True)
-class Clusters:
+class PixelClusters:
     """Clusters of pixels.
 
     Attributes:
@@ -49,8 +49,8 @@ class Clusters:
 
 
 def fit_clusters(
-    listing: Listing, embedder: Embedder, settings: PixelSegmentSettings, folder: Path, *, model: str
-) -> Clusters:
+    listing: Listing, embedder: Embedder, settings: Fs4SegmentSettings, folder: Path, *, model: str
+) -> PixelClusters:
     """Clusters of the pixels of images, each number of clusters with each seed, in one pass over the images.
 
     Args:
@@ -66,17 +66,17 @@ def fit_clusters(
     """
     if not len(listing):
         raise DataError("no image to make clusters of; give a folder with some")
-    made = _PixelFit(listing, embedder, settings, folder, model)
+    made = _ClusterFit(listing, embedder, settings, folder, model)
     found = made.clusters()
     shutil.rmtree(folder)
     return found
 
 
-class _PixelFit:
+class _ClusterFit:
     """The work of `fit_clusters` and what of it is kept in files."""
 
     def __init__(
-        self, listing: Listing, embedder: Embedder, settings: PixelSegmentSettings, folder: Path, model: str
+        self, listing: Listing, embedder: Embedder, settings: Fs4SegmentSettings, folder: Path, model: str
     ) -> None:
         self._listing, self._embedder, self._settings, self._folder = listing, embedder, settings, folder
         order = np.random.default_rng(settings.seed).permutation(len(listing))[: settings.images]
@@ -95,7 +95,7 @@ class _PixelFit:
         skipped = folder / _SKIPPED
         self._skipped: dict[str, str] = read_json(skipped) if skipped.exists() else {}
 
-    def clusters(self) -> Clusters:
+    def clusters(self) -> PixelClusters:
         done, found = self._saved() or (self._first, self._started())
         with Reporter("clusters", len(self._batches), done=done) as reporter:
             for place in range(done, len(self._batches)):
@@ -111,7 +111,7 @@ class _PixelFit:
             number: np.stack([found[number, seed].centroids.cpu().numpy() for seed in range(self._settings.seeds)])
             for number in self._settings.clusters
         }
-        return Clusters(centroids, len(self._order) - len(self._skipped), self._skipped)
+        return PixelClusters(centroids, len(self._order) - len(self._skipped), self._skipped)
 
     def _started(self) -> _Means:
         """k-means of some pixels of the first images."""
@@ -152,7 +152,7 @@ class _PixelFit:
         views = []
         for place in batch:
             try:
-                square = base_square(self._listing.load(place), self._embedder.view_px)
+                square = centre_square(self._listing.load(place), self._embedder.view_px)
             except DataError as error:
                 self._skipped[self._listing.names[place]] = str(error)
                 write_json(self._folder / _SKIPPED, self._skipped)

@@ -1,4 +1,4 @@
-"""A segmenter out of a trained backbone, its decoder and unlabelled images, in one call."""
+"""A segmenter out of a trained backbone, its decoder and unlabelled images, in one call (README §10)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sohes.backbones.provenance import NONE, UNKNOWN, Step
 from sohes.backbones.timm_folder import load_backbone_folder
 from sohes.data.listing import Listing
 from sohes.files import file_digest
-from sohes.methods.fs4.checkpoint import load_network
 from sohes.methods.fs4.embed import Embedder
 from sohes.methods.fs4.fit import fit_clusters, merged_clusters
-from sohes.methods.fs4.segment_settings import PixelSegmentSettings
+from sohes.methods.fs4.network import load_network
+from sohes.methods.fs4.segment_settings import Fs4SegmentSettings
 from sohes.methods.fs4.segmenter import FS4Segmenter
 
 
@@ -23,7 +23,7 @@ def make_segmenter(
     backbone: Path,
     decoder: Path,
     listing: Listing,
-    settings: PixelSegmentSettings,
+    settings: Fs4SegmentSettings,
     work: Path,
     *,
     data: str = UNKNOWN,
@@ -72,5 +72,5 @@ def make_segmenter(
         dict(zip(levels, merged_clusters(finest, tuple(levels)), strict=True)),
         provenance=folder.provenance.then(step),
         timm_config=folder.timm_config,
-        facts={"network": network.built, "settings": asdict(settings), "notes": notes},
+        facts={"settings": asdict(settings), "notes": notes},
     )

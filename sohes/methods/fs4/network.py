@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sohes.backbones.precision import autocast
-from sohes.errors import ConfigError
+from sohes.errors import ConfigError, SohesError, WeightsError
+from sohes.files import atomic_path
 from sohes.methods.fs4.context import ContextAttention
 from sohes.methods.fs4.context_settings import ContextSettings
 
 _GROUPS = 8  # of the decoder's norm
+_TRUNK = "trunk."
 _STAGES = 4  # of a ResNet, at strides 4, 8, 16 and 32
 
 
@@ -139,3 +145,33 @@ def build_network(
         )
     widths = [stage["num_chs"] for stage in trunk.feature_info[-_STAGES:]]
     return PixelNetwork(trunk, FpnDecoder(widths, dim), maps=_STAGES, context=seen, built=built)
+
+
+def rebuild_network(trunk: Any, built: Mapping[str, Any]) -> PixelNetwork:
+    """What `build_network` makes with the arguments that a `PixelNetwork` has in `built`."""
+    return build_network(trunk, **{**built, "context": ContextSettings(**built["context"])})
+
+
+def save_network(path: Path, network: PixelNetwork) -> None:
+    """Write decoder and context, without the trunk, to a safetensors file."""
+    state = {name: value.cpu() for name, value in network.state_dict().items() if not name.startswith(_TRUNK)}
+    with atomic_path(path) as temporary:
+        save_file(state, temporary, {"network": json.dumps(network.built)})
+
+
+def load_network(trunk: Any, path: Path) -> PixelNetwork:
+    """The network of a trunk and of what `save_network` wrote, in evaluation mode.
+
+    Raises:
+        WeightsError: missing, damaged, or of another trunk.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            network = rebuild_network(trunk, json.loads(file.metadata()["network"]))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        own = {f"{_TRUNK}{name}": value for name, value in trunk.state_dict().items()}
+        network.load_state_dict(state | own)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, SohesError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: not the decoder of this backbone ({reason})") from error
+    return network.eval()

@@ -1,4 +1,4 @@
-"""Settings of the segmenter, without torch."""
+"""Settings of the segmenter, without torch (README §10)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pydantic import Field, model_validator
 
 from sohes.configuration import Count, Natural, NonEmpty, settings
 
-Clusters = Annotated[int, Field(ge=2)]
+ClusterCount = Annotated[int, Field(ge=2)]
 
 
 @settings
-class PixelSegmentSettings:
+class Fs4SegmentSettings:
     """From a trained network to clusters of pixels, and those merged into coarser ones."""
 
-    clusters: NonEmpty[Clusters] = (27, 256)
+    clusters: NonEmpty[ClusterCount] = (27, 256)
     """Numbers of clusters, each with a k-means of its own; masks come from the largest [27 PiCIE, 256 ours]."""
-    levels: NonEmpty[Clusters] = (64, 27, 8)
+    levels: NonEmpty[ClusterCount] = (64, 27, 8)
     """Numbers that the most clusters are merged into, for larger masks [ours]."""
     seeds: Count = 5
     """k-means of each number, from other starts; masks come from the first [ours]."""

@@ -1,4 +1,4 @@
-"""The segmenter as a stage: what the training left and images in, segmenter folder out."""
+"""The segmenter as a stage: what the training left and images in, segmenter folder out (README §10)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from sohes.configuration import Natural, Share, settings
 from sohes.files import read_json
-from sohes.methods.fs4.segment_settings import PixelSegmentSettings
+from sohes.methods.fs4.segment_settings import Fs4SegmentSettings
 from sohes.methods.fs4.stage import DECODER
 from sohes.methods.held_out import score_held_out
 from sohes.records import StageResult
@@ -17,7 +17,7 @@ from sohes.records import StageResult
 
 
 @settings
-class PixelSegmenterConfig(PixelSegmentSettings):
+class Fs4SegmenterConfig(Fs4SegmentSettings):
     """The segmenter of the images of a run."""
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"pictures", "min_score"})
@@ -28,7 +28,7 @@ class PixelSegmenterConfig(PixelSegmentSettings):
     """Score of what the pictures show at least; the numbers take every mask."""
 
 
-def segmenter(config: PixelSegmenterConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+def segmenter(config: Fs4SegmenterConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Cluster the pixels of unlabelled images, and score the masks on held-out ones where those have a ground truth.
 
     Inputs: `training`, the folder of FS4's stage or of PiCIE alone, and images. Writes `segmenter/` and pictures.

@@ -1,4 +1,4 @@
-"""The segmenter: clusters of pixels, merged step by step into coarser ones, whose components are masks."""
+"""The segmenter: clusters of pixels, merged step by step into coarser ones, whose components are masks (README §10)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from safetensors.torch import save_file
 
 from sohes.backbones.card import CARD
 from sohes.backbones.provenance import PROVENANCE, Provenance, read_provenance
-from sohes.backbones.timm_folder import CONFIG, WEIGHTS, build_backbone, read_safetensors
+from sohes.backbones.timm_folder import CONFIG, WEIGHTS, build_backbone, load_state, read_safetensors
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import ConfigError, WeightsError
 from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 from sohes.masks import FloatArray, MaskForest
 from sohes.methods.forest import nested_forest
-from sohes.methods.fs4.checkpoint import restored_network
 from sohes.methods.fs4.embed import Embedder, nearest_centroids
+from sohes.methods.fs4.network import rebuild_network
 from sohes.methods.fs4.specks import without_specks
 from sohes.rle import IntArray
 from sohes.segmenters.card import segmenter_card
@@ -40,7 +40,7 @@ class FS4Segmenter(TrainedSegmenter):
             (K,); clusters that are together on one level are so on all coarser ones.
         provenance: of the backbone inside; the step that made the clusters is the last.
         timm_config: of the backbone.
-        facts: how it was made, JSON-able; it has "network", what that was built with.
+        facts: how it was made, JSON-able.
     """
 
     description = (
@@ -123,7 +123,8 @@ class FS4Segmenter(TrainedSegmenter):
         tensors = {_NETWORK + name: value for name, value in self.embedder.network.state_dict().items()}
         tensors |= {f"{_CENTROIDS}{number}": torch.from_numpy(array) for number, array in self.centroids.items()}
         tensors |= {f"{_MERGED}{number}": torch.from_numpy(array) for number, array in self.merged.items()}
-        config = {"model_type": KIND, "vit": self._timm_config, "facts": self.facts}
+        network = self.embedder.network.built
+        config = {"model_type": KIND, "backbone": self._timm_config, "network": network, "facts": self.facts}
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary / WEIGHTS)
@@ -144,20 +145,20 @@ def load_fs4_segmenter(folder: Path, device: torch.device) -> FS4Segmenter:
     folder = Path(folder)
     config, tensors = read_json(folder / CONFIG), read_safetensors(folder / WEIGHTS)
     try:
-        timm_config, facts = config["vit"], config["facts"]
-        trunk, arguments = build_backbone(timm_config), dict(facts["network"])
+        timm_config, facts = config["backbone"], config["facts"]
+        network = rebuild_network(build_backbone(timm_config), config["network"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{folder / CONFIG}: not of a segmenter of this kind ({error!r})") from error
 
     def of(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    network = restored_network(trunk, arguments, of(_NETWORK), folder / WEIGHTS)
+    load_state(network, of(_NETWORK), str(folder / WEIGHTS))
     centroids = {int(number): value.numpy() for number, value in of(_CENTROIDS).items()}
     if not centroids:
         raise WeightsError(f"{folder / WEIGHTS}: no centroids: damaged; make the segmenter again")
     return FS4Segmenter(
-        Embedder(network.to(device)),
+        Embedder(network.eval().to(device)),
         dict(sorted(centroids.items())),
         {int(number): value.numpy() for number, value in of(_MERGED).items()},
         provenance=read_provenance(folder / PROVENANCE),

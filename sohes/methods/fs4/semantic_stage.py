@@ -1,4 +1,4 @@
-"""Fully unsupervised semantic segmentation, scored: clusters of pixels against annotated classes."""
+"""Fully unsupervised semantic segmentation, scored: clusters of pixels against annotated classes (README §10)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sohes.records import Measurement, StageResult, over_seeds
 
 
 @settings
-class PixelScoresConfig:
+class Fs4SemanticConfig:
     """Clusters against classes."""
 
     data: str | None = None
@@ -31,7 +31,7 @@ class PixelScoresConfig:
         return [resolve_labelled(self.data)] if self.data else []
 
 
-def semantic(config: PixelScoresConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+def semantic(config: Fs4SemanticConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Score clusters of pixels one to one against classes, by the protocol of the cluster probe of frozen features.
 
     Inputs: segmenter, and optionally `data`, labelled images. Every seed of the segmenter's k-means is scored.

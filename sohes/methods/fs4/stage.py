@@ -40,8 +40,8 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     from sohes.engine.runner import join_processes, train
     from sohes.errors import DataError
     from sohes.files import read_json
-    from sohes.methods.fs4.checkpoint import save_network
     from sohes.methods.fs4.module import Fs4Module
+    from sohes.methods.fs4.network import save_network
     from sohes.methods.fs4.rounds import EPOCHS, LABELS, PixelLabelHook, region_labels
     from sohes.methods.fs4.views import Fs4Samples, collate, usable_images
     from sohes.records import config_hash
@@ -110,7 +110,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
             supervision=NONE,
         )
         save_backbone_folder(out / "backbone", network.cpu().trunk, start.provenance.then(step))
-        save_network(network, out / DECODER)
+        save_network(out / DECODER, network)
         for folder in folders:
             shutil.rmtree(folder / LABELS, ignore_errors=True)
     return StageResult(notes=notes, artefacts=[folder / name for folder in folders for name in (CURVES, EPOCHS)])

@@ -13,15 +13,16 @@ class Colours(nn.Module):
 
     Args:
         side: cells along a side.
-        view_px: side of the square, px.
+        view_px: of a square.
 
     Attributes:
         seen: shapes of what it was given.
     """
 
-    def __init__(self, side: int, *, view_px: int) -> None:
+    def __init__(self, side: int, view_px: int) -> None:
         super().__init__()
-        self.side, self.built = side, {"view_px": view_px, "side": side}
+        self.side = side
+        self.built = {"side": side, "view_px": view_px}
         self.seen: list[tuple[int, ...]] = []
         self.trunk = nn.Linear(1, 1)
         self.trunk.pretrained_cfg = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

@@ -14,7 +14,7 @@ from tests.methods.fs4.colours import Colours
 
 
 def embedder(view_px: int = 32, side: int = 8) -> tuple[Embedder, Colours]:
-    network = Colours(side, view_px=view_px)
+    network = Colours(side, view_px)
     return Embedder(network), network  # type: ignore[arg-type]
 
 

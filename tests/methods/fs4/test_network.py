@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from sohes.errors import ConfigError
+from sohes.errors import ConfigError, WeightsError
 from sohes.methods.fs4.context_settings import ContextSettings
-from sohes.methods.fs4.network import FpnDecoder, PixelNetwork, build_network
+from sohes.methods.fs4.network import FpnDecoder, PixelNetwork, build_network, load_network, save_network
 from tests.backbones.conftest import VARIANTS, tiny
 
 
@@ -81,3 +82,17 @@ def test_context_changes_nothing_at_first(pool: bool) -> None:
     assert (pooled is not None and pooled.shape == (2, 64)) if pool else pooled is None
     (seen(images).embeddings.sum() + (pooled.sum() if pooled is not None else 0)).backward()
     assert not [name for name, p in seen.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    vit, images = tiny("patch 16").model, torch.rand(1, 3, 64, 64)
+    network = built(vit, cae="space", pool=True, dim=16, side=8, view_px=64).eval()
+    torch.nn.init.ones_(network.context.gamma)
+    save_network(tmp_path / "decoder.safetensors", network)
+    again = load_network(vit, tmp_path / "decoder.safetensors")
+    torch.testing.assert_close(again(images).embeddings, network(images).embeddings, rtol=0, atol=0)
+    with pytest.raises(WeightsError, match=r"none.safetensors: not the decoder of this backbone"):
+        load_network(vit, tmp_path / "none.safetensors")
+    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    with pytest.raises(WeightsError, match="not the decoder of this backbone"):
+        load_network(resnet, tmp_path / "decoder.safetensors")

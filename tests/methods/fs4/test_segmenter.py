@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,24 @@ from sohes.data.label_store import LabelStore, LabelWriter
 from sohes.data.listing import Listing, list_images
 from sohes.errors import ConfigError, DataError, WeightsError
 from sohes.methods.fs4 import fit
-from sohes.methods.fs4.checkpoint import load_network, save_network
 from sohes.methods.fs4.context_settings import ContextSettings
 from sohes.methods.fs4.embed import Embedder
 from sohes.methods.fs4.fit import fit_clusters, merged_clusters
 from sohes.methods.fs4.make import make_segmenter
-from sohes.methods.fs4.network import build_network
-from sohes.methods.fs4.segment_settings import PixelSegmentSettings
+from sohes.methods.fs4.network import build_network, load_network, save_network
+from sohes.methods.fs4.segment_settings import Fs4SegmentSettings
 from sohes.methods.fs4.segmenter import FS4Segmenter
 from sohes.segmenters.segmenter import load_segmenter
 from tests.methods.fs4.colours import Colours
 from tests.methods.fs4.tiny import prepare
 
-ARGUMENTS: dict[str, Any] = {"dim": 8, "side": 16, "view_px": 32, "context": ContextSettings(cae_heads=2), "pool": True}
+ARGUMENTS: dict[str, Any] = {
+    "dim": 8,
+    "side": 16,
+    "view_px": 32,
+    "context": ContextSettings(cae_heads=2, cae_neighbours=4, cae_attention_neighbours=4),
+    "pool": True,
+}
 SETTINGS = {"clusters": (3, 12), "levels": (6, 2), "seeds": 2, "init_images": 8}
 COLOURS = np.array([[250, 30, 30], [30, 250, 30], [30, 30, 250], [240, 240, 40]], np.uint8)
 
@@ -59,12 +63,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = prepare(tmp_path_factory.mktemp("trained"))
     torch.manual_seed(0)
     network = build_network(load_backbone_folder(folder / "backbone").model, **ARGUMENTS)
-    save_network(network, folder / "decoder.safetensors")
+    save_network(folder / "decoder.safetensors", network)
     return folder
 
 
 def make(trained: Path, images: Listing, work: Path, **changes: object) -> FS4Segmenter:
-    settings = PixelSegmentSettings(**SETTINGS | changes)
+    settings = Fs4SegmentSettings(**SETTINGS | changes)
     return make_segmenter(trained / "backbone", trained / "decoder.safetensors", images, settings, work, device="cpu")
 
 
@@ -74,27 +78,8 @@ def made(trained: Path, images: Listing, tmp_path_factory: pytest.TempPathFactor
 
 
 def embedder(trained: Path) -> Embedder:
-    return Embedder(load_network(load_backbone_folder(trained / "backbone").model, trained / "decoder.safetensors"))
-
-
-def test_a_network_comes_back_from_its_trunk_and_the_file_beside_it(trained: Path, tmp_path: Path) -> None:
     trunk = load_backbone_folder(trained / "backbone").model
-    network = load_network(trunk, trained / "decoder.safetensors")
-    assert network.built == ARGUMENTS | {"context": asdict(ARGUMENTS["context"])}
-    assert not any(name.startswith("trunk") for name in load_file(trained / "decoder.safetensors"))
-    torch.manual_seed(0)
-    expected = build_network(load_backbone_folder(trained / "backbone").model, **ARGUMENTS).eval()
-    views = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert (network(views)[0] == expected(views)[0]).all()
-    save_file({"a": torch.zeros(1)}, tmp_path / "other")
-    with pytest.raises(WeightsError, match="other: says not what network it is of"):
-        load_network(trunk, tmp_path / "other")
-    other = build_network(trunk, **ARGUMENTS)
-    other.built["dim"] = 16
-    save_network(other, tmp_path / "wrong")
-    with pytest.raises(WeightsError, match="wrong: does not fit the network that it names; make it again"):
-        load_network(trunk, tmp_path / "wrong")
+    return Embedder(load_network(trunk, trained / "decoder.safetensors"))
 
 
 def test_levels_are_numbered_apart_and_nested_and_cover_all(made: FS4Segmenter) -> None:
@@ -117,7 +102,7 @@ def test_quarters_are_masks_on_every_level() -> None:
     unit = COLOURS / np.linalg.norm(COLOURS, axis=1, keepdims=True)
     provenance = Provenance(timm_name="test_vit", steps=(RANDOM, Step(method="PiCIE", supervision="none")))
     made = FS4Segmenter(
-        Embedder(Colours(32, view_px=64)),  # type: ignore[arg-type]
+        Embedder(Colours(32, 64)),  # type: ignore[arg-type]
         {4: unit[None].astype(np.float32)},
         {2: np.array([0, 0, 1, 1])},
         provenance=provenance,
@@ -203,7 +188,7 @@ def test_an_interrupted_fit_continues(
 ) -> None:
     monkeypatch.setattr(fit, "_BATCH", 8)
     monkeypatch.setattr(fit, "_SAVE_EVERY", 3)
-    settings = PixelSegmentSettings(**SETTINGS | {"init_images": init_images})
+    settings = Fs4SegmentSettings(**SETTINGS | {"init_images": init_images})
     expected = fit_clusters(images, embedder(trained), settings, tmp_path / "a", model="m")
     assert not (tmp_path / "a").exists()
     failing, calls = embedder(trained), []
@@ -238,14 +223,9 @@ def test_other_weights_or_settings_start_over(trained: Path, images: Listing, tm
     made.squares = stopped  # type: ignore[method-assign]
     for model, seeds, looked in (("one", 1, 70), ("one", 1, 6), ("other", 1, 70), ("other", 2, 70)):
         seen.clear()
+        settings = Fs4SegmentSettings(**SETTINGS | {"seeds": seeds, "init_images": 70})
         with pytest.raises(KeyboardInterrupt):
-            fit_clusters(
-                images,
-                made,
-                PixelSegmentSettings(**SETTINGS | {"seeds": seeds, "init_images": 70}),
-                tmp_path,
-                model=model,
-            )
+            fit_clusters(images, made, settings, tmp_path, model=model)
         assert sum(seen) == looked
 
 
@@ -273,9 +253,9 @@ def test_what_does_not_fit_is_said(trained: Path, images: Listing, tmp_path: Pat
     with pytest.raises(ConfigError, match=r"clusters=12 is more than the 10 points"):
         make(trained, Listing(images.names[:2], range(2)), tmp_path / "p", init_pixels=10)
     with pytest.raises(ConfigError, match=r"levels=\[6, 2\] are merged of clusters=\[3, 6\], so each must be below 6"):
-        PixelSegmentSettings(clusters=(3, 6), levels=(6, 2))
+        Fs4SegmentSettings(clusters=(3, 6), levels=(6, 2))
     with pytest.raises(ConfigError, match="has a number twice"):
-        PixelSegmentSettings(clusters=(3, 3), levels=(2,))
+        Fs4SegmentSettings(clusters=(3, 3), levels=(2,))
 
 
 @pytest.mark.parametrize("size_hw", [(3, 5), (64, 200), (301, 40)])
@@ -295,7 +275,7 @@ def test_forests_are_kept_with_their_categories(made: FS4Segmenter, tmp_path: Pa
 def test_damaged_folders_are_refused(made: FS4Segmenter, tmp_path: Path) -> None:
     folder = made.save(tmp_path / "s")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "facts": {}}))
+    (folder / "config.json").write_text(json.dumps({**config, "network": {}}))
     with pytest.raises(WeightsError, match=r"not of a segmenter of this kind"):
         load_segmenter(folder)
     (folder / "config.json").write_text(json.dumps(config))
@@ -305,7 +285,7 @@ def test_damaged_folders_are_refused(made: FS4Segmenter, tmp_path: Path) -> None
     with pytest.raises(WeightsError, match=r"no centroids: damaged; make the segmenter again"):
         load_segmenter(folder)
     save_file({name: value for name, value in tensors.items() if "refine" not in name}, folder / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"does not fit the network that it names"):
+    with pytest.raises(WeightsError, match=r"the weights do not fit PixelNetwork; 6 missing"):
         load_segmenter(folder)
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(WeightsError, match=r"damaged safetensors"):

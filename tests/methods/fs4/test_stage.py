@@ -20,7 +20,7 @@ from sohes.data.coco import ImageItem
 from sohes.engine.hooks import SeedHook
 from sohes.errors import ConfigError, DataError, SohesError
 from sohes.methods.fs4 import pixel_labels, rounds
-from sohes.methods.fs4.checkpoint import load_network
+from sohes.methods.fs4.network import load_network
 from sohes.methods.fs4.pyramid import PyramidLabels
 from sohes.methods.fs4.settings import Fs4Config
 from sohes.methods.fs4.stage import fs4, region_notes, supervision_notes
