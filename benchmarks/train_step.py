@@ -68,23 +68,25 @@ def measure(
 ) -> tuple[float, float | None]:
     """Median seconds of a step after one that is not counted, and the peak of the device's memory in GB."""
     step()
-    _reset_peak(device)
+    reset_peak(device)
     seconds = []
     for _ in range(steps):
-        _wait(device)
+        wait(device)
         start = clock()
         step()
-        _wait(device)
+        wait(device)
         seconds.append(clock() - start)
-    return median(seconds), _peak(device)
+    return median(seconds), peak_gb(device)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until the device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device) -> None:
+    """Forget the peak of memory."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -93,7 +95,8 @@ def _reset_peak(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of the resident set
 
 
-def _peak(device: torch.device) -> float | None:
+def peak_gb(device: torch.device) -> float | None:
+    """Peak of the device's memory, or of the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     status = Path("/proc/self/status")

@@ -20,6 +20,7 @@ from tests.probes.synthetic import write_folder
 
 EXPLORE = ["--limit", "2", "--scenes-px", "96", "--set", "size_global=98", "max_crops=1", "size_local=56"]
 EXPLORE += ["algorithm=sohes", "min_side_px=16", "min_area_px=20", "center=true", "theta_merge=null"]
+FS4 = ["--models", "tiny", "--images", "6", "--side", "16", "--cluster-batch", "2", "--init-batches", "2"]
 PROBES = ["--backbone", "random:vit_tiny_patch16_224", "--size", "128", "--images", "8", "--rounds", "1"]
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "clustering": ("clustering", ["6", "9", "--channels", "5"]),
@@ -27,13 +28,14 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "evaluation": ("evaluation", ["--images", "2", "--objects", "5"]),
     "explore_memory": ("explore_throughput", ["--repeat", "20", *EXPLORE]),
     "explore_throughput": ("explore_throughput", ["--rounds", "1", *EXPLORE]),
+    "fs4_epoch": ("fs4_epoch", [*FS4, "--batch", "2", "--steps", "1"]),
     "leopart_step": ("leopart_step", ["--batch", "1", "--steps", "1", "--prototypes", "8", "--queue", "64"]),
     "mask_algebra": ("mask_algebra", ["--masks", "40"]),
     "probes": ("probes", [*PROBES, "--set", "fcn_steps=1"]),
     "train_step": ("train_step", ["--sizes", "64", "--batch", "1", "--queries", "8", "--targets", "2", "--steps", "1"]),
     "training_data": ("training_data", ["--samples", "1"]),
 }
-SLOW = {"deformable", "leopart_step", "training_data"}
+SLOW = {"deformable", "fs4_epoch", "leopart_step", "training_data"}
 
 
 def numbers(value: Any) -> list[float]:
