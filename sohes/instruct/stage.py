@@ -13,6 +13,7 @@ from sohes.instruct.settings import Neck, TrainingSettings
 from sohes.records import StageResult
 
 if TYPE_CHECKING:
+    from sohes.backbones.provenance import Provenance
     from sohes.segmenters.model import EntitySegmenter
 
 # what a reader of "head against rule" should know
@@ -32,11 +33,15 @@ class InstructConfig(TrainingSettings):
         "drop_path_rate": 0.0,
         "ancestor_rule": True,
         "query_start": "learnt",
+        "start": None,
     }
     ONLY_WITH: ClassVar[dict[str, tuple[str, Any]]] = dict.fromkeys(
         ("neck", "hidden_dim", "encoder_layers", "decoder_layers"), ("segmenter", "mask2former")
     )
 
+    start: str | None = None
+    """Segmenter folder whose weights, its ViT's among them, the training begins with; null: a new one around the
+    backbone [ours]."""
     segmenter: Literal["mask2former", "eomt"] = "mask2former"
     """Architecture; eomt makes masks from the tokens of the ViT alone, so it is lighter [EoMT]."""
     query_start: Literal["learnt", "patches"] = "learnt"
@@ -60,6 +65,10 @@ class InstructConfig(TrainingSettings):
     """Short side of an image when it is segmented, px [UnSAM]."""
     inference_long_px: Count = 2048
     """Long side of an image when it is segmented, px, at most [UnSAM]."""
+
+    def outside_inputs(self) -> list[Path]:
+        """Files whose change makes the stage run again."""
+        return [Path(self.start)] if self.start else []
 
     @model_validator(mode="after")
     def _queries_start_in_a_vit(self) -> Self:
@@ -86,8 +95,9 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     from mmengine.dist import is_main_process
 
     from sohes.backbones.provenance import SOHES, UNKNOWN, Step
-    from sohes.backbones.timm_folder import load_backbone_folder
+    from sohes.backbones.timm_folder import WEIGHTS, load_backbone_folder
     from sohes.data.label_store import LabelStore
+    from sohes.files import file_digest
     from sohes.instruct.module import InstructModule
     from sohes.instruct.training import train_on_labels
     from sohes.segmenters.entity import save_segmenter
@@ -96,7 +106,13 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
 
     start = load_backbone_folder(inputs["backbone"])
     labels, source = LabelStore(inputs["labels"]), inputs["images"] / "source.json"
-    provenance = start.provenance.then(
+    segmenter = _build(config, start.timm_config)
+    segmenter.vit.load_state_dict(start.vit.state_dict())
+    before, identity = start.provenance, {"backbone": start.provenance.sha256}
+    if config.start is not None:
+        before = _take_weights(segmenter, Path(config.start))
+        identity["start"] = file_digest(Path(config.start) / WEIGHTS)
+    provenance = before.then(
         Step(
             method=SOHES,
             data=read_json(source)["name"] if source.exists() else UNKNOWN,
@@ -105,11 +121,9 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
             note="phase 2",
         )
     )
-    segmenter = _build(config, start.timm_config)
     hooks = []
     if isinstance(segmenter, EomtSegmenter) and config.query_start == "learnt":
         hooks.append(MaskAnnealing(segmenter, config.seed))
-    segmenter.vit.load_state_dict(start.vit.state_dict())
     trained = train_on_labels(
         InstructModule(segmenter, config, bf16=config.bf16),
         config,
@@ -121,7 +135,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         name="instruct",
         seed=config.seed,
         hooks=hooks,
-        identity={"backbone": start.provenance.sha256},
+        identity=identity,
     )
     if is_main_process():
         save_segmenter(out / "segmenter", segmenter.cpu(), provenance, picture=trained.picture)
@@ -130,6 +144,26 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
         artefacts=trained.artefacts,
         cost=trained.cost,
     )
+
+
+def _take_weights(segmenter: EntitySegmenter, folder: Path) -> Provenance:
+    """Load the weights of the segmenter in a folder; their provenance.
+
+    Raises:
+        WeightsError: no segmenter, or one of another architecture or size.
+    """
+    from sohes.errors import WeightsError
+    from sohes.segmenters.entity import load_model
+
+    model, provenance = load_model(folder)
+    try:
+        segmenter.load_state_dict(model.state_dict())
+    except RuntimeError:
+        raise WeightsError(
+            f"start={folder}: not a segmenter of these settings; give the segmenter, query_start, sizes and backbone "
+            f"that it was made with, see {folder / 'config.json'}"
+        ) from None
+    return provenance
 
 
 def _build(config: InstructConfig, timm_config: dict[str, Any]) -> EntitySegmenter:

@@ -20,7 +20,7 @@ from sohes.instruct.module import InstructModule
 from sohes.instruct.settings import SampleSettings
 from sohes.instruct.stage import InstructConfig, instruct
 from sohes.segmenters.entity import load_model
-from tests.phases import instruct_config
+from tests.phases import COMMON, instruct_config
 from tests.segmenters.tiny import KINDS, LOSSES, PROVENANCE, tiny_segmenter
 
 
@@ -123,3 +123,24 @@ def test_the_record_says_how_the_ancestor_head_started(start: Path, tmp_path: Pa
     model, _ = load_model(tmp_path / "segmenter")
     assert model.title.lower() == config.segmenter
     assert model.ancestor_head.rule is rule
+
+
+def test_from_a_segmenter(scenes: Path, tmp_path: Path) -> None:
+    """The second training begins where the first ended, and says so; another segmenter is refused."""
+    inputs = {
+        "backbone": save_backbone_folder(tmp_path / "vit", tiny_segmenter().vit, PROVENANCE),
+        "images": scenes,
+        "labels": scenes / "labels",
+    }
+    tiny = {**COMMON, "segmenter": "eomt", "query_start": "patches", "iterations": 2, "warmup": 0}
+    instruct(InstructConfig(**tiny), inputs, tmp_path / "first")
+    first = tmp_path / "first" / "segmenter"
+    instruct(InstructConfig(**tiny | {"lr": 1e-12, "start": str(first)}), inputs, tmp_path / "second")
+    (one, before), (two, after) = (load_model(tmp_path / name / "segmenter") for name in ("first", "second"))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(two.state_dict()[name], value, atol=1e-9, rtol=1e-6)
+    assert [step.method for step in after.steps] == [*(step.method for step in before.steps), "SOHES"]
+    with pytest.raises(WeightsError, match=r"start=.*first/segmenter: not a segmenter of these settings; give"):
+        instruct(InstructConfig(**tiny | {"query_start": "learnt", "start": str(first)}), inputs, tmp_path / "third")
+    with pytest.raises(WeightsError, match="vit: not a segmenter folder"):
+        instruct(InstructConfig(**tiny, start=str(tmp_path / "vit")), inputs, tmp_path / "fourth")
