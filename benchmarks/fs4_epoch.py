@@ -87,7 +87,7 @@ class EpochComparison:
         patch_px = int(vit.patch_embed.patch_size[0])
         self.config = Fs4Config(
             pgg=False,
-            cae="off",
+            cae="none",
             temperature=1.0,  # this and the next as in PiCIE
             class_weight="freq",
             base_px=6 * options.side,
