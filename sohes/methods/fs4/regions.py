@@ -187,7 +187,8 @@ class RegionStore:
             yield piece.reshape(-1, piece.shape[2])
 
     def remove(self) -> None:
-        """Delete the files."""
+        """Delete the files, when no process reads them any more."""
+        barrier()
         if is_main_process():
             shutil.rmtree(self._folder)
         barrier()
