@@ -19,6 +19,7 @@ from tests.methods.fs4.test_pyramid import batch, heads
 from tests.methods.fs4.test_regions import Squares, embedder
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 import torch
@@ -34,7 +35,8 @@ all_reduce(found, op="mean")
 if get_rank() == 0:
     torch.save(found, out / "gradient.pt")
 torch.distributed.barrier()
-torch.distributed.destroy_process_group()  # a process that ends while the other still uses the group may be aborted
+torch.distributed.destroy_process_group()
+os._exit(0)  # threads of the group that are still there would abort an interpreter that ends by itself
 """
 
 
