@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import Tensor
 from sohes.engine.checkpoints import checkpoints
 from sohes.segmenters.entity import load_model
 from tests.phases import run
+from tests.processes import run_two
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "instruct": ("instruct", {}),
@@ -38,13 +36,7 @@ for name, (phase, changes) in CASES.items():
 def folders(start: Path, undisturbed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
     """Of each case: what one process left, and what two left."""
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "script.py").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, str(folder / "script.py"), str(start), str(folder / "two")]
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two(SCRIPT, folder, start, folder / "two")
     one = {"correct": undisturbed}
     for name in CASES.keys() - one.keys():
         phase, changes = CASES[name]

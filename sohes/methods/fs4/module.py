@@ -57,12 +57,12 @@ class Fs4Module(BaseModel):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    def begin_round(self, first_epoch: int, regions: PyramidLabels | None) -> None:
+    def begin_round(self, first_epoch: int, regions: PyramidLabels) -> None:
         """Take the regions' labels of a round that begins with this epoch; their clusters are new, so are the heads."""
+        assert self.heads is not None
+        self.heads.reset()
         self._first_epoch = first_epoch
-        if self.heads is not None and regions is not None:
-            self.heads.reset()
-            self._regions = (torch.from_numpy(regions.labels.astype(np.int64)), torch.from_numpy(regions.confidence))
+        self._regions = (torch.from_numpy(regions.labels.astype(np.int64)), torch.from_numpy(regions.confidence))
 
     def embed(self, view_a: Tensor, view_b: Tensor, crop: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings (B, C, h, w) float32 of unit length of both views, cell on cell.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +13,10 @@ from sohes.engine.checkpoints import checkpoints
 from sohes.methods.fs4.kmeans import MiniBatchKMeans, fit_kmeans
 from tests.methods.fs4.test_kmeans import gaussians
 from tests.methods.fs4.tiny import run
+from tests.processes import run_two
 
 CHANGES = {"rounds": 1, "class_weight": "inverse_sqrt"}
 SCRIPT = """
-import os
 import sys
 from pathlib import Path
 import torch
@@ -31,9 +28,6 @@ out = run(Path(sys.argv[1]), Path(sys.argv[2]), **CHANGES)
 found = clustered(get_rank(), 2)
 if get_rank() == 0:
     torch.save({"centroids": found.centroids, "counts": found.counts}, out / "kmeans.pt")
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
-os._exit(0)  # threads of the group that are still there would abort an interpreter that ends by itself
 """
 
 
@@ -50,13 +44,7 @@ def clustered(rank: int, world: int) -> MiniBatchKMeans:
 def folders(start: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """What one process left, and what two left."""
     folder = tmp_path_factory.mktemp("processes")
-    (folder / "script.py").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    root = Path(__file__).parents[3]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(folder / "script.py"), str(start), str(folder / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two(SCRIPT, folder, start, folder / "two")
     return run(start, folder / "one", **CHANGES), folder / "two"
 
 

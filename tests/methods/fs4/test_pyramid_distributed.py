@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +14,9 @@ from sohes.methods.fs4.pyramid_loss import RegionView
 from sohes.methods.fs4.regions import RegionStore
 from tests.methods.fs4.test_pyramid import batch, heads
 from tests.methods.fs4.test_regions import Squares, embedder
+from tests.processes import run_two
 
 SCRIPT = """
-import os
 import sys
 from pathlib import Path
 import torch
@@ -34,9 +31,6 @@ found = gradient(slice(get_rank(), get_rank() + 1) if get_rank() == 0 else slice
 all_reduce(found, op="mean")
 if get_rank() == 0:
     torch.save(found, out / "gradient.pt")
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
-os._exit(0)  # threads of the group that are still there would abort an interpreter that ends by itself
 """
 
 
@@ -62,13 +56,7 @@ def gradient(images: slice) -> Tensor:
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    root = Path(__file__).parents[3]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [*launcher, str(tmp_path / "script.py"), str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two(SCRIPT, tmp_path, tmp_path / "two")
     monkeypatch.setattr(regions, "_PER_FILE", 3)
     one, two = filled(tmp_path / "one"), RegionStore(tmp_path / "two" / "regions", 7, "these")
     for mine, theirs in zip(one.level(slice(0, 21)), two.level(slice(0, 21)), strict=True):
