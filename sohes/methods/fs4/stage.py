@@ -43,7 +43,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     from sohes.methods.fs4.module import Fs4Module
     from sohes.methods.fs4.network import save_network
     from sohes.methods.fs4.rounds import EPOCHS, LABELS, PixelLabelHook, region_labels
-    from sohes.methods.fs4.views import Fs4Samples, collate, usable_images
+    from sohes.methods.fs4.views import Fs4Samples, check_files, collate, usable_images
     from sohes.records import config_hash
 
     join_processes()
@@ -53,6 +53,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     file = inputs["images"] / "train.json"
     try:
         items, small = usable_images(read_coco(file).items, config)
+        check_files(items)
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     if is_main_process():

@@ -60,6 +60,19 @@ def usable_images(items: Sequence[ImageItem], settings: ViewSettings) -> tuple[l
     return kept, notes
 
 
+def check_files(items: Sequence[ImageItem]) -> None:
+    """See that the images are there, before hours are spent on those that are.
+
+    Raises:
+        DataError: some are not.
+    """
+    if gone := [item.path for item in items if not item.path.exists()]:
+        raise DataError(
+            f"{len(gone)} of {len(items)} images are not there, {gone[0]} for one; put them back, or run the stage of "
+            "images again"
+        )
+
+
 def base_square(image: ImageArray, side_px: int) -> ImageArray:
     """The middle square (side_px, side_px, 3) of an image (H, W, 3) uint8, its short side brought to that."""
     height, width = image.shape[:2]

@@ -19,6 +19,7 @@ from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_fold
 from sohes.data.coco import ImageItem
 from sohes.engine.hooks import SeedHook
 from sohes.errors import ConfigError, DataError, SohesError
+from sohes.files import read_json, write_json
 from sohes.methods.fs4 import pixel_labels, rounds
 from sohes.methods.fs4.network import load_network
 from sohes.methods.fs4.pyramid import PyramidLabels
@@ -259,6 +260,18 @@ def test_strict() -> None:
     assert note.startswith("WARNING: the start weights are DeiT")
     with pytest.raises(ConfigError, match="unknown"):
         supervision_notes(Provenance(timm_name="vit", steps=(Step(method="DeiT"),)), strict=True)
+
+
+def test_a_list_that_names_missing_files(start: Path, tmp_path: Path) -> None:
+    listed = read_json(start / "images" / "train.json")
+    listed["images"][3]["file_name"] = "moved.png"
+    write_json(tmp_path / "images" / "train.json", listed)
+    (tmp_path / "images" / "train").symlink_to(start / "images" / "train")
+    with pytest.raises(
+        DataError, match=r"train.json: 1 of 8 images are not there, .*moved\.png for one; put them back"
+    ):
+        fs4(config(), {"backbone": start / "backbone", "images": tmp_path / "images"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_small_images() -> None:
