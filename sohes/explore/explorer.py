@@ -18,6 +18,7 @@ from PIL import Image
 
 from sohes.backbones.dense import DenseBackbone
 from sohes.data.images import ImageLike, as_image
+from sohes.data.superpixels.felzenszwalb import felzenszwalb
 from sohes.errors import DataError
 from sohes.explore.calibrate import calibrate_thresholds
 from sohes.explore.local import accepted, plan_crops, small_regions
@@ -27,7 +28,6 @@ from sohes.explore.region_tree import RegionTree, grow_tree
 from sohes.explore.regions import Rectangle, Regions, Upsampler, find_regions
 from sohes.explore.settings import ExploreSettings
 from sohes.explore.superpixel_graph import edge_strength
-from sohes.explore.superpixels import superpixels
 from sohes.masks import AREA_CLASSES, FloatArray, MaskForest, non_maximum_suppression, pairwise_iou
 from sohes.rle import encode_window
 
@@ -194,7 +194,7 @@ class Explorer:
         min_size = max(1, round(settings.superpixel_area * size_hw[0] * size_hw[1]))
         trees = []
         for scale in settings.superpixel_scale:
-            labels = superpixels(image, scale=scale, sigma=settings.superpixel_sigma, min_size=min_size)
+            labels = felzenszwalb(image, scale=scale, sigma=settings.superpixel_sigma, min_size=min_size)
             weights = {"edge_weight": settings.edge_weight, "size_weight": settings.size_weight}
             trees.append(grow_tree(image, labels, features, edges, **weights))
         return trees

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sohes.data.superpixels.felzenszwalb import felzenszwalb
 from sohes.explore.ranking import ranked_forest
 from sohes.explore.region_tree import RegionTree, grow_tree
 from sohes.explore.superpixel_graph import edge_strength
-from sohes.explore.superpixels import superpixels
 from sohes.masks import MaskForest
 from sohes.rle import BoolArray
-from tests.explore.test_superpixels import few_colours
+from tests.data.superpixels.test_felzenszwalb import few_colours
 
 OPTIONS: dict[str, Any] = {"min_area": 4, "max_area": 300, "max_masks": 1000, "nms_iou": 0.95, "theta_cover": 0.9}
 
@@ -25,7 +25,7 @@ def trees_of(seed: int, scales: tuple[float, ...] = (20, 50, 120)) -> list[Regio
     edges = edge_strength(image)
     trees = []
     for scale in scales:
-        labels = superpixels(image, scale=scale, sigma=0, min_size=3)
+        labels = felzenszwalb(image, scale=scale, sigma=0, min_size=3)
         trees.append(grow_tree(image, labels, features, edges, edge_weight=0.05, size_weight=0.1))
     return trees
 

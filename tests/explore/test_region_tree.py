@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from sohes.data.superpixels.felzenszwalb import felzenszwalb
 from sohes.explore.region_tree import RegionTree, grow_tree
 from sohes.explore.superpixel_graph import edge_strength, mean_colours
-from sohes.explore.superpixels import superpixels
 from sohes.masks import FloatArray
 from sohes.rle import BoolArray
-from tests.explore.test_superpixels import Image, Labels, few_colours
+from tests.data.superpixels.test_felzenszwalb import Image, Labels, few_colours
 
 
 def test_a_picture_of_one_colour_is_one_superpixel() -> None:
     image = np.full((9, 14, 3), 77, np.uint8)
-    labels = superpixels(image, scale=1, sigma=0.8, min_size=1)
+    labels = felzenszwalb(image, scale=1, sigma=0.8, min_size=1)
     assert not labels.any()
     features = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
     tree = grow_tree(image, labels, features, edge_strength(image), edge_weight=0.1, size_weight=0.1)
@@ -32,7 +32,7 @@ def test_a_picture_of_one_colour_is_one_superpixel() -> None:
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (2, 1)])
 def test_the_smallest_pictures(size_hw: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), dtype=np.uint8)
-    labels = superpixels(image, scale=1, sigma=0, min_size=1)
+    labels = felzenszwalb(image, scale=1, sigma=0, min_size=1)
     count = size_hw[0] * size_hw[1]
     assert labels.ravel().tolist() == list(range(count))
     edges = edge_strength(image)
@@ -45,7 +45,7 @@ def example(seed: int) -> tuple[Image, Labels, FloatArray]:
     """A picture of 17 x 22 px with some 15 superpixels, and a feature map of 4 x 5 patches."""
     rng = np.random.default_rng(seed)
     image = few_colours(seed, 17, 22)
-    labels = superpixels(image, scale=50, sigma=0, min_size=6)
+    labels = felzenszwalb(image, scale=50, sigma=0, min_size=6)
     features = ndimage.gaussian_filter(rng.normal(size=(4, 5, 6)), (0.7, 0.7, 0)).astype(np.float32)
     return image, labels, features
 
@@ -193,7 +193,7 @@ def test_a_tie_that_only_a_merger_makes() -> None:
 def test_edges_decide_where_features_do_not() -> None:
     image = np.full((10, 30, 3), 128, np.uint8)
     image[:, 10:20], image[:, 20:] = 140, 250
-    labels = superpixels(image, scale=1, sigma=0, min_size=1)
+    labels = felzenszwalb(image, scale=1, sigma=0, min_size=1)
     features, edges = np.ones((2, 6, 3), np.float32), edge_strength(image)
     tree = grow_tree(image, labels, features, edges, edge_weight=0.1, size_weight=0)
     assert tree.parent.tolist() == [3, 3, 4, 4, -1]

@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 
 from sohes.explore.superpixel_graph import borders, edge_strength, mean_colours, pooled_features
-from tests.explore.test_superpixels import few_colours
+from tests.data.superpixels.test_felzenszwalb import few_colours
 
 
 def test_edge_strength_by_other_libraries() -> None:

@@ -1,4 +1,4 @@
-"""Superpixels of an image, by the graph-based segmentation of Felzenszwalb and Huttenlocher (README §8)."""
+"""The graph-based segmentation of Felzenszwalb and Huttenlocher (README §8)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST_PX = 1024
 _LEVELS = 1 << 16  # of colour differences, so that edges can be sorted by counting
 
 
-def superpixels(image: NDArray[np.uint8], *, scale: float, sigma: float, min_size: int) -> NDArray[np.int32]:
+def felzenszwalb(image: NDArray[np.uint8], *, scale: float, sigma: float, min_size: int) -> NDArray[np.int32]:
     """Graph-based segmentation of Felzenszwalb and Huttenlocher (IJCV 2004), on the 8-connected pixel grid.
 
     Args:
@@ -30,12 +30,13 @@ def superpixels(image: NDArray[np.uint8], *, scale: float, sigma: float, min_siz
     smooth = np.asarray(cv2.resize(image, small_wh, interpolation=cv2.INTER_AREA), np.float32)
     if sigma > 0:
         smooth = np.asarray(cv2.GaussianBlur(smooth, (0, 0), sigma), np.float32)
-    labels = _felzenszwalb(smooth, scale, min_size)
+    labels = _segmented(smooth, scale, min_size)
     return np.asarray(cv2.resize(labels, (width, height), interpolation=cv2.INTER_NEAREST), np.int32)
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(root, place):  # type: ignore[no-untyped-def]
+def find_root(root, place):  # type: ignore[no-untyped-def]
+    """What a place is joined to in a union-find forest, with paths halved on the way."""
     while root[place] != place:
         root[place] = root[root[place]]
         place = root[place]
@@ -43,7 +44,7 @@ def _find(root, place):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _felzenszwalb(image, scale, min_size):  # type: ignore[no-untyped-def]
+def _segmented(image, scale, min_size):  # type: ignore[no-untyped-def]
     height, width, channels = image.shape
     count = height * width
     steps = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -76,7 +77,7 @@ def _felzenszwalb(image, scale, min_size):  # type: ignore[no-untyped-def]
     size = np.ones(count, np.int64)
     limit = np.full(count, scale, np.float64)  # largest difference inside plus k / size
     for edge in order:
-        a, b = _find(root, edge // 4), _find(root, edge // 4 + shift[edge % 4])
+        a, b = find_root(root, edge // 4), find_root(root, edge // 4 + shift[edge % 4])
         weight = weights[edge] / unit
         if a != b and weight <= min(limit[a], limit[b]):
             a, b = min(a, b), max(a, b)
@@ -84,7 +85,7 @@ def _felzenszwalb(image, scale, min_size):  # type: ignore[no-untyped-def]
             size[a] += size[b]
             limit[a] = weight + scale / size[a]
     for edge in order:
-        a, b = _find(root, edge // 4), _find(root, edge // 4 + shift[edge % 4])
+        a, b = find_root(root, edge // 4), find_root(root, edge // 4 + shift[edge % 4])
         if a != b and min(size[a], size[b]) < min_size:
             a, b = min(a, b), max(a, b)
             root[b] = a
@@ -92,7 +93,7 @@ def _felzenszwalb(image, scale, min_size):  # type: ignore[no-untyped-def]
     labels = np.empty(count, np.int32)
     used = 0
     for place in range(count):
-        first = _find(root, place)  # the smallest pixel of its segment
+        first = find_root(root, place)  # the smallest pixel of its segment
         if first == place:
             labels[place] = used
             used += 1

@@ -1,4 +1,4 @@
-"""Superpixels against scikit-image and against plain loops over pixels."""
+"""Felzenszwalb and Huttenlocher's segments against scikit-image and against plain loops over pixels."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.segmentation import felzenszwalb
+from skimage import segmentation
 
-from sohes.explore.superpixels import superpixels
+from sohes.data.superpixels.felzenszwalb import felzenszwalb
 
 Image = NDArray[np.uint8]
 Labels = NDArray[np.int32]
@@ -69,16 +69,16 @@ def few_colours(seed: int, height: int, width: int) -> Image:
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("scale", "min_size"), [(1, 1), (100, 1), (300, 6), (3000, 1), (50, 30)])
-def test_superpixels_by_loops(seed: int, scale: float, min_size: int) -> None:
+def test_segments_by_loops(seed: int, scale: float, min_size: int) -> None:
     image = few_colours(seed, 13, 17)
     if seed % 2:
         image = image ^ np.random.default_rng(seed).integers(0, 8, image.shape, dtype=np.uint8)
-    found = superpixels(image, scale=scale, sigma=0, min_size=min_size)
+    found = felzenszwalb(image, scale=scale, sigma=0, min_size=min_size)
     assert found.dtype == np.int32
     assert np.array_equal(found, felzenszwalb_by_loops(image, scale, min_size))
 
 
-def test_superpixels_are_those_of_scikit_image() -> None:
+def test_segments_are_those_of_scikit_image() -> None:
     """On pictures without ties, which the algorithm leaves open.
 
     Nor is any difference so close to a limit that rounding it to a level changes what follows.
@@ -90,8 +90,8 @@ def test_superpixels_are_those_of_scikit_image() -> None:
         if len(set(levels)) < len(levels):
             continue
         for scale, min_size in ((100, 1), (400, 1), (700, 1), (300, 5)):
-            expected = felzenszwalb(image, scale=scale, sigma=0, min_size=min_size)
-            found = superpixels(image, scale=scale, sigma=0, min_size=min_size)
+            expected = segmentation.felzenszwalb(image, scale=scale, sigma=0, min_size=min_size)
+            found = felzenszwalb(image, scale=scale, sigma=0, min_size=min_size)
             assert np.array_equal(found, renumbered(expected)), (seed, scale, min_size)
             counts.add(int(found.max()) + 1)
             compared += 1
@@ -100,9 +100,9 @@ def test_superpixels_are_those_of_scikit_image() -> None:
 
 
 @pytest.mark.parametrize("min_size", [1, 5, 40])
-def test_superpixels_hang_together_and_are_large_enough(min_size: int) -> None:
+def test_segments_hang_together_and_are_large_enough(min_size: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    labels = superpixels(image, scale=50, sigma=0.8, min_size=min_size)
+    labels = felzenszwalb(image, scale=50, sigma=0.8, min_size=min_size)
     sizes = np.bincount(labels.ravel())
     assert len(sizes) > 3
     assert sizes.min() >= min_size
@@ -114,7 +114,7 @@ def test_superpixels_hang_together_and_are_large_enough(min_size: int) -> None:
 def test_smoothing_comes_first() -> None:
     flat = np.full((30, 30, 3), 90, np.uint8)
     speckled = flat + np.random.default_rng(0).integers(0, 60, flat.shape, dtype=np.uint8)
-    counts = [superpixels(speckled, scale=20, sigma=sigma, min_size=1).max() for sigma in (0, 1, 3)]
+    counts = [felzenszwalb(speckled, scale=20, sigma=sigma, min_size=1).max() for sigma in (0, 1, 3)]
     assert counts[0] > 5 * counts[1] > 5 * counts[2]
 
 
@@ -129,8 +129,8 @@ def test_large_images_are_cut_up_at_half_the_size(upright: bool) -> None:
     contrast[1::2] *= -1
     contrast[:, 1::2] *= -1
     large = (small.repeat(2, 0).repeat(2, 1) + contrast).astype(np.uint8)
-    found = superpixels(large, scale=100, sigma=0, min_size=40)
+    found = felzenszwalb(large, scale=100, sigma=0, min_size=40)
     assert found.shape == large.shape[:2]
-    expected = superpixels(small, scale=100, sigma=0, min_size=10)
+    expected = felzenszwalb(small, scale=100, sigma=0, min_size=10)
     assert np.array_equal(found, expected.repeat(2, 0).repeat(2, 1))
     assert expected.max() > 20
