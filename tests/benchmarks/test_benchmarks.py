@@ -32,6 +32,7 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "leopart_step": ("leopart_step", ["--batch", "1", "--steps", "1", "--prototypes", "8", "--queue", "64"]),
     "mask_algebra": ("mask_algebra", ["--masks", "40"]),
     "probes": ("probes", [*PROBES, "--set", "fcn_steps=1"]),
+    "superpixels": ("superpixels", ["--images", "1"]),
     "train_step": ("train_step", ["--sizes", "64", "--batch", "1", "--queries", "8", "--targets", "2", "--steps", "1"]),
     "training_data": ("training_data", ["--samples", "1"]),
 }

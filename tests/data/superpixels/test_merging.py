@@ -28,12 +28,11 @@ def test_pixels_merge_as_in_ward_clustering(count: int, place_weight: float) -> 
 
 
 def test_large_regions_resist() -> None:
-    """Greys 0, 10 | 18 of 2, 2 and 30 px: 10 is nearer to 18, but 0 and 10 cost less, 2·2/4·10² against 2·30/32·8²."""
-    row = np.repeat([0, 10, 18], [2, 2, 30]).astype(np.uint8)
-    labels = np.repeat([0, 1, 2], [2, 2, 30])[None].astype(np.int32)
-    # of CIELAB's lightness those are about 0, 2.7 and 5.5, so 2·2/4·2.7² = 7.5 against 2·30/32·2.8² = 14.4
-    found = merge_regions(labels, np.stack([row[None]] * 3, axis=-1), 2, place_weight=0)
-    assert np.array_equal(found, np.repeat([0, 0, 1], [2, 2, 30])[None])
+    """70 is nearer to 79 than to 60 (L* 29.6, 33.5, 25.2), but 2·2/4·4.4² is below 2·30/32·3.9²."""
+    widths = [2, 2, 30]
+    image = np.repeat(np.array([60, 70, 79], np.uint8), widths)[None, :, None].repeat(3, axis=-1)
+    found = merge_regions(np.repeat(np.arange(3), widths)[None].astype(np.int32), image, 2, place_weight=0)
+    assert np.array_equal(found, np.repeat([0, 0, 1], widths)[None])
 
 
 def test_too_few_regions_stay() -> None:
