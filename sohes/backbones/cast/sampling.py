@@ -1,0 +1,45 @@
+"""Farthest point sampling among tokens, for which CAST's pooling needs centroids (README §8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def farthest_points(tokens: Tensor, count: int, empty: Tensor | None = None) -> Tensor:
+    """Tokens of which each is the farthest from those before it, the first one the farthest from their mean.
+
+    Distances are Euclidean, in float64; of equally far ones the first is taken [CAST].
+    No token is taken twice.
+
+    Args:
+        tokens: (B, N, D).
+        count: K, tokens to pick, of at most as many as are not empty.
+        empty: (B, N) bool, tokens that are neither picked nor part of the mean.
+
+    Returns:
+        (B, K) int64.
+    """
+    points = torch.cat([masked_mean(tokens, empty), tokens], dim=1).double()
+    # by products of matrices; exact enough in float64, and a third of the time of differences
+    distances = torch.cdist(points, points, compute_mode="use_mm_for_euclid_dist")
+    images = torch.arange(len(points), device=points.device)
+    nearest = distances[:, 0].index_fill(1, torch.zeros_like(images[:1]), -1)  # to the nearest of those picked
+    if empty is not None:
+        nearest[:, 1:].masked_fill_(empty, -1)
+    picked = []
+    for _ in range(count):
+        pick = nearest.argmax(dim=1)
+        nearest[images, pick] = -1
+        nearest = torch.minimum(nearest, distances[images, pick])
+        picked.append(pick - 1)
+    return torch.stack(picked, dim=1)
+
+
+def masked_mean(tokens: Tensor, empty: Tensor | None) -> Tensor:
+    """Mean (B, 1, D) of those of the tokens (B, N, D) that are not empty (B, N); of nothing, 0."""
+    if empty is None:
+        return tokens.mean(dim=1, keepdim=True)
+    kept = (~empty).unsqueeze(2).to(tokens.dtype)
+    return (tokens * kept).sum(dim=1, keepdim=True) / kept.sum(dim=1, keepdim=True).clamp(min=1)
