@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sohes.backbones.cast.timm_import import register_with_timm
+
 if TYPE_CHECKING:
     from sohes.backbones.timm_vit import load_backbone as load_backbone
     from sohes.data.images import load_image as load_image
@@ -49,6 +51,8 @@ _PUBLIC = {
 }
 
 __all__ = sorted(_PUBLIC)
+
+register_with_timm()
 
 
 if not TYPE_CHECKING:  # a type checker would take any name for one that exists

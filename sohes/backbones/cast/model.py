@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import calculate_drop_path_rates
 from timm.models import checkpoint, named_apply
 from timm.models.vision_transformer import Block, init_weights_vit_moco
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ class CAST(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
         table = sincos_table(self.patch_embed.grid_size, embed_dim)
         self.pos_embed = nn.Parameter(table, requires_grad=learned_positions)
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = calculate_drop_path_rates(drop_path_rate, sum(depths))
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, qkv_bias=True, drop_path=rate, norm_layer=_norm) for rate in rates
         )
