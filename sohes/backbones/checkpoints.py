@@ -1,6 +1,6 @@
-"""Weight files as their authors publish them: the ViT or ResNet inside under timm's names, and its normalisation.
+"""Weight files as their authors publish them: the backbone inside under timm's names, and its normalisation.
 
-See README §2 and §7.
+See README §2, §7 and §8.
 
 What a file does not say is not guessed in silence: its keys tell most pretrainings, its name may (the note says so),
 and else the answer is asked for.
@@ -20,6 +20,7 @@ import timm
 import torch
 from torch import Tensor
 
+from sohes.backbones.cast.published import SIGN, architecture_of, from_published
 from sohes.backbones.origins import Origin, family_by_keys, has_layer_scale, origin_of, timm_entry
 from sohes.backbones.provenance import IMAGE_LABELS, PROBABLY, Provenance, Step, join_supervision, known_step
 from sohes.backbones.timm_folder import (
@@ -37,7 +38,7 @@ from sohes.files import file_digest
 _LOG = logging.getLogger(__name__)
 _PATCHES = "patch_embed.proj.weight"  # that a ViT has
 _STAGE = "layer1.0.conv1.weight"  # that a ResNet has
-_CLASSIFIERS = {"head.weight", "fc.weight"}  # of a ViT, of a ResNet
+_CLASSIFIERS = {"head.weight", "fc.weight"}  # of a ViT or CAST, of a ResNet
 _DEEPEST = 8  # levels of nested dictionaries that are searched
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 _RESNETS: dict[tuple[int, ...], str] = {  # blocks of each stage, and convolutions of a block
@@ -48,6 +49,7 @@ _RESNETS: dict[tuple[int, ...], str] = {  # blocks of each stage, and convolutio
     (3, 8, 36, 3, 3): "resnet152",
 }
 _CHOSEN = re.compile(r"(^|\.)(teacher|base_encoder|encoder_q)\.")  # beside a student, beside a momentum encoder
+_AVERAGE = "model_ema."  # of DeiT's code, beside the model that it evaluates
 _OF_PRETRAINING = re.compile(r"(mask_token|masked_embed)$|decoder_|(projection_head|prototypes)\.")
 _RENAMED = (
     (re.compile(r"^blocks\.\d+\.(\d+\.)"), r"blocks.\1"),  # DINOv2 in training keeps its blocks in chunks
@@ -58,7 +60,7 @@ _RENAMED = (
 
 
 def load_checkpoint(path: Path, architecture: str | None) -> tuple[TimmModel, Provenance]:
-    """The ViT or ResNet in a weight file, loaded strictly: all of its tensors are used, what is left out is named.
+    """The backbone in a weight file, loaded strictly: all of its tensors are used, what is left out is named.
 
     Args:
         path: a state dict as safetensors or of torch.save, or a training checkpoint with one in it.
@@ -76,6 +78,7 @@ def load_checkpoint(path: Path, architecture: str | None) -> tuple[TimmModel, Pr
     left_out = [key for key in tensors if not key.startswith(prefix) or _OF_PRETRAINING.match(key, len(prefix))]
     state = {_renamed(key): value for key, value in inside.items() if not _OF_PRETRAINING.match(key)}
     name, arguments = _architecture(path, state, architecture)
+    state = from_published(state) if SIGN in state else state
     known = known_step(state)
     if known is not None:
         why = f"its values are those of {known.method}"
@@ -133,14 +136,16 @@ def _flat(value: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, Tens
 
 def _prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """What keys of the one backbone in the file begin with, "teacher.backbone."; of teacher and student the teacher."""
-    found = [key.removesuffix(one) for one in (_PATCHES, _STAGE) for key in tensors if f".{key}".endswith(f".{one}")]
+    signs = (_PATCHES, _STAGE, SIGN)
+    found = [key.removesuffix(one) for one in signs for key in tensors if f".{key}".endswith(f".{one}")]
     found = [prefix for prefix in found if _CHOSEN.search(prefix)] or found
+    found = [prefix for prefix in found if prefix != _AVERAGE] or found
     if not found:
         shown = f"keys: {', '.join(list(tensors)[:5])}, …" if tensors else "it holds no dictionary of tensors"
         raise WeightsError(
-            f"{path}: no '{_PATCHES}' and no '{_STAGE}', so not a timm ViT or ResNet ({shown}); files of timm, "
-            "torchvision and of the authors of DINO, DINOv2, iBOT, MAE, MoCo-v2, MoCo-v3, SimSiam and SwAV are read, "
-            "and timm folders"
+            f"{path}: no '{_PATCHES}', '{_STAGE}' or '{SIGN}', so not a timm ViT or ResNet, nor CAST ({shown}); files "
+            "of timm, torchvision and of the authors of CAST, DINO, DINOv2, iBOT, MAE, MoCo-v2, MoCo-v3, SimSiam and "
+            "SwAV are read, and timm folders"
         )
     if len(found) > 1:
         raise WeightsError(
@@ -164,6 +169,9 @@ def _architecture(path: Path, state: Mapping[str, Tensor], given: str | None) ->
         name = given.partition(".")[0]
         if not timm.is_model(name):
             raise WeightsError(unknown_name("timm architecture", name, timm.list_models(ARCHITECTURES)))
+    if SIGN in state:
+        return _cast(path, state, given)
+    if given is not None:
         return name, arguments
     if _STAGE in state:
         blocks = [len({key.split(".")[1] for key in state if key.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4)]
@@ -182,6 +190,16 @@ def _architecture(path: Path, state: Mapping[str, Tensor], given: str | None) ->
         arguments |= {"patch_size": patch} if patch != 14 else {}
     if not timm.is_model(name):
         raise WeightsError(f"{path}: width {dim}, patch {patch} matches no known ViT. {NAME_IT}")
+    return name, arguments
+
+
+def _cast(path: Path, state: Mapping[str, Tensor], given: str | None) -> tuple[str, dict[str, Any]]:
+    try:
+        name, arguments = architecture_of(state)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    if given is not None and given.partition(".")[0] != name:
+        raise WeightsError(f"{path}: these weights are of {name}, not of {given}; leave the architecture away")
     return name, arguments
 
 

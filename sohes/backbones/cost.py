@@ -12,7 +12,7 @@ from sohes.backbones.timm_folder import TimmModel
 
 @torch.no_grad()
 def backbone_cost(model: TimmModel) -> dict[str, float]:
-    """Parameters in millions and GFLOPs (10⁹) of a timm ViT or ResNet on one image of the size that it was made for.
+    """Parameters in millions and GFLOPs (10⁹) of a timm model on one image of the size that it was made for.
 
     A multiplication and an addition are two operations; those of matrix products and convolutions count, also inside
     attention, which is why that is computed in its plain form here.

@@ -13,7 +13,7 @@ from timm.models import PretrainedCfg, get_pretrained_cfg, is_model_pretrained
 from torch import Tensor
 
 from sohes.backbones.provenance import IMAGE_LABELS, NONE, PROBABLY, UNKNOWN, join_supervision, timm_step
-from sohes.backbones.timm_folder import is_resnet
+from sohes.backbones.timm_folder import Kind, kind_of
 from sohes.errors import WeightsError, unknown_name
 
 
@@ -64,11 +64,16 @@ _RESNETS = (
     Family("SimSiam", _TORCHVISION, NONE, ("simsiam",), r"(^|\.)encoder\.fc\.6\."),  # its projector's third layer
     Family("DINO", _TORCHVISION, NONE, ("dino",), _DINO_KEYS),
 )
+_CASTS = (
+    Family("CAST, by MoCo-v3", "cast_small", NONE, ("moco", "mocov3"), _MOCO_V3_KEYS),
+    Family("CAST, by labels", "cast_small", IMAGE_LABELS, ("deit",), r"^model(_ema)?\."),
+)
+_OF_KIND: dict[Kind, Sequence[Family]] = {"ViT": _VITS, "ResNet": _RESNETS, "CAST": _CASTS}
 
 
 def _families(name: str) -> Sequence[Family]:
     """Those of an architecture."""
-    return _RESNETS if is_resnet(name) else _VITS
+    return _OF_KIND[kind_of(name)]
 
 
 def family_by_keys(name: str, tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Family | None:

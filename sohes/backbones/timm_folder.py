@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import timm
 import torch
@@ -23,20 +23,27 @@ from timm.models import ResNet, is_model_in_modules, save_for_hf
 from torch import Tensor, nn
 
 from sohes.backbones.card import CARD, Card
+from sohes.backbones.cast.registry import CASTS, CONV_VITS
 from sohes.backbones.provenance import PROVENANCE, Provenance, Step, known_step, read_provenance
 from sohes.errors import WeightsError, unknown_name
 from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 
 # timm's ViTs, of any of their classes; what they are made of is set at run time, so a type checker cannot follow
 VisionTransformer: TypeAlias = Any
-TimmModel: TypeAlias = Any  # a VisionTransformer or a ResNet
+TimmModel: TypeAlias = Any  # a VisionTransformer, a ResNet or a CAST
+Kind: TypeAlias = Literal["ViT", "ResNet", "CAST"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 NAME_IT = "Name the architecture they were made for: weights.architecture=NAME (sohes explore: --architecture NAME)"
-ARCHITECTURES = ["vit_*", "resnet[0-9]*"]  # of timm, that are proposed where a name is unknown
-_USE = """import timm, torch
+ARCHITECTURES = ["vit_*", "resnet[0-9]*", "cast_*"]  # of timm, that are proposed where a name is unknown
+_USE = """import {packages}
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 features = model.forward_features(torch.zeros(1, {size}))"""
+_TAGS: dict[Kind, list[str]] = {
+    "ViT": ["vision-transformer"],
+    "ResNet": ["resnet"],
+    "CAST": ["vision-transformer", "superpixels"],
+}
 # classifiers, which features do not need
 _LEFT_OUT = re.compile(r"(head|head_dist|fc|fc_norm|pre_logits)\.")
 _COUNTED = ".num_batches_tracked"  # batch norm's steps, which older files lack; torch fills them in
@@ -52,7 +59,7 @@ class BackboneFolder:
 
     @property
     def patch_px(self) -> int:
-        """Pixels along a side for which the model's map has one feature: a ViT's patch, a ResNet's last stride."""
+        """Pixels along a side for which the model's map has one feature: a ViT's patch, the stride of another."""
         if isinstance(self.model, ResNet):
             maps: Any = self.model.feature_info
             return int(maps[-1]["reduction"])
@@ -63,58 +70,64 @@ class BackboneFolder:
         """The model, for what needs a ViT.
 
         Raises:
-            WeightsError: it is a ResNet.
+            WeightsError: it is something else.
         """
-        if isinstance(self.model, ResNet):
-            raise WeightsError(_not_a_vit(self.provenance.timm_name))
+        _check_vit(self.provenance.timm_name)
         return self.model
 
 
-def is_resnet(architecture: str) -> bool:
-    """Whether timm's name, with tag or without, is that of a ResNet or ResNeXt.
+def kind_of(architecture: str) -> Kind:
+    """What timm's name, with tag or without, stands for; a ViT where it is neither of the others.
 
-    >>> is_resnet("resnet50.tv_in1k"), is_resnet("vit_base_patch16_224.dino")
-    (True, False)
+    >>> kind_of("resnet50.tv_in1k"), kind_of("vit_base_patch16_224.dino"), kind_of("cast_small_fusion")
+    ('ResNet', 'ViT', 'CAST')
     """
-    return bool(is_model_in_modules(architecture, ("resnet",)))
+    if architecture.partition(".")[0] in CASTS:
+        return "CAST"
+    return "ResNet" if is_model_in_modules(architecture, ("resnet",)) else "ViT"
 
 
 def without_classifier(architecture: str) -> dict[str, Any]:
     """timm's arguments for a model of features alone, that takes any input size."""
-    return {"num_classes": 0} | ({} if is_resnet(architecture) else {"dynamic_img_size": True})
+    return {"num_classes": 0} | ({"dynamic_img_size": True} if kind_of(architecture) == "ViT" else {})
 
 
-def neither_kind(name: str, error: TypeError) -> str:
-    """That timm's model is neither a ViT nor a ResNet, by its answer to `without_classifier`."""
-    return f"{name}: neither a ViT that takes any input size nor a ResNet ({error}); choose a timm vit_* or resnet18/50"
+def no_kind(name: str, error: TypeError) -> str:
+    """That timm's model is of no kind that we know, by its answer to `without_classifier`."""
+    return (
+        f"{name}: neither a ViT that takes any input size nor a ResNet nor CAST ({error}); choose a timm vit_*, "
+        "resnet18/50 or cast_*"
+    )
 
 
 def build_vit(timm_config: Mapping[str, Any]) -> VisionTransformer:
     """See `build_backbone`, for what needs a ViT.
 
     Raises:
-        WeightsError: as there; or it is a ResNet.
+        WeightsError: as there; or it is something else.
     """
-    if is_resnet(timm_config["architecture"]):
-        raise WeightsError(_not_a_vit(timm_config["architecture"]))
+    _check_vit(timm_config["architecture"])
     return build_backbone(timm_config)
 
 
-def _not_a_vit(name: str) -> str:
-    return (
-        f"{name} is a ResNet, where a ViT is needed: choose a timm vit_* model (weights.source=NAME). ResNets are "
-        "backbones for probes, for phase 1 with explore.feature=token, and for FS4"
-    )
+def _check_vit(name: str) -> None:
+    kind = kind_of(name)
+    if kind != "ViT":
+        raise WeightsError(
+            f"{name} is a {kind}, where a ViT is needed: choose a timm vit_* model (weights.source=NAME). ResNets and "
+            "CAST are backbones for probes and for phase 1 with explore.feature=token, ResNets for FS4 too"
+        )
 
 
 def build_backbone(timm_config: Mapping[str, Any]) -> TimmModel:
-    """An untrained timm ViT or ResNet of `config.json`'s content, without classifier, taking any input size.
+    """An untrained timm ViT, ResNet or CAST of `config.json`'s content, without classifier, taking any input size.
 
     Where "architecture" carries the tag of one of timm's weights ("vit_base_patch16_224.dino"), the input normalisation
     is that entry's.
 
     Raises:
-        WeightsError: timm does not know the architecture or tag, or it is neither a ViT with patch tokens nor a ResNet.
+        WeightsError: timm does not know the architecture or tag, it is of none of these kinds, or its arguments are not
+            its own.
     """
     name = timm_config["architecture"]
     if not timm.is_model(name):
@@ -127,7 +140,7 @@ def build_backbone(timm_config: Mapping[str, Any]) -> TimmModel:
     try:
         model: TimmModel = timm.create_model(name, pretrained=False, **arguments)
     except TypeError as error:
-        raise WeightsError(neither_kind(name, error)) from None
+        raise WeightsError(no_kind(name, error)) from None
     except RuntimeError:
         known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise WeightsError(unknown_name("timm weights", name, known)) from None
@@ -193,7 +206,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance) -> Path:
-    """Write `model` (a timm ViT or ResNet) as a timm folder, atomically, and return the folder."""
+    """Write `model` (a timm ViT, ResNet or CAST) as a timm folder, atomically, and return the folder."""
     folder = Path(folder)
     with atomic_path(folder) as temporary:
         save_for_hf(model, str(temporary), safe_serialization=True)
@@ -204,17 +217,20 @@ def save_backbone_folder(folder: Path, model: nn.Module, provenance: Provenance)
 
 
 def _card(provenance: Provenance) -> str:
-    resnet = is_resnet(provenance.timm_name)
-    kind = "ResNet" if resnet else "ViT"
+    kind = kind_of(provenance.timm_name)
+    ours = provenance.timm_name.partition(".")[0] in (*CASTS, *CONV_VITS)  # of which timm learns from sohes
     return Card(
         name=f"{provenance.timm_name} by {provenance.steps[-1].method}",
         description=f"A {kind} ({provenance.timm_name}) for dense features, without a classifier: {provenance.label}.",
-        use=_USE.format(size='*model.pretrained_cfg["input_size"]' if resnet else "3, *model.patch_embed.img_size"),
+        use=_USE.format(
+            packages="sohes, timm, torch" if ours else "timm, torch",
+            size='*model.pretrained_cfg["input_size"]' if kind == "ResNet" else "3, *model.patch_embed.img_size",
+        ),
         provenance=provenance,
         sha256=provenance.sha256,
         library="timm",
         task="image-feature-extraction",
-        tags=["timm", "sohes", "resnet" if resnet else "vision-transformer", "dense-features"],
+        tags=["timm", "sohes", *_TAGS[kind], "dense-features"],
     ).text()
 
 

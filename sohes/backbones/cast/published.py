@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sohes.backbones.cast.registry import CASTS
 
 SIGN = "pool1.pool_block.centroid_fc.bias"  # a key that all of them have, and nothing else
 LEVELS = 4
@@ -27,20 +30,36 @@ _RENAMED = (
 )
 
 
-def depths_of(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Blocks of each level."""
+def architecture_of(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
+    """Timm's name for a published model, and the arguments in which it differs from that.
+
+    The authors' supervised models learn their positions, and saw coarser superpixels [CAST].
+
+    Raises:
+        ValueError: its width and depths are of none.
+    """
+    width, depths, fusion = state["cls_token"].shape[-1], _depths(state), _has_fusion(state)
+    made = {"embed_dim": width, "depths": depths, "fusion": fusion}
+    name = next((name for name, arguments in CASTS.items() if arguments == made), None)
+    if name is None:
+        shown = ", ".join(map(str, depths))
+        raise ValueError(f"a CAST of width {width} with {shown} blocks, which is none of {', '.join(CASTS)}")
+    supervised = {"learned_positions": True, "superpixels": {"bins": 5, "iterations": 15}}
+    return name, {} if "pe_token" in state else supervised
+
+
+def _depths(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     found = {match.groups() for key in state if (match := _OF_LEVEL.match(key))}
     return tuple(sum(level == str(n) for level, _ in found) for n in range(1, LEVELS + 1))
 
 
-def has_fusion(state: Mapping[str, Tensor]) -> bool:
-    """Whether it is a fusion model, else a class-token model."""
+def _has_fusion(state: Mapping[str, Tensor]) -> bool:
     return any(key.startswith(_FUSION) for key in state)
 
 
 def from_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a published model under the names of `CAST`; a head keeps its names."""
-    depths, fusion = depths_of(state), has_fusion(state)
+    depths, fusion = _depths(state), _has_fusion(state)
 
     def flat(found: re.Match[str]) -> str:
         return f"blocks.{int(found[2]) + (sum(depths[: int(found[1]) - 1]) if fusion else 0)}."

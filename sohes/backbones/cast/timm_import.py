@@ -1,9 +1,9 @@
 """Registers CAST with timm as soon as both are there, and imports neither timm nor torch for that (README §8).
 
-`import sohes` must cost nothing, and yet `timm.create_model("local-dir:FOLDER")` must know CAST after it, whichever of the
-two was imported first. So where timm is not there yet, the import of timm itself is watched: Python asks the finders in
-`sys.meta_path` for each module that it has not seen, and ours, asked for timm, answers with timm's own loader and one
-line more.
+`import sohes` must cost nothing, and yet `timm.create_model("local-dir:FOLDER")` must know CAST after it, whichever of
+the two was imported first. So where timm is not there yet, the import of timm itself is watched: Python asks the
+finders in `sys.meta_path` for each module that it has not seen, and ours, asked for timm, answers with timm's own
+loader and one line more.
 """
 
 from __future__ import annotations

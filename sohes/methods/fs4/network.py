@@ -134,7 +134,7 @@ def build_network(
     chosen = {field.name: getattr(context, field.name) for field in fields(ContextSettings)}
     built = {"dim": dim, "side": side, "view_px": view_px, "context": chosen, "pool": pool}
     seen = None if context.cae == "none" else ContextAttention(trunk.num_features, context, pool=pool)
-    if hasattr(trunk, "patch_embed"):
+    if hasattr(trunk, "patch_embed") and hasattr(trunk, "forward_intermediates"):  # CAST has no maps
         return PixelNetwork(trunk, TokenDecoder(trunk.embed_dim, dim, side), maps=1, context=seen, built=built)
     if not hasattr(trunk, "layer4"):
         raise ConfigError(f"{type(trunk).__name__} is neither a ViT nor a ResNet; give a backbone of one of these")
