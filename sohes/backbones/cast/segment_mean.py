@@ -60,8 +60,7 @@ class SegmentMean:
         pixels = torch.arange(height * width, device=self._rows.device).repeat(self.batch)
         matrix = _sparse(self._rows, pixels, self._weights, (self.batch * self.count, height * width))
         if cells != (height, width):
-            kernel = _interpolation(cells, (height, width), mode).to(self._rows.device)
-            matrix = torch.sparse.mm(matrix, kernel)
+            matrix = torch.sparse.mm(matrix, _interpolation(cells, (height, width), mode, self._rows.device))
         if shared:
             return matrix
         matrix = matrix.coalesce()
@@ -77,12 +76,12 @@ def _sparse(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int
 
 
 @lru_cache(maxsize=4)
-def _interpolation(cells: tuple[int, int], pixels: tuple[int, int], mode: str) -> Tensor:
+def _interpolation(cells: tuple[int, int], pixels: tuple[int, int], mode: str, device: torch.device) -> Tensor:
     """Weights (H W, h w) of a map's cells in each pixel that it is interpolated to, sparse float32.
 
     Torch's own along each side: what becomes of the columns of an identity matrix.
     """
-    weights_y, weights_x = (_along(*pair, mode) for pair in zip(cells, pixels, strict=True))
+    weights_y, weights_x = (_along(*pair, mode).to(device) for pair in zip(cells, pixels, strict=True))
     (y, cell_y), (x, cell_x) = weights_y.nonzero().T, weights_x.nonzero().T
     rows = y[:, None] * pixels[1] + x
     columns = cell_y[:, None] * cells[1] + cell_x
