@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from sohes.backbones.cast.sampling import masked_mean
 from sohes.backbones.cast.segment_mean import SegmentMean
 from sohes.backbones.cast.segments import SegmentLevels, segment_levels, stand_ins
 from sohes.backbones.cast.stem import ConvStem
+
+if TYPE_CHECKING:
+    from sohes.data.superpixels.settings import SuperpixelSettings
 
 PATCH_PX = 8  # stride of the stem [CAST]
 LEAST_TOKENS = 64  # of the first level [CAST]
@@ -153,11 +157,15 @@ class CAST(nn.Module):
         if self.tokens is not None:
             return tuple(self.tokens)
         from sohes.data.superpixels.grid import grid_hw
-        from sohes.data.superpixels.settings import SuperpixelSettings
 
-        rows, columns = grid_hw(height, width, SuperpixelSettings(**self.superpixel_settings).block_px)
+        rows, columns = grid_hw(height, width, self._superpixel_settings().block_px)
         first = max(LEAST_TOKENS, round(5 * rows * columns / 16))
         return tuple(max(1, first >> level) for level in range(len(self.depths)))
+
+    def _superpixel_settings(self) -> SuperpixelSettings:
+        from sohes.data.superpixels.settings import SuperpixelSettings
+
+        return SuperpixelSettings(**self.superpixel_settings)
 
     def segment(self, images: Tensor, superpixels: Tensor | None = None, *, full_resolution: bool = False) -> Segmented:
         """The whole forward pass but for the head.
@@ -186,7 +194,7 @@ class CAST(nn.Module):
         mean = SegmentMean(labels, most + 1)
         fewest = int((~mean.empty).sum(dim=1).min())
         if fewest < counts[0]:
-            raise ValueError(_too_few(fewest, counts[0], images, self.tokens is None))
+            raise ValueError(self._too_few(fewest, counts[0], images))
         cells = self.patch_embed(images)
         tokens = mean(cells) + mean(self._positions(cells.shape[1:3]), "bicubic")
         empty = mean.empty if fewest <= most else None
@@ -217,6 +225,17 @@ class CAST(nn.Module):
             cls, tokens, empty = pooled.cls, pooled.tokens, None  # no group is empty
         return tuple(levels), before
 
+    def _too_few(self, found: int, wanted: int, images: Tensor) -> str:
+        height, width = images.shape[2:]
+        remedy = "larger images, or fewer `tokens`"
+        if self.tokens is None:
+            side = math.isqrt(LEAST_TOKENS) * self._superpixel_settings().block_px
+            remedy = f"images of at least {side} x {side} px, or `tokens`"
+        return (
+            f"an image of {height} x {width} px has {found} superpixels that a token can be made of, fewer than the "
+            f"{wanted} tokens of the first level: give {remedy}"
+        )
+
     def _positions(self, grid_hw: Sequence[int]) -> Tensor:
         """Table (1, h, w, D) for a map of this size."""
         own = self.patch_embed.grid_size
@@ -229,13 +248,11 @@ class CAST(nn.Module):
     @torch.no_grad()
     def find_superpixels(self, images: Tensor) -> Tensor:
         """Superpixels (B, H, W) int64 of normalised images (B, 3, H, W), by the model's own settings, on the CPU."""
-        from sohes.data.superpixels.settings import SuperpixelSettings
         from sohes.data.superpixels.superpixels import superpixels
 
         mean, std = (torch.tensor(self.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         rgb = (images.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-        settings = SuperpixelSettings(**self.superpixel_settings)
-        found = [torch.from_numpy(superpixels(image, settings)) for image in rgb]
+        found = [torch.from_numpy(superpixels(image, self._superpixel_settings())) for image in rgb]
         return torch.stack(found).to(images.device, torch.int64)
 
     def forward_features(self, images: Tensor, superpixels: Tensor | None = None) -> Tensor:
@@ -292,12 +309,3 @@ def unpooled(levels: Sequence[Level], places: Tensor | None = None) -> list[Tens
         places = torch.arange(first.shape[1], device=first.device).expand(len(first), -1)
     groups = segment_levels([level.logits for level in levels[:-1]], places).labels
     return [gather_tokens(level.tokens, group) for level, group in zip(levels, (places, *groups), strict=True)]
-
-
-def _too_few(found: int, wanted: int, images: Tensor, by_rule: bool) -> str:
-    height, width = images.shape[2:]
-    remedy = "images of at least 128 x 128 px, or `tokens`" if by_rule else "larger images, or fewer `tokens`"
-    return (
-        f"an image of {height} x {width} px has {found} superpixels that a token can be made of, fewer than the "
-        f"{wanted} tokens of the first level: give {remedy}"
-    )

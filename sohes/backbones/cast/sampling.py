@@ -25,14 +25,14 @@ def farthest_points(tokens: Tensor, count: int, empty: Tensor | None = None) -> 
     # by products of matrices; exact enough in float64, and a third of the time of differences
     distances = torch.cdist(points, points, compute_mode="use_mm_for_euclid_dist")
     images = torch.arange(len(points), device=points.device)
-    nearest = distances[:, 0].index_fill(1, torch.zeros_like(images[:1]), -1)  # to the nearest of those picked
+    nearest = distances[:, 0].clone()  # distance to the nearest of those picked, below 0 for what is not to be picked
+    nearest[:, 0] = -1
     if empty is not None:
         nearest[:, 1:].masked_fill_(empty, -1)
     picked = []
     for _ in range(count):
         pick = nearest.argmax(dim=1)
-        nearest[images, pick] = -1
-        nearest = torch.minimum(nearest, distances[images, pick])
+        nearest = torch.minimum(nearest, distances[images, pick]).scatter(1, pick[:, None], -1)
         picked.append(pick - 1)
     return torch.stack(picked, dim=1)
 

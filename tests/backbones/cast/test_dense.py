@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sohes.backbones.cast.model import CAST
+from sohes.backbones.cost import backbone_cost
 from sohes.backbones.precision import autocast
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_cast import DenseCAST
@@ -103,6 +104,19 @@ def test_a_folder_goes_out_and_in(name: str, tmp_path: Path, monkeypatch: pytest
     lines: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0], lines)
     assert lines["features"].shape[-1] == 24
+
+
+def test_cost_by_hand() -> None:
+    """Products of convolutions and matrices alone: out side squared, in x out channels, kernel squared."""
+    model = build_backbone({"architecture": "cast_small", "model_args": ARGUMENTS}).eval()
+    dim, stem = 24, [(32, 3, 3, 9), (16, 3, 6, 9), (8, 6, 12, 9), (8, 12, 24, 9), (8, 24, 24, 1)]
+    expected = sum(side**2 * inside * outside * kernel for side, inside, outside, kernel in stem)
+    for seen, found in ((16, 8), (8, 4), (4, 2), (2, 1)):  # 16 stripes
+        block = (1 + seen) * 12 * dim**2 + 2 * (1 + seen) ** 2 * dim
+        affinity = seen * 4 * dim**2 + 2 * seen**2 * dim + seen * found * dim
+        mixed = (1 + seen) * 4 * dim**2 + seen * found * 4 * dim + (1 + found) * 4 * dim**2
+        expected += block + affinity + mixed
+    assert backbone_cost(model)["gflops"] == pytest.approx(2 * expected / 1e9, rel=0.01)
 
 
 def test_what_needs_a_vit_says_so() -> None:

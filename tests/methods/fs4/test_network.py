@@ -67,6 +67,9 @@ def test_what_cannot_be_built() -> None:
         built(resnet, dim=16, side=80, view_px=64)
     with pytest.raises(ConfigError, match="Linear is neither a ViT nor a ResNet"):
         built(torch.nn.Linear(1, 1), dim=16, side=80, view_px=64)
+    cast = timm.create_model("cast_small", embed_dim=24, depths=(1, 1, 1, 1))
+    with pytest.raises(ConfigError, match="CAST is neither a ViT nor a ResNet"):
+        built(cast, dim=16, side=16, view_px=64)
 
 
 @pytest.mark.parametrize("pool", [False, True])
