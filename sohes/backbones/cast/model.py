@@ -107,7 +107,7 @@ class CAST(nn.Module):
     def __init__(
         self,
         *,
-        img_size: int = 224,
+        img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         embed_dim: int = 384,
@@ -196,7 +196,7 @@ class CAST(nn.Module):
         if fewest < counts[0]:
             raise ValueError(self._too_few(fewest, counts[0], images))
         cells = self.patch_embed(images)
-        tokens = mean(cells) + mean(self._positions(cells.shape[1:3]), "bicubic")
+        tokens = (mean(cells) + mean(self._positions(cells.shape[1:3]), "bicubic")).to(self.cls_token.dtype)
         empty = mean.empty if fewest <= most else None
         levels, cls = self._levels(tokens, counts, empty)
         if self.norm is not None:

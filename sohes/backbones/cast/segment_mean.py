@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# torch says once a process that it does not check what is right by construction here, and how new its formats are
-torch.sparse.check_sparse_tensor_invariants.disable()
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
+# torch says once a process how new its formats are, and that it does not check what is right by construction here
+for _message in ("Sparse CSR tensor support is in beta state", "Sparse invariant checks are implicitly disabled"):
+    warnings.filterwarnings("ignore", message=_message, category=UserWarning)
 
 
 class SegmentMean:

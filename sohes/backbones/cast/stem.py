@@ -20,7 +20,12 @@ class ConvStem(PatchEmbed):
     """
 
     def __init__(
-        self, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 768, **options: Any
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        **options: Any,
     ) -> None:
         super().__init__(img_size=img_size, patch_size=patch_size, in_chans=in_chans, embed_dim=embed_dim, **options)
         if patch_size not in STRIDES or embed_dim % 8:

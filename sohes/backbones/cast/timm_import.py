@@ -34,7 +34,7 @@ class _TimmFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != "timm":
             return None
-        others = (finder for finder in sys.meta_path if finder is not self)
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _TimmLoader(spec.loader, self)
