@@ -21,20 +21,27 @@ def distort(image: NDArray[np.uint8], rng: np.random.Generator, *, strength: flo
     if rng.random() < 0.8:
         noisy = colour_jitter(noisy, rng, strength=strength, hue=hue)
     if rng.random() < 0.2:
-        noisy = _uint8(cv2.cvtColor(cv2.cvtColor(noisy, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+        noisy = greyscale(noisy)
     if rng.random() < 0.5:
-        noisy = _uint8(cv2.GaussianBlur(noisy, (0, 0), rng.uniform(0.1, 2.0)))
+        noisy = blur(noisy, rng)
     return noisy
 
 
 def colour_jitter(
-    image: NDArray[np.uint8], rng: np.random.Generator, *, strength: float, hue: float
+    image: NDArray[np.uint8],
+    rng: np.random.Generator,
+    *,
+    strength: float,
+    hue: float,
+    saturation_strength: float | None = None,
 ) -> NDArray[np.uint8]:
     """Brightness, contrast and saturation times 1 - `strength` to 1 + `strength`, hue by up to `hue` of the circle.
 
-    In this order, and clipped only before the hue is turned.
+    In this order, and clipped only before the hue is turned. `saturation_strength` is that of the saturation where it
+    has one of its own.
     """
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    strengths = np.array([strength, strength, strength if saturation_strength is None else saturation_strength])
+    brightness, contrast, saturation = rng.uniform(1 - strengths, 1 + strengths)
     mean = brightness * (_LUMA @ np.asarray(cv2.mean(image))[:3])
     # the first three are affine in the colour, so one matrix does them; contrast leaves the mean luma where it is
     mix = saturation * np.eye(3) + (1 - saturation) * _LUMA
@@ -44,6 +51,21 @@ def colour_jitter(
     angle, purity, value = cv2.split(cv2.cvtColor(jittered, cv2.COLOR_RGB2HSV_FULL))
     turned = cv2.merge([_uint8(angle) + np.uint8(turn % 256), purity, value])  # the circle has 256 steps
     return _uint8(cv2.cvtColor(turned, cv2.COLOR_HSV2RGB_FULL))
+
+
+def greyscale(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The luma in all three channels."""
+    return _uint8(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB))
+
+
+def blur(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A Gaussian blur, sigma 0.1 to 2 px."""
+    return _uint8(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0)))
+
+
+def solarise(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What is 128 or brighter, inverted."""
+    return np.where(image < 128, image, 255 - image)
 
 
 def _uint8(image: object) -> NDArray[np.uint8]:

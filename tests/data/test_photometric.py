@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
 
-from sohes.data.photometric import colour_jitter, distort
+from sohes.data.photometric import colour_jitter, distort, solarise
 
 
 def test_jitter_moves_no_pixel() -> None:
@@ -58,3 +59,22 @@ def test_distort_leaves_the_original_alone_and_repeats() -> None:
     assert np.array_equal(views[3], distort(image, np.random.default_rng(3), strength=0.8, hue=0.2))
     grey = sum(np.ptp(view, axis=-1).max() == 0 for view in views)
     assert 2 <= grey <= 16  # one in five
+
+
+def test_saturation_may_have_a_strength_of_its_own() -> None:
+    """It is drawn third, so the other two stay as they are."""
+    image = np.random.default_rng(0).integers(90, 131, (8, 8, 3), dtype=np.uint8)
+    same, other = (
+        colour_jitter(image, np.random.default_rng(1), strength=0.4, hue=0.0, saturation_strength=own)
+        for own in (0.4, 0.0)
+    )
+    assert np.array_equal(same, colour_jitter(image, np.random.default_rng(1), strength=0.4, hue=0.0))
+    brightness, contrast, _ = np.random.default_rng(1).uniform(0.6, 1.4, 3)
+    expected = functional.adjust_brightness(torch.from_numpy(image).permute(2, 0, 1) / 255, brightness)
+    expected = functional.adjust_contrast(expected, contrast).permute(1, 2, 0).numpy() * 255
+    assert np.abs(other - expected).max() < 2
+
+
+def test_solarise_is_that_of_pillow() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    assert np.array_equal(solarise(image), np.asarray(ImageOps.solarize(Image.fromarray(image))))
