@@ -1,0 +1,1 @@
+"""CAST's trainings, MoCo-v3 and classification, of any backbone (README.md)."""
