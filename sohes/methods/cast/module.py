@@ -11,12 +11,12 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from sohes.backbones.precision import autocast, default_device
+from sohes.backbones.precision import autocast
 from sohes.backbones.timm_folder import input_normalisation
 from sohes.engine.ema import update_ema
 from sohes.engine.hooks import bare
 from sohes.engine.schedules import cosine
-from sohes.errors import ConfigError
+from sohes.methods.cast.encoder import check_encoder
 from sohes.methods.cast.moco import ProjectedEncoder, contrastive_term, feature_std, projection_head
 from sohes.methods.cast.settings import ContrastSettings
 
@@ -47,18 +47,13 @@ class MocoModule(BaseModel):
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
-    @torch.no_grad()
     def check(self, images: Tensor, superpixels: Tensor | None = None) -> None:
         """Make sure that the encoder takes the views of a batch from `views.collate`.
 
         Raises:
             ConfigError: it does not; the message is its own.
         """
-        self.eval()
-        try:
-            self.query(*self._views(images, superpixels)[0])
-        except ValueError as error:
-            raise ConfigError(f"view_px={images.shape[-1]} does not fit the backbone: {error}") from error
+        check_encoder(self.query, *self._views(images, superpixels)[0])
 
     def follow(self, step: int) -> None:
         """Move the key encoder towards the query encoder, before this step's keys are computed."""
@@ -83,23 +78,19 @@ class MocoModule(BaseModel):
             "feature_std": feature_std(torch.cat(features)),
         }
 
-    def heads(self) -> dict[str, Tensor]:
-        """State of projector and predictor."""
-        whole = self.query.state_dict() | {f"predictor.{name}": v for name, v in self.predictor.state_dict().items()}
-        return {name: value for name, value in whole.items() if not name.startswith("encoder.")}
+    def encoders(self) -> dict[str, nn.Module]:
+        """The encoder, by the folder that it is left in."""
+        return {"backbone": self.query.encoder}
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Projector and predictor."""
+        return {"projector": self.query.projector, "predictor": self.predictor}
 
     def _views(self, images: Tensor, superpixels: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         """Normalised images (B, 3, S, S) and superpixels (B, S, S) of each view."""
         pixels = (images.transpose(0, 1).float() / 255 - self.mean) / self.std
         labels = (None, None) if superpixels is None else superpixels.transpose(0, 1).long()
         return list(zip(pixels, labels, strict=True))
-
-
-def normalised_together(module: nn.Module) -> nn.Module:
-    """The module, its batch norms over all processes where these have GPUs; on processors each has its own."""
-    if torch.distributed.is_initialized() and default_device().type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    return module
 
 
 class KeyHook(Hook):

@@ -1,9 +1,9 @@
-"""Settings of CAST's training. [CAST] is the authors' release, github.com/twke18/CAST."""
+"""Settings of CAST's trainings. [CAST] is the authors' release, github.com/twke18/CAST."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,9 +25,9 @@ class CastCropSettings:
     superpixel_px: Annotated[int, Field(ge=4)] = 16
     """One superpixel for so many px squared [CAST]."""
     superpixel_bins: Annotated[int, Field(ge=2, le=64)] = 15
-    """Of a colour histogram of SEEDS, along each channel [CAST]."""
+    """Of a colour histogram of SEEDS, along each channel; 5 in classification [CAST]."""
     superpixel_iterations: Natural = 20
-    """Rounds of SEEDS over all pixels [CAST]."""
+    """Rounds of SEEDS over all pixels; 15 in classification [CAST]."""
 
     def check_view(self, patch_px: int, *, superpixels: bool = False) -> None:
         """Check that a crop has whole patches, and where the backbone takes them equally many superpixels in each.
@@ -59,9 +59,39 @@ class ContrastSettings:
 
 
 @settings
-class CastConfig(CastCropSettings, ContrastSettings, OptimSettings, RunSettings):
-    """MoCo-v3 on ImageNet-1k as CAST trains it (README §5)."""
+class ClassifySettings:
+    """Of classification alone (README §7)."""
 
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Stochastic depth of the last block, rising evenly from 0 in the first [CAST]."""
+    average_momentum: Share = 0.99996
+    """Of the moving average of the weights that is left beside them [CAST]."""
+
+
+@settings
+class CastConfig(CastCropSettings, ContrastSettings, ClassifySettings, OptimSettings, RunSettings):
+    """MoCo-v3 on ImageNet-1k as CAST trains it (README §5); the preset `classify` is its supervised training (§7)."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "moco": {},
+        "classify": {
+            "objective": "classify",
+            "iterations": 375_300,  # 300 epochs
+            "warmup": 6_255,  # 5 epochs
+            "batch_size": 1024,
+            "lr": 1e-3,
+            "weight_decay": 0.05,
+            "superpixel_bins": 5,
+            "superpixel_iterations": 15,
+        },
+    }
+    ONLY_WITH: ClassVar[Mapping[str, tuple[str, Any]]] = {
+        **dict.fromkeys(("hidden_dim", "projection_dim", "temperature", "momentum"), ("objective", "moco")),
+        **dict.fromkeys(("drop_path", "average_momentum"), ("objective", "classify")),
+    }
+
+    objective: Literal["moco", "classify"] = "moco"
+    """MoCo-v3 of images alone, or classification by the folders that they lie in [CAST]."""
     seed: Natural = 0
     """Of weights, samples and their order."""
     iterations: Count = 500_400
@@ -72,7 +102,7 @@ class CastConfig(CastCropSettings, ContrastSettings, OptimSettings, RunSettings)
     lr: Positive = 1.5e-4
     """Learning rate of all parameters, for 256 images per step [CAST]."""
     weight_decay: NonNegative = 0.1
-    """Of AdamW, on all parameters, norms and biases as well [CAST]."""
+    """Of AdamW; in MoCo-v3 on all parameters, norms and biases as well [CAST]."""
     warmup: Natural = 50_040
     """Steps in which the learning rate rises: 10 epochs [CAST]."""
     bf16: bool = True

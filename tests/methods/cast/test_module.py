@@ -98,13 +98,6 @@ def test_an_encoder_that_refuses_the_view() -> None:
         module(SegmentMeans()).check(**batch(superpixels=3))
 
 
-def test_heads_are_projector_and_predictor() -> None:
-    heads = module().heads()
-    assert {name.split(".")[0] for name in heads} == {"projector", "predictor"}
-    assert heads["projector.0.weight"].shape == (32, 32)
-    assert heads["predictor.3.weight"].shape == (16, 32)
-
-
 def test_batch_norms_see_one_view() -> None:
     trained = module()
     seen: list[int] = []

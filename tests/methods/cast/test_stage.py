@@ -14,7 +14,7 @@ from sohes.backbones.timm_folder import load_backbone_folder
 from sohes.engine.hooks import SeedHook
 from sohes.errors import ConfigError, DataError, SohesError
 from sohes.files import read_json, write_json
-from sohes.methods.cast.stage import collapse_notes
+from sohes.methods.cast.objectives import collapse_notes
 from tests.engine.toy import assert_equal, curves, end, fail, interrupt, stop_at
 from tests.methods.cast.tiny import run
 
@@ -53,9 +53,9 @@ def test_all_parameters_decay(undisturbed: Path) -> None:
 
 @pytest.mark.slow
 def test_loss_falls(start: Path, tmp_path: Path) -> None:
-    out = run(start, tmp_path, iterations=60, batch_size=8, checkpoint_every=100)
+    out = run(start, tmp_path, iterations=120, batch_size=8, checkpoint_every=200)
     history = pd.read_csv(out / "history.csv")
-    assert history["loss"].tail(10).mean() < 0.9 * history["loss"].head(10).mean()
+    assert history["loss"].tail(20).mean() < 0.9 * history["loss"].head(20).mean()
 
 
 def test_interrupted(undisturbed: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
