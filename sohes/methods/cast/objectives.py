@@ -56,7 +56,7 @@ def moco(start: BackboneFolder, items: Sequence[ImageItem], images: Path, config
     """MoCo-v3 from a backbone folder, on the images of a folder (README §3 to §6).
 
     Raises:
-        ConfigError: settings that do not fit the backbone.
+        ConfigError: settings that do not fit the backbone, or fewer images than a batch has.
     """
     encoder, superpixels = encoder_to_train(start, config)
     module = MocoModule(encoder, config, iterations=config.iterations, bf16=config.bf16)
@@ -67,7 +67,7 @@ def moco(start: BackboneFolder, items: Sequence[ImageItem], images: Path, config
         supervision=NONE,
         module=module,
         groups=[{"params": learning, "lr": config.lr, "weight_decay": config.weight_decay}],
-        samples=ViewPairs(items, config, seed=config.seed, superpixels=superpixels),
+        samples=ViewPairs(items, config, batch_size=config.batch_size, seed=config.seed, superpixels=superpixels),
         collate=collate,
         hooks=[KeyHook()],
         notes=lambda history: collapse_notes(history, keys=keys),

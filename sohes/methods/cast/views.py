@@ -15,6 +15,7 @@ from sohes.data.coco import ImageItem
 from sohes.data.images import ImageArray, load_image
 from sohes.data.photometric import blur, colour_jitter, greyscale, solarise
 from sohes.data.views import View, epoch_order, sample_rng
+from sohes.errors import ConfigError
 from sohes.methods.cast.encoder import Superpixels
 from sohes.methods.cast.settings import CastCropSettings
 
@@ -24,16 +25,20 @@ _STRENGTH, _SATURATION, _HUE = 0.4, 0.2, 0.1  # of the colour jitter
 
 
 class ViewPairs(Dataset):
-    """Endless training sequence over images; sample `position` depends on seed and position alone.
+    """Endless training sequence over images, in epochs of whole batches, so that no batch has an image twice.
 
-    A sample: `images` (2, 3, S, S) uint8 RGB, and `superpixels` (2, S, S) int16 where there is a function for them,
-    made of the view as it is, after all augmentation.
+    Sample `position` depends on seed and position alone. A sample: `images` (2, 3, S, S) uint8 RGB, and `superpixels`
+    (2, S, S) int16 where there is a function for them, made of the view as it is, after all augmentation.
 
     Args:
-        items: images, at least one.
+        items: images.
         settings: geometry.
+        batch_size: images of a step; what is left of an epoch has no step in it.
         seed: of order and augmentation.
         superpixels: of a view.
+
+    Raises:
+        ConfigError: fewer images than a batch has.
     """
 
     def __init__(
@@ -41,16 +46,23 @@ class ViewPairs(Dataset):
         items: Sequence[ImageItem],
         settings: CastCropSettings,
         *,
+        batch_size: int,
         seed: int,
         superpixels: Superpixels | None,
     ) -> None:
+        if batch_size > len(items):
+            raise ConfigError(
+                f"batch_size={batch_size} is more than the {len(items)} images there are, and an image cannot be told "
+                f"from itself; set it to at most {len(items)}, or give more images"
+            )
         self.items, self.settings, self.seed, self.superpixels = list(items), settings, seed, superpixels
+        self._epoch = len(items) // batch_size * batch_size
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, position: int) -> dict[str, Tensor]:
-        epoch, place = divmod(position, len(self.items))
+        epoch, place = divmod(position, self._epoch)
         rng = sample_rng(self.seed, position)
         image = load_image(self.items[epoch_order(self.seed, epoch, len(self.items))[place]].path)
         views = [draw_view(image, rng, self.settings, number) for number in range(2)]

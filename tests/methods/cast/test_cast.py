@@ -58,7 +58,7 @@ def test_a_fixed_batch_is_learnt_by_heart(architecture: str, start: Path) -> Non
     torch.manual_seed(0)
     trained = MocoModule(build_backbone(tiny_cast(architecture)), ContrastSettings(**HEADS), iterations=40).train()
     items = read_coco(start / "images" / "train.json").items
-    samples = ViewPairs(items, CastConfig(**TINY | VIEWS), seed=0, superpixels=squares)
+    samples = ViewPairs(items, CastConfig(**TINY | VIEWS), batch_size=8, seed=0, superpixels=squares)
     data = collate([samples[position] for position in range(8)])
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-2)
     losses = []

@@ -32,8 +32,8 @@ def items(tmp_path: Path) -> list[ImageItem]:
 
 
 def test_samples_repeat_and_differ_by_position(items: list[ImageItem]) -> None:
-    samples = ViewPairs(items, SMALL, seed=1, superpixels=squares)
-    one, again = samples[4], ViewPairs(items, SMALL, seed=1, superpixels=squares)[4]
+    samples = ViewPairs(items, SMALL, batch_size=2, seed=1, superpixels=squares)
+    one, again = samples[4], ViewPairs(items, SMALL, batch_size=2, seed=1, superpixels=squares)[4]
     assert one["images"].shape == (2, 3, 32, 32)
     assert one["images"].dtype == torch.uint8
     assert one["superpixels"].shape == (2, 32, 32)
@@ -43,23 +43,25 @@ def test_samples_repeat_and_differ_by_position(items: list[ImageItem]) -> None:
     assert not torch.equal(one["images"][0], one["images"][1])
     batch = collate([samples[0], samples[1]])
     assert torch.equal(batch["images"][1], samples[1]["images"])
-    assert ViewPairs(items, SMALL, seed=1, superpixels=None)[4].keys() == {"images"}
+    assert ViewPairs(items, SMALL, batch_size=2, seed=1, superpixels=None)[4].keys() == {"images"}
 
 
 def test_superpixels_are_of_the_view_as_the_network_gets_it(items: list[ImageItem]) -> None:
-    sample = ViewPairs(items, SMALL, seed=0, superpixels=lambda view: view.astype(np.int32).sum(-1))[0]
+    sample = ViewPairs(items, SMALL, batch_size=2, seed=0, superpixels=lambda view: view.astype(np.int32).sum(-1))[0]
     assert torch.equal(sample["superpixels"].int(), sample["images"].int().sum(1))
 
 
-def test_an_epoch_shows_each_image_once(items: list[ImageItem]) -> None:
-    """Black is black after any jitter; only one of three images is, and no first view is solarised."""
+def test_no_batch_has_an_image_twice(items: list[ImageItem]) -> None:
+    """Black is black after any jitter; one of three images is, and the first view is never solarised."""
     for place, item in enumerate(items):
         Image.fromarray(np.full((20, 20, 3), 60 * place, np.uint8)).save(item.path)
-    samples = ViewPairs(items, SMALL, seed=0, superpixels=None)
-    for epoch in range(3):
-        brightest = [int(samples[3 * epoch + place]["images"][0].max()) for place in range(3)]
-        assert brightest.count(0) == 1
-    assert len(samples) == 3
+    samples = ViewPairs(items, SMALL, batch_size=2, seed=0, superpixels=None)
+    black = [int(samples[position]["images"][0].max()) == 0 for position in range(24)]
+    pairs = list(zip(black[::2], black[1::2], strict=True))
+    assert (True, True) not in pairs
+    assert 0 < sum(map(any, pairs)) < 12  # each epoch is one batch, without one of the images
+    with pytest.raises(ConfigError, match="batch_size=4 is more than the 3 images there are"):
+        ViewPairs(items, SMALL, batch_size=4, seed=0, superpixels=None)
 
 
 def test_views_are_distorted_as_often_as_said(monkeypatch: pytest.MonkeyPatch) -> None:
