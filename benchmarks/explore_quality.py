@@ -28,7 +28,8 @@ from sohes.data.coco import ImageItem, ImageSet, read_coco
 from sohes.data.images import load_image
 from sohes.data.listing import list_images
 from sohes.errors import DataError
-from sohes.evaluation.mask_recall import average_best_overlap, evaluate_masks
+from sohes.evaluation.best_overlap import evaluate_best_overlap
+from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.explore.explorer import Explorer, View
 from sohes.explore.settings import ExploreSettings
 from sohes.files import atomic_path
@@ -184,7 +185,7 @@ def _score(explorer: CachedExplorer, truth: ImageSet, name: str) -> dict[str, An
         "ar_l": 100 * scores.mask_ar_1000_l,
         "ar_100": 100 * scores.mask_ar_100,
         "ar_200": 100 * scores.recall_at_count[199],
-        "abo_20": 100 * average_best_overlap(truth, forests, 20),
+        "abo_20": 100 * evaluate_best_overlap(truth, forests, count=20).objects,
         "ar_1000_low": 100 * scores.intervals["mask_ar_1000"][0],
         "ar_1000_high": 100 * scores.intervals["mask_ar_1000"][1],
         "masks_an_image": scores.n_predictions / count,

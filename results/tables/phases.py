@@ -34,6 +34,8 @@ HIERARCHY_METRICS = (
     "parent_accuracy",
     "coverage_parent_accuracy",
 )
+OVERLAP_METRICS = ("best_overlap_wholes", "best_overlap_parts")
+_NEED_PARENTS = (*HIERARCHY_METRICS, "best_overlap_parts")
 _WORDS = {1: "beats", 0: "is not shown to differ from", -1: "does NOT reach"}
 
 
@@ -94,19 +96,26 @@ def _judged(steps: dict[str, PairedDifference]) -> tuple[str, str]:
 
 
 def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
-    """How well each phase tells wholes from parts, beside the coverage rule on the same masks."""
-    frame = found.frame[found.frame["metric"].isin(HIERARCHY_METRICS)]
+    """How well each phase tells wholes from parts, beside the coverage rule on the same masks, and finds both.
+
+    Of data without parts it has nothing, though wholes are scored there, too.
+    """
+    metrics = (*HIERARCHY_METRICS, *OVERLAP_METRICS, "masks_per_image")
+    frame = found.frame[found.frame["metric"].isin(metrics)]
+    with_parts = frame["metric"].isin(_NEED_PARENTS)
+    frame = frame[with_parts.groupby([frame[key] for key in DATA_KEYS], dropna=False).transform("any")]
     rows = averaged(frame)
     notes = (
         "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",
         "A head that starts as this rule (stage instruct notes it) is near it by construction.",
+        "Best overlap: highest IoU of an annotated object with a mask of the image; more masks cannot lose.",
     )
     own = [name for name in HIERARCHY_METRICS if not name.startswith("coverage")]
     return Table(
         name="hierarchy",
-        title="Relations between masks matched to ground truth, in %",
+        title="Wholes and parts: relations between masks matched to ground truth, and overlap with the best mask, in %",
         frame=rows,
-        blocks=tuple(method_blocks(rows, HIERARCHY_METRICS, *notes, ranked=own)),
+        blocks=tuple(method_blocks(rows, metrics, *notes, ranked=(*own, *OVERLAP_METRICS))),
         verdicts=tuple(_hierarchy_verdicts(frame))
         or (Verdict(MISSING, "Hierarchy was not measured: it needs ground truth with a parent_id field"),),
     )

@@ -11,6 +11,7 @@ import numpy as np
 from sohes.data.coco import ImageSet
 from sohes.data.problems import Problems
 from sohes.errors import DataError
+from sohes.evaluation.best_overlap import BestOverlap, BestOverlapScorer
 from sohes.evaluation.hierarchy import HierarchyScorer, HierarchyScores
 from sohes.evaluation.inputs import checked
 from sohes.evaluation.mask_recall import MaskRecall, MaskScorer
@@ -30,19 +31,21 @@ class Evaluation:
 
     Attributes:
         masks: recall and precision.
+        overlap: of wholes and parts with the best mask.
         hierarchy: where both sides tell wholes from parts.
         regions: where they were asked for.
         depths: masks per image at depth 0, 1, ...; where the predictions tell wholes from parts.
     """
 
     masks: MaskRecall
+    overlap: BestOverlap
     hierarchy: HierarchyScores | None
     regions: RegionScores | None = None
     depths: tuple[float, ...] = ()
 
     def metrics(self) -> dict[str, tuple[float, str]]:
         """Value, in the unit of its protocol, and protocol of every metric by name; NaN where nothing decides it."""
-        found = self.masks.metrics()
+        found = self.masks.metrics() | self.overlap.metrics()
         for scores in (self.hierarchy, self.regions):
             found |= scores.metrics() if scores else {}
         return found | {f"masks_depth_{d}": (count, FOREST_DEPTH.id) for d, count in enumerate(self.depths)}
@@ -91,7 +94,9 @@ def evaluate_predictions(
     problems: Problems | None = None,
     description: str = "evaluate",
 ) -> Evaluation:
-    """Score predictions image by image; see `evaluate_masks`, `evaluate_hierarchy` and `evaluate_regions`.
+    """Score predictions image by image.
+
+    See `evaluate_masks`, `evaluate_best_overlap`, `evaluate_hierarchy` and `evaluate_regions`.
 
     Args:
         truth: ground truth.
@@ -105,12 +110,13 @@ def evaluate_predictions(
         DataError: predictions that do not fit, see `checked`; no object to be found, or no mask that was predicted:
             then 0 would be no measurement.
     """
-    masks, hierarchy = MaskScorer(truth), HierarchyScorer(truth)
+    masks, overlap, hierarchy = MaskScorer(truth), BestOverlapScorer(truth), HierarchyScorer(truth)
     depths, n_forests = np.zeros(DEPTHS, np.int64), 0
     with_parents = related and any(row.parent_id is not None for rows in truth.annotations.values() for row in rows)
     with Reporter(description, len(predictions)) as reporter:
         for item, forest in checked(truth, predictions):
             masks.add(item, forest)
+            overlap.add(item, forest)
             if with_parents:
                 hierarchy.add(item, forest)
             if related:
@@ -127,6 +133,7 @@ def evaluate_predictions(
         raise DataError("; ".join([f"no usable mask on any of the {len(truth)} images of {truth.source}", *reasons]))
     return Evaluation(
         masks=result,
+        overlap=overlap.result(),
         hierarchy=hierarchy.result() if with_parents else None,
         regions=regions.result() if regions else None,
         depths=tuple((depths / n_forests).tolist()) if related else (),

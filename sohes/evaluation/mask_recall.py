@@ -19,7 +19,7 @@ from sohes.evaluation.bootstrap import recall_interval
 from sohes.evaluation.inputs import Truth, checked, read_truth
 from sohes.evaluation.matching import IOU_THRESHOLDS, MAX_PREDICTIONS, MatchTable, match_image, unpack_bits
 from sohes.evaluation.protocols import MASK_AR1000, MASK_AR1000_BOOTSTRAP
-from sohes.masks import AREA_CLASSES, MaskForest, pairwise_iou
+from sohes.masks import AREA_CLASSES, MaskForest
 
 LIMITS = (1, 10, 100, MAX_PREDICTIONS)  # masks per image, the best by score
 COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, MAX_PREDICTIONS)  # the same for a curve
@@ -99,30 +99,6 @@ def evaluate_masks(ground_truth: Truth, predictions: Mapping[int, MaskForest]) -
     for item, forest in checked(scorer.truth, predictions):
         scorer.add(item, forest)
     return scorer.result()
-
-
-def average_best_overlap(ground_truth: Truth, predictions: Mapping[int, MaskForest], count: int) -> float:
-    """Mean over all objects but crowds of the highest IoU with one of the `count` best masks (README §2).
-
-    Args:
-        ground_truth, predictions: see `evaluate_masks`.
-        count: masks of an image; equal scores keep their order.
-
-    Returns:
-        In [0, 1]; NaN without objects.
-
-    Raises:
-        DataError: ground truth or predictions that cannot be used; see `read_truth` and `checked`.
-    """
-    truth = read_truth(ground_truth)
-    objects = {item.id: [row for row in truth.annotations.get(item.id, []) if not row.iscrowd] for item in truth.items}
-    total = 0.0
-    for item, forest in checked(truth, predictions):
-        best = np.argsort(-forest.scores, kind="stable")[:count]
-        iou = pairwise_iou([row.rle(item.size_hw) for row in objects[item.id]], [forest.rles[i] for i in best])
-        total += float(iou.max(axis=1, initial=0).sum())
-    n_objects = sum(map(len, objects.values()))
-    return total / n_objects if n_objects else float("nan")
 
 
 class MaskScorer:

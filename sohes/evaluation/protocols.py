@@ -57,6 +57,26 @@ HIERARCHY = Protocol(
     source="this project; no protocol for SOHES's hierarchy is published",
 )
 
+BEST_OVERLAP = Protocol(
+    id="best_overlap_v1",
+    data="every annotated object but crowds: wholes without parent_id, parts with one; categories do not matter",
+    resize=HIERARCHY.resize,
+    limit="none: all masks of an image; more masks cannot lose, so masks_per_image stands beside it",
+    averaging="highest IoU of an object with a predicted mask, which may serve several; mean over the objects of all "
+    "images, or (_image) of each image, then over the images that have some",
+    source="average best overlap of Uijlings et al., IJCV 2013, without its classes; wholes and parts apart: ours",
+)
+
+MASK_COUNT = Protocol(
+    id="mask_count_v1",
+    data="every predicted mask",
+    resize="none",
+    limit=HIERARCHY.limit,
+    averaging="masks over all images, those without predictions too, per image",
+    source="this project",
+    unit="masks",
+)
+
 FOREST_DEPTH = Protocol(
     id="forest_depth_v1",
     data="every predicted mask",
@@ -166,6 +186,8 @@ _ALL = (
     MASK_AR1000,
     MASK_AR1000_BOOTSTRAP,
     HIERARCHY,
+    BEST_OVERLAP,
+    MASK_COUNT,
     FOREST_DEPTH,
     CLUSTER_HUNGARIAN,
     CLUSTER_MAJORITY,

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sohes.errors import DataError
 from sohes.evaluation.evaluate import evaluate_predictions
-from sohes.evaluation.mask_recall import average_best_overlap, evaluate_masks
+from sohes.evaluation.mask_recall import evaluate_masks
 from sohes.evaluation.predictions import Predictions
 from sohes.masks import MaskForest
 from sohes.rle import encode_masks, rle_areas
@@ -239,7 +239,9 @@ def test_measurements_are_percent_and_leave_out_what_is_undefined():
     assert values["mask_recall_iou70"] == 100.0
     assert values["mask_recall_iou75"] == 0.0
     # of one image there is no interval
-    assert {row.protocol for row in rows} == {"mask_ar1000_v1", "forest_depth_v1"}
+    assert {row.protocol for row in rows} == {
+        *("mask_ar1000_v1", "forest_depth_v1", "best_overlap_v1", "mask_count_v1")
+    }
     assert {(row.unit, row.n_images, row.of_images, row.method) for row in rows} == {
         (unit, 1, 7, "SOHES phase 2") for unit in ("%", "masks")
     }
@@ -359,19 +361,6 @@ def test_images_and_depths_by_hand():
     assert result.depths == (1.5, 0.5, 0.5, 0, 0, 0, 0, 0)
     assert result.metrics()["masks_depth_1"] == (0.5, "forest_depth_v1")
     assert {f"mask_ar_{count}" for count in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)} < set(result.metrics())
-
-
-def test_average_best_overlap_by_hand():
-    """The third mask serves the first object better than the first one does; crowds do not count."""
-    objects = [box(0, 0, 10, 10), box(50, 50, 10, 10), (box(80, 80, 20, 20), {"iscrowd": 1})]
-    truth = image_set(coco({1: objects, 2: [box(0, 0, 20, 20)]}))
-    masks = [box(0, 0, 10, 8), box(50, 50, 10, 5), box(0, 0, 10, 9)]
-    predictions = {1: forest(masks, [0.9, 0.5, 0.5])}  # nothing on the second image
-    expected = {1: 0.8, 2: 0.8 + 0.5, 3: 0.9 + 0.5, 20: 0.9 + 0.5}
-    for count, total in expected.items():
-        assert average_best_overlap(truth, predictions, count) == pytest.approx(total / 3)
-    assert average_best_overlap(truth, {1: forest([])}, 20) == 0
-    assert math.isnan(average_best_overlap(image_set(coco({1: []})), {1: forest(masks)}, 20))
 
 
 class OneAtATime(Mapping):

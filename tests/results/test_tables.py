@@ -439,6 +439,20 @@ def test_hierarchy_table(make_run):
     )
 
 
+def test_hierarchy_table_has_the_best_overlap_where_there_are_parts(make_run):
+    def row(metric, value, dataset):
+        unit, protocol = ("masks", "mask_count_v1") if metric == "masks_per_image" else ("%", "best_overlap_v1")
+        return measurement("ours", metric, value, protocol=protocol, unit=unit, dataset=dataset)
+
+    wholes = [row("best_overlap_wholes", 55.0, data) for data in ("parts", "plain")]
+    rows = [*wholes, row("best_overlap_parts", 40.0, "parts"), row("masks_per_image", 120.5, "parts")]
+    (block,) = build(hierarchy, make_run("run", {"score": rows})).blocks
+    (line,) = lines(block)
+    assert (line["best overlap of wholes"], line["best overlap of parts"]) == ("55.0", "40.0")
+    assert line["masks per image"] == "120.5"
+    assert block.ranked == ("best overlap of wholes", "best overlap of parts")
+
+
 def test_regions_keep_protocols_apart(make_run):
     def row(metric, value, **fields):
         protocol = f"{metric.rpartition('_')[0]}_v1"
