@@ -85,7 +85,7 @@ def run_list(options: argparse.Namespace) -> int:
     known: dict[str, Dataset | SemanticSet] = {**DATASETS, **SEMANTIC_SETS}
     for name, dataset in known.items():
         path = prepared(name)
-        print(f"{name:<20}{path if path.exists() else 'not prepared'}")
+        print(f"{name:<24}{path if path.exists() else 'not prepared'}")
         print(f"    {dataset.title} ({counts[name]})")
         print(f"    {dataset.page}; licence: {dataset.licence}")
     return 0

@@ -15,6 +15,7 @@ from sohes.data.coco import ImageItem
 from sohes.data.images import image_size
 from sohes.data.prepare.catalogue import DATASETS, Dataset, Need
 from sohes.data.prepare.semantic_sets import SemanticSet
+from sohes.data.prepare.source import Source
 from sohes.data.prepare.writer import CocoWriter
 from sohes.data.problems import Problems
 from sohes.errors import DataError, unknown_name
@@ -88,16 +89,18 @@ def prepare(name: str, root: Path, out: Path, *, limit: int | None = None) -> Pr
         for what in ("images", "masks"):
             if writer.counts[what] == 0:
                 raise DataError("; ".join([f"{root}: no {what} of {name} can be used", *problems.lines()]))
+        names = len(source.categories)
         writer.finish(
+            source.categories,
             {
-                "description": f"{dataset.title}; one category",
+                "description": f"{dataset.title}; {'one category' if names == 1 else f'{names} categories'}",
                 "dataset": name,
                 "page": dataset.page,
                 "drawn": {"images": len(entries), "of": len(source.entries), "seed": SEED} if limit else None,
-            }
+            },
         )
     warnings += problems.lines()
-    return Prepared(out, writer.counts, warnings + other_counts(dataset, len(source.entries), writer.counts))
+    return Prepared(out, writer.counts, warnings + other_counts(dataset, source, writer.counts))
 
 
 def find_files(name: str, dataset: Dataset | SemanticSet, root: Path) -> list[Path]:
@@ -164,10 +167,10 @@ def check_image(item: ImageItem) -> None:
         raise DataError(f"{item.path} is {height} x {width} px, its masks are {item.height} x {item.width}")
 
 
-def other_counts(dataset: Dataset, images: int, counts: Mapping[str, int]) -> list[str]:
+def other_counts(dataset: Dataset, source: Source, counts: Mapping[str, int]) -> list[str]:
     """A line for each count that is not the official one; masks are compared when every image was taken."""
-    masks = counts["masks"] + counts["left out"]
-    found = {"images": (images, dataset.images)}
+    images, masks = len(source.entries), counts["masks"] + counts["left out"]
+    found = {"images": (images, dataset.images), "categories": (len(source.categories), dataset.categories)}
     if counts["images"] == images:
         found["masks"] = (masks, dataset.masks)
     return [

@@ -2,7 +2,8 @@
 
 Counts are those of the official releases; where two sources disagree or none says, there is none. PACO's and
 PartImageNet's protocol has part masks as the only ground truth (see `protocols`), so `paco` and `partimagenet` hold
-parts alone; `paco_hierarchy` adds the wholes and `parent_id`, for the hierarchy metrics.
+parts alone; `paco_hierarchy` and `partimagenet_hierarchy` add the wholes and `parent_id`, for what tells wholes from
+parts.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sohes.data.prepare.coco_style import (
     is_paco_part,
     paco_object,
 )
+from sohes.data.prepare.partimagenet import open_partimagenet
 from sohes.data.prepare.sa1b import open_sa1b
 from sohes.data.prepare.source import Converter
 
@@ -49,6 +51,7 @@ class Dataset:
         convert: opens the download.
         images: how many images it has.
         masks: how many masks.
+        categories: how many, where masks keep their names.
         sample: images drawn unless the caller says otherwise; None for all.
         digests: "algorithm:hex" of archives, checked where they still lie in the root.
     """
@@ -60,6 +63,7 @@ class Dataset:
     convert: Converter
     images: int | None = None
     masks: int | None = None
+    categories: int | None = None
     sample: int | None = None
     digests: dict[str, str] = field(default_factory=dict)
 
@@ -83,6 +87,17 @@ _PACO_NEEDS = (
     _TRAIN2017,  # PACO's val was split off its train images
 )
 _PACO_DIGESTS = {"paco_lvis_v1.zip": "sha256:a45df077f8930ac5a5061ed4950ce6b8c41394eb519bdbfa816c0b24b964ec77"}
+
+_PARTIMAGENET_PAGE = "https://github.com/TACJu/PartImageNet"
+_PARTIMAGENET_LICENCE = "images under ImageNet's terms, non-commercial research"
+_PARTIMAGENET_NEEDS = (
+    Need(
+        ("val.json", "annotations/val.json", "annotations/val/val.json"),
+        "PartImageNet_OOD.zip, https://huggingface.co/datasets/turkeyju/PartImageNet",
+    ),
+    Need(("val", "images/val"), "val.zip inside PartImageNet_OOD.zip"),
+)
+_PARTIMAGENET_IMAGES = 2_957  # by its README; UnSAM's appendix says 2,956
 
 
 def _bsds500(split: str, images: int) -> Dataset:
@@ -209,17 +224,20 @@ DATASETS = {
     ),
     "partimagenet": Dataset(
         title="PartImageNet val (release PartImageNet_OOD), part masks",
-        page="https://github.com/TACJu/PartImageNet",
-        licence="images under ImageNet's terms, non-commercial research",
-        needs=(
-            Need(
-                ("val.json", "annotations/val.json", "annotations/val/val.json"),
-                "PartImageNet_OOD.zip, https://huggingface.co/datasets/turkeyju/PartImageNet",
-            ),
-            Need(("val", "images/val"), "val.zip inside PartImageNet_OOD.zip"),
-        ),
+        page=_PARTIMAGENET_PAGE,
+        licence=_PARTIMAGENET_LICENCE,
+        needs=_PARTIMAGENET_NEEDS,
         convert=CocoStyle(by_synset),
-        images=2_957,  # by its README; UnSAM's appendix says 2,956
+        images=_PARTIMAGENET_IMAGES,
+    ),
+    "partimagenet_hierarchy": Dataset(
+        title="PartImageNet val (release PartImageNet_OOD), objects and their parts",
+        page=_PARTIMAGENET_PAGE,
+        licence=_PARTIMAGENET_LICENCE,
+        needs=_PARTIMAGENET_NEEDS,
+        convert=open_partimagenet,
+        images=_PARTIMAGENET_IMAGES,
+        categories=51,  # 40 parts and 11 super-categories
     ),
     "bsds500": _bsds500("val", 100),
     "bsds500_train": _bsds500("train", 200),

@@ -109,9 +109,10 @@ def by_coco_url(entry: Entry) -> Sequence[str]:
 
 def by_synset(entry: Entry) -> Sequence[str]:
     """ImageNet files begin with their synset; PartImageNet's archive has a folder for each, some copies do not."""
-    name = str(entry["file_name"])
-    synset = name.split("_")[0]
-    return [f"{folder}/{inner}" for folder in ("val", "images/val") for inner in (f"{synset}/{name}", name)]
+    given = str(entry["file_name"])  # perhaps with that folder
+    name = given.rsplit("/", 1)[-1]
+    inside = dict.fromkeys((f"{name.split('_')[0]}/{name}", given, name))
+    return [f"{folder}/{inner}" for folder in ("val", "images/val") for inner in inside]
 
 
 def is_paco_part(entry: Entry) -> bool:

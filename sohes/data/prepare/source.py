@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sohes.data.coco import Annotation, ImageItem
 from sohes.data.problems import Problems
+
+ENTITY: Sequence[Mapping[str, Any]] = ({"id": 1, "name": "entity"},)
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,17 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class Source:
-    """A download that was opened: one entry per image, and what reads an entry (DataError when it cannot be used)."""
+    """A download that was opened.
+
+    Attributes:
+        entries: one per image.
+        read: reads an entry; DataError when it cannot be used.
+        categories: COCO categories of its masks, where they keep their names.
+    """
 
     entries: Sequence[Any]
     read: Callable[[Any], AnnotatedImage]
+    categories: Sequence[Mapping[str, Any]] = ENTITY
 
 
 Converter = Callable[[Path, Sequence[Path], Problems], Source]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,8 +14,6 @@ from sohes.data.prepare.source import AnnotatedImage
 from sohes.data.problems import Problems
 from sohes.errors import DataError
 from sohes.masks import AREA_CLASSES
-
-CATEGORIES = [{"id": 1, "name": "entity"}]
 
 
 class CocoWriter:
@@ -47,9 +45,10 @@ class CocoWriter:
             self._file.write(("," if entry["id"] > 1 else "") + "\n" + json.dumps(entry, allow_nan=False))
             self._count(entry)
 
-    def finish(self, info: Mapping[str, Any]) -> None:
+    def finish(self, categories: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> None:
         """Write images, categories and `info`."""
-        rest = json.dumps({"images": self._images, "categories": CATEGORIES, "info": info}, allow_nan=False)
+        value = {"images": self._images, "categories": list(categories), "info": info}
+        rest = json.dumps(value, allow_nan=False)
         self._file.write("\n], " + rest.removeprefix("{") + "\n")
 
     def _entry(self, row: Annotation, item: ImageItem) -> dict[str, Any] | None:

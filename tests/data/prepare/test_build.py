@@ -131,8 +131,8 @@ def test_command(
     assert "sohes: car_parts: the download has 3 images, the official one 140" in output.err
     assert main(["data", "list"]) == 0
     listing = capsys.readouterr().out
-    assert f"car_parts           {tmp_path / 'data/car_parts.json'}\n" in listing
-    assert "coco                not prepared\n" in listing
+    assert f"car_parts               {tmp_path / 'data/car_parts.json'}\n" in listing
+    assert "coco                    not prepared\n" in listing
     assert all(dataset.page in listing for dataset in DATASETS.values())
 
 
