@@ -12,17 +12,20 @@ from sohes.data.images import ImageArray
 from sohes.data.label_maps import LabelMap
 
 
-def centre_square(image: ImageArray, side_px: int) -> ImageArray:
-    """Short side brought to `side_px`, bilinear and antialiased, then the square in the middle.
+def centre_square(
+    image: ImageArray, side_px: int, *, interpolation: InterpolationMode = InterpolationMode.BILINEAR
+) -> ImageArray:
+    """Short side brought to `side_px`, antialiased, then the square in the middle.
 
     Args:
         image: (H, W, 3) uint8.
         side_px: side of the square.
+        interpolation: of the pixels.
 
     Returns:
         (side_px, side_px, 3) uint8.
     """
-    return _square(image, side_px, InterpolationMode.BILINEAR)
+    return _square(image, side_px, interpolation)
 
 
 def centre_square_labels(label_map: LabelMap, side_px: int) -> LabelMap:

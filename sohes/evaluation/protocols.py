@@ -182,6 +182,26 @@ SEGMENT_COVERING = Protocol(
     source="this project; BSDS500's covering where it is not known which annotator drew what",
 )
 
+PART_NAMING_WHOLE = Protocol(
+    id="part_naming_whole_v1",
+    data="every pixel; the wholes (super-categories) of the annotated parts, and background",
+    resize="images and label maps: short side to CLIP's input, 224 px (bicubic, nearest), then the centre square",
+    limit="each segment is named by CLIP among the wholes and 'Background', all else painted over",
+    averaging="miou_image: IoU of the classes in annotation or prediction, the mean in each image, then of images; "
+    "miou_dataset: as " + CLUSTER_HUNGARIAN.id,
+    source="CAST (arXiv:2210.00314), its released code, which does not say what becomes of absent classes",
+)
+
+PART_NAMING_PART = Protocol(
+    id="part_naming_part_v1",
+    data="every pixel; the annotated parts, and background",
+    resize=PART_NAMING_WHOLE.resize,
+    limit="each segment is named by CLIP among the parts of the whole at its first pixel, all else painted over; "
+    "background where that is background",
+    averaging=PART_NAMING_WHOLE.averaging,
+    source=PART_NAMING_WHOLE.source,
+)
+
 _ALL = (
     MASK_AR1000,
     MASK_AR1000_BOOTSTRAP,
@@ -199,6 +219,8 @@ _ALL = (
     REGION_PRI,
     REGION_VI,
     SEGMENT_COVERING,
+    PART_NAMING_WHOLE,
+    PART_NAMING_PART,
 )
 PROTOCOLS = {protocol.id: protocol for protocol in _ALL}
 
