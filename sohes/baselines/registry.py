@@ -21,6 +21,7 @@ BASELINES = {
     "sam": "sohes.baselines.sam:Sam",
     "dino": "sohes.baselines.clustering:Dino",
     "sohes": "sohes.baselines.clustering:Sohes",
+    "vit_kmeans": "sohes.baselines.kmeans:VitKmeans",
     "felzenszwalb": "sohes.baselines.classical:Felzenszwalb",
     "slic_merge": "sohes.baselines.classical:SlicMerge",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
@@ -101,3 +102,27 @@ class SlicMergeSettings:
     """Weight of distance against colour in Lab [SLIC]."""
     long_px: Count = 512
     """A larger image is segmented at this size [ours]."""
+
+
+@settings
+class VitKmeansSettings:
+    """k-means of a ViT's tokens, upsampled to pixels, and of the clusters again, at CAST's numbers of segments."""
+
+    backbone: str = "vit_base_patch16_224.dino"
+    """Weights as `sohes explore --backbone` takes them [ours; CAST has its own ViT, vit_conv_base]."""
+    architecture: str | None = None
+    """timm name that a weights file belongs to, where it cannot be told."""
+    size_px: Count = 224
+    """Side of the square that every image is resized to, px, a multiple of the patch [CAST]."""
+    clusters: NonEmpty[Count] = (64, 32, 16, 8)
+    """Clusters of each level at most, the finest first [CAST]."""
+    iterations: Count = 30
+    """Iterations of a k-means, at most [CAST]."""
+    seed: Natural = 0
+    """Seed of the first labels, the same in every image."""
+
+    @model_validator(mode="after")
+    def _coarser_and_coarser(self) -> Self:
+        if any(finer <= coarser for finer, coarser in pairwise(self.clusters)):
+            raise ValueError("clusters must fall from level to level, like 64, 32, 16, 8")
+        return self

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sohes.baselines.registry import make_baseline
-from sohes.baselines.settings import DinoSettings, FelzenszwalbSettings, SamSettings, SlicMergeSettings, SohesSettings
+from sohes.baselines.settings import (
+    DinoSettings,
+    FelzenszwalbSettings,
+    SamSettings,
+    SlicMergeSettings,
+    SohesSettings,
+    VitKmeansSettings,
+)
 from sohes.configuration import Count, settings
 from sohes.data.prepare import resolve_ground_truth
 from sohes.errors import DataError
@@ -75,6 +82,13 @@ class SohesConfig(CellConfig, SohesSettings):
 
 
 @settings
+class VitKmeansConfig(CellConfig, VitKmeansSettings):
+    """k-means of a ViT's tokens."""
+
+    SOURCE: ClassVar[str] = "backbone"
+
+
+@settings
 class FelzenszwalbConfig(CellConfig, FelzenszwalbSettings):
     """Graph-based segmentation."""
 
@@ -110,6 +124,11 @@ def dino(config: DinoConfig, inputs: dict[str, Path], out: Path) -> StageResult:
 def sohes(config: SohesConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Phase 1 on one data set."""
     return _baseline("sohes", config, out)
+
+
+def vit_kmeans(config: VitKmeansConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """k-means of a ViT's tokens on one data set."""
+    return _baseline("vit_kmeans", config, out)
 
 
 def felzenszwalb(config: FelzenszwalbConfig, inputs: dict[str, Path], out: Path) -> StageResult:
