@@ -39,19 +39,22 @@ def nested_forest(levels: Mapping[str, IntArray], confidence: FloatArray, size_h
     Args:
         levels: name to label map (h, w), the coarsest level first; negative where nothing is. A label of one level lies
             inside one label of the level above. Labels are distinct over all levels, as they become categories.
-        confidence: (h, w), in [0, 1]; the score of a mask is its mean.
+        confidence: (h, w), or (L, h, w) for each of the levels, in [0, 1]; the score of a mask is its mean.
         size_hw: of the image, px.
 
     Returns:
         Forest with the attributes `source`, name of the level, and `category_id`, the label.
     """
-    height, width = confidence.shape
+    height, width = confidence.shape[-2:]
     small = min(height, size_hw[0]), min(width, size_hw[1])  # so that every component has a pixel of the image
-    sure = resized(confidence, small).ravel()
+    of_levels = np.broadcast_to(confidence, (len(levels), height, width))
     masks: list[_Mask] = []
-    above, mask_above = np.zeros(sure.size, np.int64), [-1]  # component of each pixel on the level above; their masks
-    for name, labels in levels.items():
-        labels = resized(labels, small)
+    above, mask_above = (
+        np.zeros(small[0] * small[1], np.int64),
+        [-1],
+    )  # component of each pixel on the level above; their masks
+    for (name, labels), confident in zip(levels.items(), of_levels, strict=True):
+        labels, sure = resized(labels, small), resized(confident, small).ravel()
         components = connected_components(labels, background=-1, connectivity=1)  # from 1 on, 0 for background
         flat = components.ravel()
         present, first, areas = np.unique(flat, return_index=True, return_counts=True)

@@ -28,6 +28,7 @@ KINDS = {
     "sohes_eomt_segmenter": "sohes.segmenters.entity:load_entity_predictor",
     "leopart_segmenter": "sohes.methods.leopart.segmenter:load_leopart_segmenter",
     "fs4_segmenter": "sohes.methods.fs4.segmenter:load_fs4_segmenter",
+    "cast_segmenter": "sohes.methods.cast.segmenter:load_cast_segmenter",
 }
 
 

@@ -44,6 +44,14 @@ def test_components_of_every_level_nested() -> None:
     assert set(forest.scores.tolist()) == {0.5, 0.75}
 
 
+def test_confidence_of_each_level() -> None:
+    """Each level's masks have their own; where they are one, the coarser one's counts."""
+    of_levels = np.stack([np.full((4, 4), sure, np.float32) for sure in (0.25, 0.5, 1.0)])
+    forest = nested_forest(LEVELS, of_levels, (8, 8))
+    by_level = {name: set(forest.scores[forest.attributes["source"] == name]) for name in ("foreground", "part")}
+    assert by_level == {"foreground": {0.25}, "part": {1.0}}
+
+
 def test_nesting_holds_on_drawn_maps_of_any_size() -> None:
     random = np.random.default_rng(0)
     for size_hw in ((37, 53), (12, 12), (5, 9), (3, 200), (1, 1)):

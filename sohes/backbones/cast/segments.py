@@ -16,16 +16,24 @@ class SegmentLevels(NamedTuple):
 
     Attributes:
         labels: per level (B, N) int64, the segment of each superpixel, in 0..K-1.
-        shares: per level (B, N) float32, with which the token of the level before, that the superpixel is of, goes to
-            that segment.
+        certainty: per level (B, N) float32 in [0.5, 1], the probability of that segment against the next best one, for
+            the token of the level before that the superpixel is of.
     """
 
     labels: tuple[Tensor, ...]
-    shares: tuple[Tensor, ...]
+    certainty: tuple[Tensor, ...]
 
     def maps(self, superpixels: Tensor) -> list[Tensor]:
         """Per level (B, H, W) int64, the segment of each pixel of superpixels (B, H, W)."""
-        return [labels.gather(1, superpixels.flatten(1)).view_as(superpixels) for labels in self.labels]
+        return [_of_pixels(labels, superpixels) for labels in self.labels]
+
+    def certainty_maps(self, superpixels: Tensor) -> list[Tensor]:
+        """Per level (B, H, W) float32, the certainty at each pixel."""
+        return [_of_pixels(certainty, superpixels) for certainty in self.certainty]
+
+
+def _of_pixels(values: Tensor, superpixels: Tensor) -> Tensor:
+    return values.gather(1, superpixels.flatten(1)).view_as(superpixels)
 
 
 def segment_levels(logits: Sequence[Tensor], stand_ins: Tensor) -> SegmentLevels:
@@ -35,14 +43,16 @@ def segment_levels(logits: Sequence[Tensor], stand_ins: Tensor) -> SegmentLevels
         logits: per level (B, N, K), of the pooling.
         stand_ins: (B, N) int64, the superpixel whose token speaks for each superpixel.
     """
-    labels, shares = [], []
+    labels, certainty = [], []
     last = stand_ins
     for level in logits:
-        share, label = level.softmax(dim=-1).max(dim=-1)
-        shares.append(share.gather(1, last))
+        label = level.argmax(dim=-1)
+        best = level.topk(min(2, level.shape[-1]), dim=-1).values
+        lead = best[..., 0] - best[..., 1] if best.shape[-1] > 1 else torch.full_like(best[..., 0], torch.inf)
+        certainty.append(lead.sigmoid().gather(1, last))
         last = label.gather(1, last)
         labels.append(last)
-    return SegmentLevels(tuple(labels), tuple(shares))
+    return SegmentLevels(tuple(labels), tuple(certainty))
 
 
 def stand_ins(superpixels: Tensor, empty: Tensor) -> Tensor:

@@ -7,16 +7,17 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sohes.backbones.timm_folder import BackboneFolder, TimmModel, build_backbone, with_stochastic_depth
 from sohes.data.images import ImageArray
 from sohes.errors import ConfigError
 from sohes.methods.cast.settings import CastCropSettings
-from sohes.rle import IntArray
 
-Superpixels = Callable[[ImageArray], IntArray]  # of an image (H, W, 3): labels (H, W) from 0
+Superpixels = Callable[[ImageArray], NDArray[np.signedinteger]]  # of an image (H, W, 3): labels (H, W) from 0
 
 
 def takes_superpixels(encoder: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from torch import Tensor
 from sohes.backbones.cast.pooling import GraphPooling
 from sohes.backbones.cast.sampling import farthest_points
 from sohes.backbones.cast.segment_mean import SegmentMean
+from sohes.backbones.cast.segments import segment_levels
 from tests.backbones.cast.reference import golden, naive_farthest, weights
 
 
@@ -126,3 +129,13 @@ def test_half_precision_picks_and_groups_as_float32_does() -> None:
     assert torch.equal(found.picked, values["picked"])
     assert found.logits.dtype == torch.float32
     torch.testing.assert_close(found.tokens.float(), values["pooled"], atol=0.05, rtol=0)
+
+
+def test_certainty_is_the_lead_over_the_second_best() -> None:
+    """Two superpixels, three groups, then one: worked by hand."""
+    first = torch.tensor([[[0.0, 2.0, 1.0], [3.0, -1.0, 3.0]]])
+    second = torch.tensor([[[0.5], [0.25], [0.0]]])
+    found = segment_levels([first, second], torch.tensor([[0, 1]]))
+    assert [labels.tolist() for labels in found.labels] == [[[1, 0]], [[0, 0]]]
+    torch.testing.assert_close(found.certainty[0], torch.tensor([[math.e / (1 + math.e), 0.5]]))
+    assert found.certainty[1].tolist() == [[1.0, 1.0]]
