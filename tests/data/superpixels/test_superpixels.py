@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -71,6 +72,13 @@ def test_a_flat_image_is_cut_into_equal_parts(method: str) -> None:
     areas = np.bincount(found(np.full((128, 160, 3), 77, np.uint8), method).ravel())
     assert len(areas) == 80
     assert areas.min() == areas.max() == 256
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_merged_regions_hang_together(seed: int) -> None:
+    labels = found(smooth(seed, 96, 128), "graph")
+    for label in range(48):
+        assert cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=4)[0] == 2
 
 
 def test_square_blocks() -> None:
