@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -105,6 +106,18 @@ def test_batch_norms_see_one_view() -> None:
     norm.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     trained(**batch())
     assert seen == [4, 4]
+
+
+def test_batch_norms_over_processes_have_the_same_parameters() -> None:
+    """So they may be exchanged after the parameters were grouped, as the stage does on GPUs."""
+    trained = module(build_backbone({"architecture": "test_resnet"}))
+    before, names = [id(p) for p in trained.parameters()], trained.state_dict().keys()
+    assert convert_sync_batchnorm(trained) is trained
+    assert [id(p) for p in trained.parameters()] == before
+    assert trained.state_dict().keys() == names
+    norms = [layer for layer in trained.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) > 10
+    assert all(isinstance(layer, nn.SyncBatchNorm) for layer in norms)
 
 
 def test_a_fixed_batch_is_learnt_by_heart() -> None:
