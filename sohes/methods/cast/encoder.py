@@ -17,7 +17,7 @@ from sohes.data.images import ImageArray
 from sohes.errors import ConfigError
 from sohes.methods.cast.settings import CastCropSettings
 
-Superpixels = Callable[[ImageArray], NDArray[np.signedinteger]]  # of an image (H, W, 3): labels (H, W) from 0
+Superpixels = Callable[[ImageArray], NDArray[np.integer]]  # of an image (H, W, 3): labels (H, W) from 0
 
 
 def takes_superpixels(encoder: Any) -> bool:
