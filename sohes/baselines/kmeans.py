@@ -27,7 +27,7 @@ from sohes.segmenters.segmenter import Segmenter
 Floats = NDArray[np.floating]
 
 
-class Level(NamedTuple):
+class KMeansLevel(NamedTuple):
     """Clusters of the pixels of one image.
 
     Attributes:
@@ -77,7 +77,9 @@ class VitKmeans(Segmenter):
         return replace(forest, scores=scores).select(np.lexsort((-forest.areas, -scores)))
 
 
-def nested_clusters(tokens: Floats, side_px: int, counts: Sequence[int], *, iterations: int, seed: int) -> list[Level]:
+def nested_clusters(
+    tokens: Floats, side_px: int, counts: Sequence[int], *, iterations: int, seed: int
+) -> list[KMeansLevel]:
     """Cluster the pixels of bilinearly upsampled tokens, then the mean directions of the clusters, and so on.
 
     A pixel is a fixed mixture of at most four tokens. So its product with a centre is that mixture of the tokens'
@@ -97,7 +99,7 @@ def nested_clusters(tokens: Floats, side_px: int, counts: Sequence[int], *, iter
     mixture = csr_array(kron(*(_upsampling(side, side_px) for side in tokens.shape[:2])), dtype=np.float32)
     flat: FloatArray = tokens.reshape(-1, tokens.shape[-1]).astype(np.float32)
     lengths = np.sqrt(np.maximum(mixture.multiply(mixture @ (flat @ flat.T)).sum(axis=1), 1e-24))
-    levels: list[Level] = []
+    levels: list[KMeansLevel] = []
     labels: IntArray = np.arange(side_px**2)
     for count in counts:
         if not levels:
@@ -110,7 +112,7 @@ def nested_clusters(tokens: Floats, side_px: int, counts: Sequence[int], *, iter
         centres = _directions(labels, mixture, flat)
         products = np.take_along_axis(mixture @ (flat @ centres.T), labels[:, None], axis=1)[:, 0]
         cosines = np.bincount(labels, weights=products / lengths) / np.bincount(labels)
-        levels.append(Level(labels.reshape(side_px, side_px), cosines))
+        levels.append(KMeansLevel(labels.reshape(side_px, side_px), cosines))
     return levels
 
 
