@@ -30,6 +30,7 @@ def test_what_it_leaves(start: Path, undisturbed: Path) -> None:
     assert (step.images, step.supervision, step.data) == (10, "none", "generated scenes")
     query = {k.removeprefix("query."): v for k, v in end(undisturbed)["model"].items() if k.startswith("query.")}
     assert torch.equal(query["encoder.pos_embed"], trained.model.pos_embed)  # not the key encoder's
+    assert int(query["projector.1.num_batches_tracked"]) == 2 * 6  # each step sees two views
     head = load_file(undisturbed / "head.safetensors")
     assert torch.equal(head["projector.0.weight"], query["projector.0.weight"])
     assert head["predictor.3.weight"].shape == (16, 32)
