@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sohes.backbones import timm_cast
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import build_backbone, load_backbone_folder, save_backbone_folder
 from sohes.data.coco import read_coco
@@ -18,9 +19,6 @@ from sohes.methods.cast.settings import CastConfig, ContrastSettings
 from sohes.methods.cast.views import ViewPairs, collate
 from tests.methods.cast.test_module import HEADS, batch
 from tests.methods.cast.tiny import TINY, run, squares
-
-pytest.importorskip("sohes.data.superpixels.superpixels", reason="superpixels are not there yet")
-timm_cast = pytest.importorskip("sohes.backbones.timm_cast", reason="CAST is not there yet")
 
 VIEWS: dict[str, Any] = {"view_px": 64, "superpixel_px": 16, "area_min": 0.8, "momentum": 0.9, "lr": 3e-3}
 
