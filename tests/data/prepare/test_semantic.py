@@ -323,7 +323,7 @@ def test_command(
     assert len(json.loads((tmp_path / "data/voc2012/train.json").read_text())["items"]) == 1
     assert main(["data", "list"]) == 0
     listing = capsys.readouterr().out
-    assert f"voc2012             {tmp_path / 'data/voc2012'}\n" in listing
+    assert f"voc2012                 {tmp_path / 'data/voc2012'}\n" in listing
     assert "(118,287 train and 5,000 val images, label maps)" in listing
     assert main(["data", "prepare", "voc2021", "--root", str(root)]) == 1
     assert "unknown data set 'voc2021'; did you mean 'voc2012'?" in capsys.readouterr().err
