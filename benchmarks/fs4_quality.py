@@ -138,7 +138,7 @@ def _score(name: str, seed: int, source: str, clusters: tuple[int, ...], images:
 
 def _table(cache: Path, out: Path) -> None:
     """All rows that there are, their means, and the difference to PiCIE's loss alone, seed by seed."""
-    files = [file for file in sorted(cache.glob("*/*/*.json")) if file.name != "facts.json"]
+    files = [file for file in sorted(cache.glob("*/[0-9]*/*.json")) if file.name != "facts.json"]
     rows = pd.DataFrame([row for file in files for row in read_json(file)])
     with atomic_path(out.with_suffix(".csv")) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.2f")

@@ -78,7 +78,7 @@ def test_unknown_kinds_name_the_known_ones(tmp_path: Path) -> None:
         write_json(tmp_path / "config.json", {"model_type": kind})
         with pytest.raises(
             WeightsError,
-            match=r"config\.json: unknown kind of segmenter .*Known: fs4_segmenter, leopart_segmenter, sohes",
+            match=r"config\.json: unknown kind of segmenter .*Known: cast_segmenter, fs4_segmenter, leopart_segmenter",
         ):
             load_segmenter(tmp_path)
 
