@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from sohes.errors import SohesError
 from sohes.records import StageResult, usable_cores
 
 GRACE_S = 120.0  # from an interrupt to the kill: for the running step, and for writing its state
+NOTICE_S = 1.0  # before a failed process ends, so that the agent first notices one that was killed, where that was why
 MEMORY = "Often the memory was full: watch it, or make the stage smaller."  # after a SIGKILL that nobody sent
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -167,6 +169,7 @@ def _process(
             torch.distributed.destroy_process_group()
     except (Exception, KeyboardInterrupt) as error:
         _keep(error, failure)
+        time.sleep(NOTICE_S)
         sys.exit(1)
     return result if is_main else None
 
