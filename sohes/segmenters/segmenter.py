@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import EvalResult
+from safetensors.torch import save_file
+from torch import Tensor
 
 from sohes.backbones.card import CARD, read_numbers
 from sohes.backbones.precision import default_device
-from sohes.backbones.provenance import Provenance
-from sohes.backbones.timm_folder import CONFIG
+from sohes.backbones.provenance import PROVENANCE, Provenance
+from sohes.backbones.timm_folder import CONFIG, WEIGHTS
 from sohes.data.images import ImageLike
 from sohes.errors import WeightsError, unknown_name
-from sohes.files import read_json
+from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
 from sohes.masks import MaskForest
 from sohes.segmenters import hub
+from sohes.segmenters.card import segmenter_card
 from sohes.segmenters.decode import select_forest
 
 # `model_type` in a folder's config.json -> what loads it, given the folder and a device; imported when it is needed
@@ -83,6 +87,18 @@ class TrainedSegmenter(Segmenter):
     @abstractmethod
     def _write(self, folder: Path) -> Path:
         """Write `hub.FILES` and a card to the folder, atomically; its config.json has a `model_type` of `KINDS`."""
+
+    def _write_files(self, folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+        """`_write` of a segmenter that is tensors and a JSON-able config with its `model_type`."""
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary / WEIGHTS)
+            write_json(temporary / CONFIG, config)
+            write_json(temporary / PROVENANCE, self.provenance.as_json())
+            digest = file_digest(temporary / WEIGHTS)
+            card = segmenter_card(self.description, self.provenance, digest, results=self.results)
+            write_text(temporary / CARD, card)
+        return folder
 
     def save(self, folder: str | Path) -> Path:
         """Write a segmenter folder that `load_segmenter` reads, in place of one that is there.

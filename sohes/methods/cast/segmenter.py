@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sohes.backbones.card import CARD
 from sohes.backbones.cast.model import CAST, PATCH_PX
 from sohes.backbones.precision import autocast
 from sohes.backbones.provenance import PROVENANCE, read_provenance
@@ -27,10 +25,9 @@ from sohes.backbones.timm_folder import (
 )
 from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import ConfigError, WeightsError
-from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
+from sohes.files import read_json
 from sohes.masks import MaskForest
 from sohes.methods.forest import nested_forest
-from sohes.segmenters.card import segmenter_card
 from sohes.segmenters.segmenter import TrainedSegmenter
 
 KIND = "cast_segmenter"
@@ -113,17 +110,8 @@ class CASTSegmenter(TrainedSegmenter):
         return nested_forest(levels, certainty.float().cpu().numpy(), (array.shape[0], array.shape[1]))
 
     def _write(self, folder: Path) -> Path:
-        tensors = {name: value.cpu().contiguous() for name, value in self.model.state_dict().items()}
         config = {"model_type": KIND, "backbone": self._timm_config, "short_px": self.short_px}
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            save_file(tensors, temporary / WEIGHTS)
-            write_json(temporary / CONFIG, config)
-            write_json(temporary / PROVENANCE, self.provenance.as_json())
-            digest = file_digest(temporary / WEIGHTS)
-            card = segmenter_card(self.description, self.provenance, digest, results=self.results)
-            write_text(temporary / CARD, card)
-        return folder
+        return self._write_files(folder, self.model.state_dict(), config)
 
 
 def image_view(image: ImageArray, short_px: int) -> Tensor:

@@ -8,21 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from sohes.backbones.card import CARD
 from sohes.backbones.provenance import PROVENANCE, Provenance, read_provenance
 from sohes.backbones.timm_folder import CONFIG, WEIGHTS, build_backbone, load_state, read_safetensors
 from sohes.data.images import ImageLike, as_image
 from sohes.errors import ConfigError, WeightsError
-from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
+from sohes.files import read_json
 from sohes.masks import FloatArray, MaskForest
 from sohes.methods.forest import nested_forest
 from sohes.methods.fs4.embed import Embedder, nearest_centroids
 from sohes.methods.fs4.network import rebuild_network
 from sohes.methods.fs4.specks import without_specks
 from sohes.rle import IntArray
-from sohes.segmenters.card import segmenter_card
 from sohes.segmenters.segmenter import TrainedSegmenter
 
 KIND = "fs4_segmenter"
@@ -125,15 +122,7 @@ class FS4Segmenter(TrainedSegmenter):
         tensors |= {f"{_MERGED}{number}": torch.from_numpy(array) for number, array in self.merged.items()}
         network = self.embedder.network.built
         config = {"model_type": KIND, "backbone": self._timm_config, "network": network, "facts": self.facts}
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, temporary / WEIGHTS)
-            write_json(temporary / CONFIG, config)
-            write_json(temporary / PROVENANCE, self.provenance.as_json())
-            digest = file_digest(temporary / WEIGHTS)
-            card = segmenter_card(self.description, self.provenance, digest, results=self.results)
-            write_text(temporary / CARD, card)
-        return folder
+        return self._write_files(folder, tensors, config)
 
 
 def load_fs4_segmenter(folder: Path, device: torch.device) -> FS4Segmenter:

@@ -10,22 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sohes.backbones.card import CARD
 from sohes.backbones.provenance import PROVENANCE, Provenance, read_provenance
 from sohes.backbones.timm_folder import CONFIG, WEIGHTS, BackboneFolder, build_vit, load_state, read_safetensors
 from sohes.backbones.timm_vit import DenseViT
 from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import WeightsError
-from sohes.files import atomic_path, file_digest, read_json, write_json, write_text
+from sohes.files import read_json
 from sohes.masks import FloatArray, MaskForest
 from sohes.methods.clusters import Projection, assign, unit_length
 from sohes.methods.forest import nested_forest
 from sohes.methods.leopart.communities import find_communities, find_edges
 from sohes.rle import BoolArray, IntArray
-from sohes.segmenters.card import segmenter_card
 from sohes.segmenters.segmenter import TrainedSegmenter
 
 KIND = "leopart_segmenter"
@@ -173,20 +170,12 @@ class LeopartSegmenter(TrainedSegmenter):
         return nested_forest(levels, confidence, (array.shape[0], array.shape[1]))
 
     def _write(self, folder: Path) -> Path:
-        tensors = {_VIT + name: value.cpu().contiguous() for name, value in self.vit.vit.state_dict().items()}
+        tensors = {_VIT + name: value for name, value in self.vit.vit.state_dict().items()}
         for field in fields(self.statistics):
             array = np.ascontiguousarray(getattr(self.statistics, field.name))
             tensors[_STATISTICS + field.name] = torch.from_numpy(array)
         config = {"model_type": KIND, "vit": self._timm_config, "facts": self.facts}
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            save_file(tensors, temporary / WEIGHTS)
-            write_json(temporary / CONFIG, config)
-            write_json(temporary / PROVENANCE, self.provenance.as_json())
-            digest = file_digest(temporary / WEIGHTS)
-            card = segmenter_card(self.description, self.provenance, digest, results=self.results)
-            write_text(temporary / CARD, card)
-        return folder
+        return self._write_files(folder, tensors, config)
 
 
 def square_view(image: ImageArray, size_px: int) -> Tensor:
