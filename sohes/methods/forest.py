@@ -49,10 +49,8 @@ def nested_forest(levels: Mapping[str, IntArray], confidence: FloatArray, size_h
     small = min(height, size_hw[0]), min(width, size_hw[1])  # so that every component has a pixel of the image
     of_levels = np.broadcast_to(confidence, (len(levels), height, width))
     masks: list[_Mask] = []
-    above, mask_above = (
-        np.zeros(small[0] * small[1], np.int64),
-        [-1],
-    )  # component of each pixel on the level above; their masks
+    # component of each pixel on the level above; their masks
+    above, mask_above = np.zeros(small[0] * small[1], np.int64), [-1]
     for (name, labels), confident in zip(levels.items(), of_levels, strict=True):
         labels, sure = resized(labels, small), resized(confident, small).ravel()
         components = connected_components(labels, background=-1, connectivity=1)  # from 1 on, 0 for background
