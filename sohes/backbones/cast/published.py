@@ -40,7 +40,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any]]:
     """
     width, depths, fusion = state["cls_token"].shape[-1], _depths(state), _has_fusion(state)
     made = {"embed_dim": width, "depths": depths, "fusion": fusion}
-    name = next((name for name, arguments in CASTS.items() if arguments == made), None)
+    name = next((name for name, arguments in CASTS.items() if made.items() <= arguments.items()), None)
     if name is None:
         shown = ", ".join(map(str, depths))
         raise ValueError(f"a CAST of width {width} with {shown} blocks, which is none of {', '.join(CASTS)}")

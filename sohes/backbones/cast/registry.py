@@ -1,8 +1,9 @@
 """Architectures that timm knows by name once `sohes` is imported (README §8).
 
-cast_small, cast_small_deep, cast_base, cast_base_deep   class-token variants
-the same and _fusion                                     fusion variants
-vit_conv_small, vit_conv_base                            plain ViTs with the same stem, at stride 16, and as many blocks
+cast_tiny, cast_small, cast_small_deep, cast_base, cast_base_deep   class-token variants
+the same and _fusion                                                fusion variants
+vit_conv_tiny, vit_conv_small, vit_conv_base                        plain ViTs with the same stem, at stride 16, and as
+                                                                    many blocks
 """
 
 from __future__ import annotations
@@ -17,16 +18,24 @@ from torch import nn
 
 # The models are imported when one is built: this runs at the end of timm's import, which may be one of theirs.
 
-_WIDTHS = {"small": 384, "base": 768}
-_DEPTHS = {"": (3, 3, 3, 2), "_deep": (6, 3, 3, 3)}
-CASTS: dict[str, dict[str, Any]] = {  # all with 12 heads [CAST]
-    f"cast_{size}{deep}{fusion}": {"embed_dim": width, "depths": depths, "fusion": bool(fusion)}
-    for fusion in ("", "_fusion")
-    for size, width in _WIDTHS.items()
-    for deep, depths in _DEPTHS.items()
+# all but tiny, which is for processors [ours], with 12 heads [CAST]
+_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"embed_dim": 128, "depths": (2, 2, 2, 1), "num_heads": 4},
+    "small": {"embed_dim": 384, "depths": (3, 3, 3, 2), "num_heads": 12},
+    "small_deep": {"embed_dim": 384, "depths": (6, 3, 3, 3), "num_heads": 12},
+    "base": {"embed_dim": 768, "depths": (3, 3, 3, 2), "num_heads": 12},
+    "base_deep": {"embed_dim": 768, "depths": (6, 3, 3, 3), "num_heads": 12},
+}
+CASTS: dict[str, dict[str, Any]] = {
+    f"cast_{size}{suffix}": {**of, "fusion": bool(suffix)} for suffix in ("", "_fusion") for size, of in _SIZES.items()
 }
 CONV_VITS: dict[str, dict[str, Any]] = {
-    f"vit_conv_{size}": {"embed_dim": width, "depth": 11, "num_heads": 12} for size, width in _WIDTHS.items()
+    f"vit_conv_{size}": {
+        "embed_dim": _SIZES[size]["embed_dim"],
+        "depth": sum(_SIZES[size]["depths"]),
+        "num_heads": _SIZES[size]["num_heads"],
+    }
+    for size in ("tiny", "small", "base")
 }
 
 

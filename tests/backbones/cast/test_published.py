@@ -158,5 +158,5 @@ def test_another_variant_is_refused_by_name(tmp_path: Path) -> None:
 def test_of_no_known_width(tmp_path: Path) -> None:
     state = {name: value for name, value in published().items() if not name.startswith(("blocks1.2", "blocks.2."))}
     torch.save(state, tmp_path / "moco.pth")
-    with pytest.raises(WeightsError, match=r"a CAST of width 384 with 2, 3, 3, 2 blocks, which is none of cast_small,"):
+    with pytest.raises(WeightsError, match=r"a CAST of width 384 with 2, 3, 3, 2 blocks, which is none of cast_tiny,"):
         resolve_weights(str(tmp_path / "moco.pth"))
