@@ -33,10 +33,10 @@ def test_names(name: str) -> None:
     assert timm.is_model(name)
     with torch.device("meta"):
         model: Any = timm.create_model(name, num_classes=0)
-    depth = 15 if "deep" in name else 11
-    assert len(model.blocks) == depth
-    assert model.num_features == (768 if "base" in name else 384)
-    assert all(block.attn.num_heads == 12 for block in model.blocks)
+    tiny = "tiny" in name
+    assert len(model.blocks) == (7 if tiny else 15 if "deep" in name else 11)
+    assert model.num_features == (128 if tiny else 768 if "base" in name else 384)
+    assert all(block.attn.num_heads == (4 if tiny else 12) for block in model.blocks)
     assert model.patch_embed.patch_size == ((16, 16) if name in CONV_VITS else (8, 8))
     assert model.pretrained_cfg["mean"] == (0.485, 0.456, 0.406)
 
