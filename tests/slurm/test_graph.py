@@ -194,7 +194,7 @@ def test_the_canvas_suits_the_weights_that_are_trained() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    for recipe in ("sohes_full", "zero_shot_suite", "leopart", "fs4"):
+    for recipe in ("sohes_full", "zero_shot_suite", "leopart", "fs4", "cast"):
         for stage in load_graph(recipe, "demo").stages.values():
             for cls in (type(stage.config), type(stage.resources)):
                 assert set(field_docs(cls)) == {field.name for field in fields(cls)}, cls
@@ -283,3 +283,28 @@ def test_fs4_resolves_at_every_scale(scale: str) -> None:
 def test_fs4_refuses_views_that_the_patch_does_not_divide() -> None:
     with pytest.raises(ConfigError, match=r"view_px=115 is not a multiple of the backbone's 14 px patches; try 112"):
         load_graph("fs4", "demo", overrides=["fs4.view_px=115"])
+
+
+@pytest.mark.parametrize("scale", ["demo", "small", "paper"])
+def test_cast_resolves_at_every_scale(scale: str) -> None:
+    stages = load_graph("cast", scale).stages
+    assert {name: stages[name].inputs for name in ("cast", "probe-knn", "segmenter")} == {
+        "cast": {"backbone": "weights/backbone", "images": "images"},
+        "probe-knn": {"backbone": "cast/backbone", "start": "weights/backbone", "data": "labelled"},
+        "segmenter": {"backbone": "cast/backbone", "images": "images"},
+    }
+    assert list(stages)[-1] == "tables"
+    assert set(stages["tables"].parents) == set(stages) - {"tables"}
+    # 100 epochs of ImageNet-1k, 10 of them to warm up, in batches of 256
+    config, epoch = stages["cast"].config, 1_281_167 // 256
+    assert ((config.iterations, config.warmup) == (100 * epoch, 10 * epoch)) == (scale == "paper")
+
+
+def test_presets_of_cast_are_the_published_schedules() -> None:
+    def schedule(preset: str) -> tuple[int, int]:
+        config = load_graph("cast", "paper", overrides=[f"cast.preset={preset}"]).stages["cast"].config
+        return config.iterations, config.warmup
+
+    epoch = 118_287 // 256
+    assert schedule("coco") == (400 * epoch, 40 * epoch)
+    assert schedule("imagenet100") == (200 * 494, 20 * 494)  # some 126,700 images

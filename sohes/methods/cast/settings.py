@@ -70,10 +70,12 @@ class ClassifySettings:
 
 @settings
 class CastConfig(CastCropSettings, ContrastSettings, ClassifySettings, OptimSettings, RunSettings):
-    """MoCo-v3 on ImageNet-1k as CAST trains it (README §5); the preset `classify` is its supervised training (§7)."""
+    """MoCo-v3 on ImageNet-1k as CAST trains it; presets: its other data (README §5), its supervised training (§7)."""
 
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "moco": {},
+        "imagenet100": {"iterations": 98_800, "warmup": 9_880},  # 200 epochs, 20
+        "coco": {"iterations": 184_800, "warmup": 18_480},  # 400 epochs, 40; of the fusion form
         "classify": {
             "objective": "classify",
             "iterations": 375_300,  # 300 epochs
