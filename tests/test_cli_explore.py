@@ -112,6 +112,18 @@ def test_a_weight_file_that_leaves_its_normalisation_open(
     assert (header["init"], header["supervision"]) == ("file mine (DINO)", "none (probable)")
 
 
+def test_a_cast_gives_its_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scenes(tmp_path, train=2, val=1, size=64, seed=0)
+    command = ["explore", str(tmp_path / "train"), "--out", str(tmp_path / "out"), "--backbone", "random:cast_tiny"]
+    command += ["--overlays", "0", "--set", "min_area_px=20"]
+    assert main(command) == 1
+    assert "cast_tiny has no keys of all superpixels; use explore.feature=token" in capsys.readouterr().err
+    assert main([*command, "feature=token"]) == 0
+    store = LabelStore(tmp_path / "out")
+    assert (store.header["backbone"], store.header["feature"]) == ("cast_tiny", "token")
+    assert [len(forest) > 0 for _, forest in store] == [True, True]
+
+
 def test_parts_write_the_store_of_a_single_run(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

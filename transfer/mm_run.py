@@ -90,8 +90,7 @@ def complete_config(
     pixel = {key: [255.0 * value for value in folder.timm_config["pretrained_cfg"][key]] for key in ("mean", "std")}
     config.model.data_preprocessor.update(pixel)
     config.model.backbone.folder = str(Path(backbone).resolve())
-    vit: Any = folder.vit
-    _fit_heads(config.model, vit.embed_dim, len(data.classes))
+    _fit_heads(config.model, folder.transformer.embed_dim, len(data.classes))
     for loader, path in ((config.train_dataloader, data.train), (config.test_dataloader, data.val)):
         loader.dataset.update(ann_file=str(path.resolve()), metainfo={"classes": data.classes})
         loader.worker_init_fn = {"type": "start_worker", "num_workers": loader.num_workers, "seed": seed}

@@ -39,6 +39,7 @@ ARCHITECTURES = ["vit_*", "resnet[0-9]*", "cast_*"]  # of timm, that are propose
 _USE = """import {packages}
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 features = model.forward_features(torch.zeros(1, {size}))"""
+_NAMES: dict[Kind, str] = {"ViT": "vit_*", "ResNet": "resnet*", "CAST": "cast_*"}
 _TAGS: dict[Kind, list[str]] = {
     "ViT": ["vision-transformer"],
     "ResNet": ["resnet"],
@@ -72,7 +73,17 @@ class BackboneFolder:
         Raises:
             WeightsError: it is something else.
         """
-        _check_vit(self.provenance.timm_name)
+        _check_kind(self.provenance.timm_name, "ViT")
+        return self.model
+
+    @property
+    def transformer(self) -> TimmModel:
+        """The model, for what takes a ViT or a CAST.
+
+        Raises:
+            WeightsError: it is a ResNet.
+        """
+        _check_kind(self.provenance.timm_name, "ViT", "CAST")
         return self.model
 
 
@@ -106,16 +117,18 @@ def build_vit(timm_config: Mapping[str, Any]) -> VisionTransformer:
     Raises:
         WeightsError: as there; or it is something else.
     """
-    _check_vit(timm_config["architecture"])
+    _check_kind(timm_config["architecture"], "ViT")
     return build_backbone(timm_config)
 
 
-def _check_vit(name: str) -> None:
+def _check_kind(name: str, *wanted: Kind) -> None:
     kind = kind_of(name)
-    if kind != "ViT":
+    if kind not in wanted:
+        names = " or ".join(_NAMES[one] for one in wanted)
         raise WeightsError(
-            f"{name} is a {kind}, where a ViT is needed: choose a timm vit_* model (weights.source=NAME). ResNets and "
-            "CAST are backbones for probes and for phase 1 with explore.feature=token, ResNets for FS4 too"
+            f"{name} is a {kind}, where a {' or '.join(wanted)} is needed: choose a timm {names} model "
+            "(weights.source=NAME). ResNets and CAST are backbones for probes and for phase 1 with "
+            "explore.feature=token, ResNets for FS4 too, CAST for heads of MMSegmentation and MMDetection too"
         )
 
 

@@ -50,14 +50,14 @@ def parameter_groups(
 def layer_factors(vit: VisionTransformer, decay: float, *, with_head: bool = False) -> dict[nn.Parameter, float]:
     """Learning rate of a ViT's parameters over the highest one: times `decay` for each layer above (BEiT's rule).
 
-    Layers are the embeddings, then each block. The last norm belongs to the last block, as timm counts; `with_head`, as
-    BEiT and MAE count when they finetune, to the head, which is one more layer above the blocks.
+    Layers are the embeddings, then each block. The last norm and a CAST's fusion belong to the last block, as timm
+    counts; `with_head`, as BEiT and MAE count when they finetune, to the head, one more layer above the blocks.
     """
     layers = group_parameters(vit, vit.group_matcher(), reverse=True)
     last = max(layers.values())
 
     def above(name: str) -> int:
-        return 0 if with_head and name.startswith("norm.") else last - layers[name] + with_head
+        return 0 if with_head and name.startswith(("norm.", "fusion.")) else last - layers[name] + with_head
 
     return {parameter: decay ** above(name) for name, parameter in vit.named_parameters()}
 

@@ -1,4 +1,4 @@
-"""A timm ViT under an MMSegmentation or MMDetection head (README §1).
+"""A timm ViT or CAST under an MMSegmentation or MMDetection head (README §1, §2).
 
 The plain ViT has one resolution; heads want maps at strides 4, 8, 16 and 32. As in ViTDet's simple feature pyramid
 (arXiv 2203.16527) they are made from the ViT's own map, here optionally from a different block for each level.
@@ -17,10 +17,13 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from sohes.backbones.cast.model import CAST
 from sohes.backbones.precision import autocast
-from sohes.backbones.timm_folder import load_backbone_folder
+from sohes.backbones.timm_folder import load_backbone_folder, without_classifier
 from sohes.errors import ConfigError
+from sohes.mm.cast_maps import cast_maps
 
 STRIDES = (4, 8, 16, 32)
 
@@ -28,22 +31,23 @@ STRIDES = (4, 8, 16, 32)
 # In the root registry: those of mmseg and mmdet are its children and find it from either scope.
 @MODELS.register_module()
 class TimmViT(BaseModule):
-    """Any timm ViT folder as a backbone with four levels of `embed_dim` channels at strides 4, 8, 16, 32.
+    """Any timm folder of a ViT or CAST as a backbone with four levels of `embed_dim` channels at strides 4, 8, 16, 32.
 
     Images whose sides are no multiples of the patch are resized inside (not padded) to the nearest ones, so the map
     covers the image and nothing else. The head's data preprocessor normalises them by the folder's mean and deviation.
+    Batch norms, which CAST and convolutional stems have, keep their statistics: batches under heads are small.
 
     Args:
         folder: timm folder (config.json, model.safetensors).
-        out_blocks: block whose normalised output feeds each of the four levels, counted from 0; None takes the last
-            block of each quarter of the depth (as the MAE and BEiT recipes do).
-        frozen: no gradient, and eval mode whatever `train()` says. The ViT trains by default, as other backbones do.
-        deconv: learn the upsampling by transposed convolutions (ViTDet) instead of interpolating.
+        out_blocks: block of a ViT whose normalised output feeds each of the four levels, counted from 0; None takes the
+            last block of each quarter of the depth (as the MAE and BEiT recipes do), or each level of a CAST.
+        frozen: no gradient, and eval mode whatever `train()` says. The model trains by default, as other backbones do.
+        deconv: learn the upsampling of a ViT's map by transposed convolutions (ViTDet) instead of interpolating.
         drop_path_rate: stochastic depth, for finetuning.
 
     Raises:
         WeightsError: the folder cannot be loaded, or holds a ResNet.
-        ConfigError: `out_blocks` does not fit the depth.
+        ConfigError: `out_blocks` does not fit the depth, or is given for a CAST.
     """
 
     def __init__(
@@ -56,20 +60,31 @@ class TimmViT(BaseModule):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        _ = load_backbone_folder(Path(folder)).vit  # timm's own errors do not name the file or the remedy
+        loaded = load_backbone_folder(Path(folder))  # timm's own errors do not name the file or the remedy
+        _ = loaded.transformer
         vit: Any = timm.create_model(
-            f"local-dir:{folder}", pretrained=True, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate
+            f"local-dir:{folder}",
+            pretrained=True,
+            drop_path_rate=drop_path_rate,
+            **without_classifier(loaded.provenance.timm_name),
         )
         self.vit = vit
         self.frozen = frozen
         self.embed_dim: int = vit.embed_dim
         self.patch_size: int = vit.patch_embed.patch_size[0]
-        depth = len(vit.blocks)
-        self.out_blocks = tuple(out_blocks or (max(depth * quarter // 4, 1) - 1 for quarter in (1, 2, 3, 4)))
-        if len(self.out_blocks) != len(STRIDES) or not all(0 <= block < depth for block in self.out_blocks):
-            raise ConfigError(f"out_blocks must be four of 0..{depth - 1}, not {self.out_blocks}")
+        self.is_cast = isinstance(vit, CAST)
+        if self.is_cast:
+            if out_blocks is not None:
+                raise ConfigError(f"{folder} is a CAST, whose maps are its levels: leave out_blocks out")
+            vit.pools[-1].requires_grad_(False)  # whose groups are no map's
+        else:
+            depth = len(vit.blocks)
+            self.out_blocks = tuple(out_blocks or (max(depth * quarter // 4, 1) - 1 for quarter in (1, 2, 3, 4)))
+            if len(self.out_blocks) != len(STRIDES) or not all(0 <= block < depth for block in self.out_blocks):
+                raise ConfigError(f"out_blocks must be four of 0..{depth - 1}, not {self.out_blocks}")
+        upsampled = deconv and not self.is_cast
         self.resample = nn.ModuleList(
-            _upsampling(self.embed_dim, level) if deconv else nn.Identity() for level in range(len(STRIDES))
+            _upsampling(self.embed_dim, level) if upsampled else nn.Identity() for level in range(len(STRIDES))
         )
         if frozen:
             self.vit.requires_grad_(False)
@@ -79,33 +94,40 @@ class TimmViT(BaseModule):
         """Keep the loaded weights: the inherited method would let timm initialise the ViT again."""
 
     def train(self, mode: bool = True) -> TimmViT:
-        """As usual, but a frozen ViT stays in eval mode."""
+        """As usual, but a frozen model stays in eval mode, and so does every batch norm."""
         super().train(mode)
-        if self.frozen:
-            self.vit.eval()
+        for module in self.vit.modules():
+            if self.frozen or isinstance(module, _BatchNorm):
+                module.training = False
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Four maps (B, D, ceil(H/s), ceil(W/s)) float32, s = 4, 8, 16, 32, of normalised images (B, 3, H, W)."""
+        """Four maps (B, D, ceil(H/s), ceil(W/s)) float32, s = 4, 8, 16, 32, of normalised images (B, 3, H, W).
+
+        Raises:
+            ConfigError: images too small for a CAST.
+        """
         height, width = images.shape[-2:]
-        maps = self._block_maps(images)
+        images = _resize(images, (self._fitting(height), self._fitting(width)))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), autocast(images.device):
+            maps = cast_maps(self.vit, images, STRIDES) if self.is_cast else self._block_maps(images)
         levels = []
-        for stride, block, resample in zip(STRIDES, self.out_blocks, self.resample, strict=True):
+        for stride, features, resample in zip(STRIDES, maps, self.resample, strict=True):
             size_hw = (-(-height // stride), -(-width // stride))
-            levels.append(_resize(resample(maps[block]), size_hw))
+            levels.append(_resize(resample(features), size_hw))
         return tuple(levels)
 
-    def _block_maps(self, images: Tensor) -> dict[int, Tensor]:
-        """Normalised output (B, D, h, w) of each block in `out_blocks`."""
-        patch = self.patch_size
-        height, width = (max(round(side / patch), 1) * patch for side in images.shape[-2:])
+    def _fitting(self, side: int) -> int:
+        """The nearest multiple of the patch."""
+        return max(round(side / self.patch_size), 1) * self.patch_size
+
+    def _block_maps(self, images: Tensor) -> list[Tensor]:
+        """Normalised output (B, D, h, w) of the block of each level."""
         blocks = sorted(set(self.out_blocks))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), autocast(images.device):
-            vit: Any = self.vit
-            maps = vit.forward_intermediates(
-                _resize(images, (height, width)), indices=blocks, norm=True, stop_early=True, intermediates_only=True
-            )
-        return {block: features.float() for block, features in zip(blocks, maps, strict=True)}
+        vit: Any = self.vit
+        maps = vit.forward_intermediates(images, indices=blocks, norm=True, stop_early=True, intermediates_only=True)
+        found = {block: features.float() for block, features in zip(blocks, maps, strict=True)}
+        return [found[block] for block in self.out_blocks]
 
 
 def _resize(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:

@@ -71,6 +71,19 @@ def test_under_a_head_the_norm_counts_to_the_head() -> None:
     assert found["pos_embed"] == found["cls_token"] == found["patch_embed.proj.bias"] == 0.0625
 
 
+def test_poolings_of_a_cast_learn_as_the_block_before_them() -> None:
+    """Worked by hand: embeddings 0, blocks 1 to 5, of which levels end at 2, 3, 4 and 5; what reads them, 6."""
+    for name, last in (("cast_small", "norm.weight"), ("cast_small_fusion", "fusion.proj.weight")):
+        cast = timm.create_model(name, depths=(2, 1, 1, 1), embed_dim=24, num_classes=0)
+        factors = layer_factors(cast, 0.5, with_head=True)
+        found = {name: factors[parameter] for name, parameter in cast.named_parameters()}
+        assert [found[f"blocks.{place}.norm1.weight"] for place in range(5)] == [2.0**-k for k in (5, 4, 3, 2, 1)]
+        assert [found[f"pools.{level}.affinity.bias"] for level in range(4)] == [2.0**-k for k in (4, 3, 2, 1)]
+        assert found["patch_embed.proj.0.weight"] == found["pos_embed"] == found["cls_token"] == 2.0**-6
+        assert found[last] == 1.0
+        assert layer_factors(cast, 0.5)[dict(cast.named_parameters())[last]] == 1.0
+
+
 def test_frozen_parameters_are_in_no_group() -> None:
     model = tiny_segmenter()
     freeze_blocks(model.vit, 1)

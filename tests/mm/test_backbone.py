@@ -43,7 +43,7 @@ def test_stride_16_of_a_patch_16_vit_is_timms_own_map(backbone: Path, monkeypatc
 
 def test_a_resnet_is_refused(tmp_path: Path) -> None:
     folder = save_backbone_folder(tmp_path / "resnet", *resolve_weights("random:test_resnet"))
-    with pytest.raises(WeightsError, match="test_resnet is a ResNet, where a ViT is needed"):
+    with pytest.raises(WeightsError, match="test_resnet is a ResNet, where a ViT or CAST is needed"):
         TimmViT(str(folder))
 
 

@@ -43,14 +43,15 @@ def completed(task: str, recipe: str, backbone: Path, data: HeadData, out: Path,
     )
 
 
+@pytest.mark.parametrize("folder", ["backbone", "cast"])
 @pytest.mark.parametrize(("task", "recipe"), RECIPES)
 def test_every_recipe_builds_a_model_and_an_optimiser(
-    task: str, recipe: str, backbone: Path, prepared: dict[str, HeadData], tmp_path: Path
+    task: str, recipe: str, folder: str, request: pytest.FixtureRequest, prepared: dict[str, HeadData], tmp_path: Path
 ) -> None:
     from mmengine.optim import build_optim_wrapper
     from mmengine.registry import MODELS, DefaultScope
 
-    config = completed(task, recipe, backbone, prepared[task], tmp_path)
+    config = completed(task, recipe, request.getfixturevalue(folder), prepared[task], tmp_path)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = MODELS.build(config.model)
         wrapper = build_optim_wrapper(model, config.optim_wrapper)

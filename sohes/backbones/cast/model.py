@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -291,6 +291,13 @@ class CAST(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters that timm's optimizers leave undecayed; the authors' decay all [CAST]."""
         return {"pos_embed", "cls_token"}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the layers, as timm has them: the stem, then each block, poolings with the block before them."""
+        blocks: list[tuple[str, Any]] = [(r"^blocks\.(\d+)", None)]
+        last = accumulate(self.depths)
+        blocks += [(rf"^pools\.{level}\.", (count - 1,)) for level, count in enumerate(last)]
+        return {"stem": r"^cls_token|pos_embed|patch_embed", "blocks": [*blocks, (r"^(?:norm|fusion)\.", (99999,))]}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Whether blocks are computed again in the backward pass, which saves their memory."""
