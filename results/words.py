@@ -28,6 +28,7 @@ METRIC_TITLES = {
     "mask_ap": "mask AP",
     "acc_top1": "top-1 accuracy",
     "acc_top1_linear": "linear top-1 accuracy",
+    "acc_top1_knn": "k-NN top-1 accuracy",
     "miou": "mIoU as printed",
     "miou_finetuned": "fine-tuned mIoU",
     "miou_image_object_8_segments": "object mIoU per image, 8 segments",

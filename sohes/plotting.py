@@ -71,6 +71,7 @@ def _colour(lightness: float, chroma: float, hue: float) -> Colour:
 START, TRAINED = _colour(0.8, 0.11, 0.19), _colour(0.48, 0.11, 0.69)  # backbone under a head: orange, blue
 PHASES = (_colour(0.84, 0.14, 0.34), _colour(0.6, 0.09, 0.55), _colour(0.34, 0.13, 0.82))  # green, teal, violet
 MAIN, MAIN_PALE = TRAINED, _colour(0.71, 0.06, 0.69)  # of a picture with one series
+RIGHT, WRONG = _colour(0.55, 0.14, 0.42), _colour(0.55, 0.18, 0.06)  # green, red; a mark beside them says the same
 INK, MUTED, CITED, GRID = (_colour(lightness, 0, 0) for lightness in (0.32, 0.54, 0.84, 0.92))
 
 

@@ -21,7 +21,10 @@ from results.words import (
 )
 from sohes.records import PHASES, START, TRAINED
 
-METRICS = ("mask_ar_1000", "miou_dataset", "box_ap", "mask_ap", "cluster_miou_leopart", "cluster_miou_hungarian")
+METRICS = (
+    *("mask_ar_1000", "miou_dataset", "box_ap", "mask_ap", "cluster_miou_leopart", "cluster_miou_hungarian"),
+    *("acc_top1_linear", "acc_top1_knn"),
+)
 METHODS = ("SOHES", "Leopart", "CAST", "FS4 (reconstruction)")
 PUBLISHED = tuple(name.split()[0] for name in METHODS)  # as publications call them
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,10 @@ from results.verdicts import MISSING, Verdict
 from results.words import data_of, supervision_notes, title_of
 
 CITED = ("miou_linear_probe", "miou_fcn_probe", "miou_overcluster_500", "miou_retrieval", "miou_hungarian_21")
+WHOLE_IMAGES = ("acc_top1_linear", "acc_top1_knn")  # of probes of these
 ONE_EACH, CLUSTER_PROBE = "probe_cluster_crop", "cluster probe"  # how its protocols begin, and its method
 STUFF = "COCO-Stuff-27"  # where clusters of pixels are published
+_CITED_IMAGES = "Cited from publications: a linear layer trained by SGD on augmented images"
 CLUSTERS = tuple(f"cluster_miou_{rule}" for rule in ("leopart", "hungarian", "iou", "majority"))
 
 
@@ -25,23 +28,25 @@ def probes(found: Measurements, published: pd.DataFrame) -> Table:
     rows, gains = averaged(frame), averaged(differences(frame))
     clusters = averaged(found.frame[found.frame["metric"].isin(CLUSTERS)])
     cited = published[published["metric"].isin(CITED)]
+    classified = published[published["metric"].isin(WHOLE_IMAGES)]
     one_each = rows["protocol"].str.startswith(ONE_EACH)
     own = one_each & (rows["method"] != CLUSTER_PROBE)  # of a segmenter
-    shown = rows[rows["metric"].str.startswith("miou") & ~own]
+    shown = rows[(rows["metric"].str.startswith("miou") | rows["metric"].isin(WHOLE_IMAGES)) & ~own]
     blocks = [
         backbones_block(own, gains, f"Measured on {data_title(own.iloc[0])}", _Titles(own)) for own in by_data(shown)
     ]
     blocks += method_blocks(clusters, CLUSTERS, "Clusters as classes, without labels until they are scored.")
     blocks += [_one_each_block(those) for those in by_data(rows[one_each]) if own[those.index].any()]
     stuff = published[published["dataset"] == STUFF]
-    main = frame[(frame["metric"] == "miou_dataset") & (frame["arm"] != "")]
+    main = frame[frame["metric"].isin(("miou_dataset", *WHOLE_IMAGES)) & (frame["arm"] != "")]
     return Table(
         name="probes",
         title="Frozen probes: trained backbones against their start",
-        frame=pd.concat([rows, gains, clusters, cited, stuff]),
+        frame=pd.concat([rows, gains, clusters, cited, classified, stuff]),
         blocks=(
             *blocks,
-            *([_cited_block(cited)] if len(cited) else []),
+            *([_cited_block("Cited from publications", cited, CITED)] if len(cited) else []),
+            *([_cited_block(_CITED_IMAGES, classified, WHOLE_IMAGES[:1])] if len(classified) else []),
             *([_cited_stuff_block(stuff)] if len(stuff) else []),
         ),
         verdicts=gain_verdicts(main) or (() if len(frame) else (Verdict(MISSING, "Frozen probes were not measured"),)),
@@ -60,16 +65,16 @@ class _Titles:
         return f"{title} {row.protocol}" if (row.method, row.metric) in self._several else title
 
 
-def _cited_block(rows: pd.DataFrame) -> Block:
+def _cited_block(heading: str, rows: pd.DataFrame, metrics: Sequence[str]) -> Block:
     return make_block(
-        "Cited from publications",
+        heading,
         rows.assign(
             line=rows.groupby(["method", "backbone", "train_data", *DATA, "source"], dropna=False, sort=False).ngroup(),
             column=rows["metric"].map(title_of),
             data=[data_of(row) for row in each(rows)],
         ),
         words={"Method": "method", "Backbone": "backbone", "Training images": "train_data", "Data": "data"},
-        columns=list(map(title_of, CITED)),
+        columns=list(map(title_of, metrics)),
     )
 
 

@@ -41,11 +41,20 @@ class SemanticScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """mIoU of one prediction less that of another on the same images, with its 95 % interval; fractions."""
+    """A score of one prediction less that of another on the same images, with its 95 % interval; fractions."""
 
     value: float
     low: float
     high: float
+
+    def sentence(self, method: str, score: str) -> str:
+        """What a reader of a probe should know of it, where the other is the start backbone."""
+        interval = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
+        verdict = "" if self.low > 0 or self.high < 0 else ": no difference is shown"
+        return (
+            f"{method}: {100 * self.value:+.1f} {score} against the start backbone, 95 % interval {interval} by paired "
+            f"bootstrap over val images{verdict}"
+        )
 
 
 def semantic_protocol(probe: str, *, size_px: int, score_px: int | None) -> Protocol:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,26 +26,37 @@ from sohes.files import read_json, read_text, walk_files
 from sohes.progress import track
 from sohes.records import content_hash
 
+T = TypeVar("T")
+
 SPLITS = ("train", "val")
 _HALF = 0.5  # of the images of a single COCO file are val
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeItem:
-    """One labelled image.
+class ProbeImage:
+    """One image.
 
     Attributes:
         name: for messages and pictures.
         image: its file, as `load_image` takes it.
-        labels: the file that its labels are in.
-        size_hw: of image and label map, px.
-        label_map: gives the label map (H, W) uint8: class from 0, or 255 where none is annotated.
+        size_hw: height and width, px.
     """
 
     name: str
     image: Path
-    labels: Path
     size_hw: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeItem(ProbeImage):
+    """One labelled image.
+
+    Attributes:
+        labels: the file that its labels are in.
+        label_map: gives the label map (H, W) uint8: class from 0, or 255 where none is annotated.
+    """
+
+    labels: Path
     label_map: Callable[[], LabelMap] = field(repr=False, compare=False)
 
 
@@ -55,6 +67,7 @@ class ProbeData:
     Attributes:
         name: as tables call it.
         classes: names, in label order; "class 3" where no name is known.
+        background: labels of what lies behind objects: a class of that name, and categories that are marked as stuff.
         train, val: images of each split.
         of_train, of_val: how many there are in all.
         notes: what a reader of the scores should know.
@@ -62,6 +75,7 @@ class ProbeData:
 
     name: str
     classes: tuple[str, ...]
+    background: frozenset[int] = frozenset()
     train: tuple[ProbeItem, ...]
     val: tuple[ProbeItem, ...]
     of_train: int
@@ -108,20 +122,27 @@ def read_probe_data(source: str | Path, *, max_train: int | None = None, max_val
         name = str(made_of.get("name", name))
         images = {split: made_of.get(f"{split}_images") for split in SPLITS}  # where lists of some are known
         chosen = "; ".join(f"{split} images of {name}: {words}" for split, words in images.items() if words)
-    drawn = {"train": _draw(found.items["train"], max_train), "val": found.items["val"][:max_val]}
-    both = {item.image.resolve() for item in drawn["train"]} & {item.image.resolve() for item in drawn["val"]}
-    notes = [*found.notes, *filter(None, [chosen])]
-    if both:
-        notes.append(f"{len(both)} images are in train and in val, e.g. {min(both)}: on them the probe was trained")
+    drawn = {"train": draw(found.items["train"], max_train), "val": found.items["val"][:max_val]}
+    notes = [*found.notes, *filter(None, [chosen]), *shared_images(drawn["train"], drawn["val"])]
     return ProbeData(
         name=name,
         classes=found.classes,
+        background=found.background,
         train=drawn["train"],
         val=drawn["val"],
         of_train=len(found.items["train"]),
         of_val=len(found.items["val"]),
         notes=tuple(notes),
     )
+
+
+def shared_images(train: Sequence[ProbeImage], val: Sequence[ProbeImage]) -> list[str]:
+    """A note on the images that are in both splits, where there are any."""
+    both = {item.image.resolve() for item in train} & {item.image.resolve() for item in val}
+    note = (
+        f"{len(both)} images are in train and in val, e.g. {min(both)}: on them the probe was trained" if both else ""
+    )
+    return [note] if note else []
 
 
 def stamp(path: Path) -> list[str | int]:
@@ -165,6 +186,7 @@ class _Splits:
     """What a source holds."""
 
     classes: tuple[str, ...]
+    background: frozenset[int]
     items: dict[str, tuple[ProbeItem, ...]]
     notes: Sequence[str]
 
@@ -199,7 +221,10 @@ def _of_coco(labelled: Labelled) -> _Splits:
         )
         for split, images in found.sets.items()
     }
-    return _Splits(classes=found.names, items=items, notes=found.notes)
+    behind = frozenset(label for key, label in found.label.items() if key in found.stuff)
+    return _Splits(
+        classes=found.names, background=behind | _called_background(found.names), items=items, notes=found.notes
+    )
 
 
 def _of_listings(folder: Path) -> _Splits:
@@ -218,7 +243,7 @@ def _of_folder(folder: Path) -> _Splits:
         if not (images.is_dir() and masks.is_dir()):
             raise DataError(
                 f"{folder}: no data of a probe; it needs train.json and val.json, or images/{split} and masks/{split} "
-                "with PNG label maps of the images' names"
+                "with PNG label maps of the images' names; a probe of whole images also takes train/CLASS and val/CLASS"
             )
         by_stem: dict[str, Path] = {}
         for entry in walk_files(images):
@@ -290,7 +315,16 @@ def _of_files(
         raise DataError(f"{folder}: only '{classes[min(seen)]}' occurs in the label maps; at least two classes needed")
     if never := [name for label, name in enumerate(classes) if label not in seen]:
         notes.append(f"{len(never)} of {len(classes)} classes never occur: {few(never)}")
-    return _Splits(classes=classes, items=items, notes=[*notes, *one_sided(classes, present)])
+    return _Splits(
+        classes=classes,
+        background=_called_background(classes),
+        items=items,
+        notes=[*notes, *one_sided(classes, present)],
+    )
+
+
+def _called_background(classes: Sequence[str]) -> frozenset[int]:
+    return frozenset(label for label, name in enumerate(classes) if name.casefold() == "background")
 
 
 def _checked(pair: tuple[Path, Path]) -> tuple[tuple[int, int], set[int], str] | str:
@@ -309,8 +343,9 @@ def _checked(pair: tuple[Path, Path]) -> tuple[tuple[int, int], set[int], str] |
     return (height, width), set(np.unique(label_map).tolist()) - {IGNORE}, fault
 
 
-def _draw(items: tuple[ProbeItem, ...], most: int | None) -> tuple[ProbeItem, ...]:
+def draw(items: Sequence[T], most: int | None) -> tuple[T, ...]:
+    """As many of them at most, drawn with seed 0 and in their order; None for all."""
     if most is None or len(items) <= most:
-        return items
+        return tuple(items)
     chosen = np.random.default_rng(0).permutation(len(items))[:most]
     return tuple(items[place] for place in sorted(chosen.tolist()))

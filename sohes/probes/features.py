@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
 
 from sohes.backbones.dense import DenseBackbone
 from sohes.backbones.precision import autocast_dtype
@@ -23,23 +25,29 @@ from sohes.data.images import load_image
 from sohes.data.square import centre_square
 from sohes.errors import ConfigError, DataError, WeightsError
 from sohes.files import atomic_path
-from sohes.probes.data import ProbeItem, stamp
+from sohes.probes.data import ProbeImage, stamp
 from sohes.progress import Reporter
 from sohes.records import content_hash
 
 _BATCH_PX = 448 * 448 * 4  # pixels of a batch on a CPU; larger ones are no faster there
 _BATCHES_ON_GPU = 16  # times as many
 _LOADERS = 4  # threads that decode
+_MIDDLE = 224 / 256  # of the short side [CAST]
+
+View = Literal["squashed", "square", "image"]  # see `extract_features`
+_FOLDER_ENDS: dict[View, str] = {"squashed": "", "square": "-crop", "image": "-image"}
 
 
 @dataclass(frozen=True)
 class Features:
     """Feature maps (h, w, D) float32 of images, in their order, each read from its file when asked for.
 
+    Of whole images they are maps of one patch, (1, 1, D).
+
     Attributes:
         files: one for each image.
         size_px: side of the squares that images were made.
-        patch_px: side of a patch.
+        patch_px: side of a patch; `size_px` of whole images.
         dim: D, channels.
     """
 
@@ -89,10 +97,10 @@ def batch_images(size_px: int, device: torch.device) -> int:
 
 def extract_features(
     backbone: DenseBackbone,
-    items: Sequence[ProbeItem],
+    items: Sequence[ProbeImage],
     *,
     size_px: int,
-    crop: bool = False,
+    view: View = "squashed",
     description: str = "features",
     folder: Path | None = None,
 ) -> Features:
@@ -104,12 +112,14 @@ def extract_features(
         backbone: frozen; its own kind of feature ("token" for probes).
         items: the images.
         size_px: side of the square, a multiple of the patch; see `rounded_size`.
-        crop: the centre square of the image (`centre_square`); otherwise the image is squashed (bicubic).
+        view: "squashed", all of the image as a square (bicubic); "square", the centre square of all of its short side
+            (`centre_square`); "image", that of 7/8 of it (`middle`), and one feature of the whole: the class token, or
+            the mean of the map of a backbone without one.
         description: of the progress.
         folder: where they are kept; $SOHES_CACHE/features if None, see `sohes.backbones.weights.cache_folder`.
 
     Raises:
-        ConfigError: the size is not a multiple of the patch.
+        ConfigError: the size is not a multiple of the patch, or too small for the backbone.
         DataError: an image is smaller than a patch, or cannot be read.
         WeightsError: a feature is not a finite number.
         SohesError: the disk is full.
@@ -126,17 +136,20 @@ def extract_features(
             f"{small[0].image}: {height} x {width} px (height x width), smaller than a patch of {patch_px} px; leave "
             f"out such images ({len(small)} of {len(items)})"
         )
-    files = _files(backbone, items, size_px, crop, folder)
+    files = _files(backbone, items, size_px, view, folder)
     missing = [place for place, file in enumerate(files) if not file.exists()]
     if missing:
         per_batch = batch_images(size_px, backbone.device)
         with Reporter(description, len(items), done=len(items) - len(missing)) as reporter:
-            load = partial(cut if crop else squash, size_px=size_px)
+            load = partial(_LOAD[view], size_px=size_px)
             images = _loaded([items[place] for place in missing], load, ahead=2 * per_batch)
             for first in range(0, len(missing), per_batch):
                 places = missing[first : first + per_batch]
                 pixels = torch.from_numpy(np.stack(list(islice(images, len(places)))))
-                maps = _maps(backbone, pixels.to(backbone.device).permute(0, 3, 1, 2))
+                try:
+                    maps = _maps(backbone, pixels.to(backbone.device).permute(0, 3, 1, 2), whole=view == "image")
+                except ValueError as error:  # what a model says of the size of its input
+                    raise ConfigError(f"features of {size_px} x {size_px} px: {error}") from error
                 for place, feature in zip(places, maps, strict=True):
                     if not np.isfinite(feature).all():
                         raise WeightsError(
@@ -147,17 +160,20 @@ def extract_features(
                     with atomic_path(files[place]) as temporary:
                         np.save(temporary, feature)
                 reporter.advance(len(places))
+    if view == "image":  # a class token may have fewer channels than a map
+        return Features(files=files, size_px=size_px, patch_px=size_px, dim=np.load(files[0]).shape[-1])
     return Features(files=files, size_px=size_px, patch_px=patch_px, dim=backbone.embed_dim)
 
 
-def check_disk(backbone: DenseBackbone, items: Sequence[ProbeItem], *, size_px: int, crop: bool = False) -> None:
+def check_disk(backbone: DenseBackbone, items: Sequence[ProbeImage], *, size_px: int, view: View = "squashed") -> None:
     """Refuse features that the disk would not hold, before the first is made.
 
     Raises:
         ConfigError: those that are not there yet take more than is free.
     """
-    files = {file for file in _files(backbone, items, size_px, crop, None) if not file.exists()}
-    needed = 4 * backbone.embed_dim * (size_px // backbone.patch_size) ** 2 * len(files)
+    files = {file for file in _files(backbone, items, size_px, view, None) if not file.exists()}
+    tokens = 1 if view == "image" else (size_px // backbone.patch_size) ** 2
+    needed = 4 * backbone.embed_dim * tokens * len(files)
     place = cache_folder()
     free = shutil.disk_usage(next(one for one in (place, *place.absolute().parents) if one.exists())).free
     if needed > free:
@@ -168,21 +184,23 @@ def check_disk(backbone: DenseBackbone, items: Sequence[ProbeItem], *, size_px: 
 
 
 def _files(
-    backbone: DenseBackbone, items: Sequence[ProbeItem], size_px: int, crop: bool, folder: Path | None
+    backbone: DenseBackbone, items: Sequence[ProbeImage], size_px: int, view: View, folder: Path | None
 ) -> tuple[Path, ...]:
-    root = (folder or cache_folder() / "features") / (_key(backbone, size_px) + ("-crop" if crop else ""))
+    root = (folder or cache_folder() / "features") / (_key(backbone, size_px) + _FOLDER_ENDS[view])
     return tuple(root / f"{content_hash(stamp(item.image))}.npy" for item in items)
 
 
 @torch.no_grad()
-def _maps(backbone: DenseBackbone, pixels: Tensor) -> NDArray[np.float32]:
-    """Feature maps (B, h, w, D) of images (B, 3, H, W) uint8."""
-    maps = backbone(pixels.float() / 255).map
+def _maps(backbone: DenseBackbone, pixels: Tensor, *, whole: bool) -> NDArray[np.float32]:
+    """Feature maps (B, h, w, D) of images (B, 3, H, W) uint8, (B, 1, 1, D) of them as a whole."""
+    maps, cls_token = backbone(pixels.float() / 255)
+    if whole:
+        maps = (maps.mean(dim=(2, 3)) if cls_token is None else cls_token)[:, :, None, None]
     return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
 def _loaded(
-    items: Sequence[ProbeItem], load: Callable[[Path], NDArray[np.uint8]], *, ahead: int
+    items: Sequence[ProbeImage], load: Callable[[Path], NDArray[np.uint8]], *, ahead: int
 ) -> Iterator[NDArray[np.uint8]]:
     """Images by `load` in their order, up to `ahead` of them decoded before they are asked for."""
     with ThreadPoolExecutor(_LOADERS) as pool:
@@ -210,6 +228,19 @@ def cut(path: Path, *, size_px: int) -> NDArray[np.uint8]:
         DataError: it cannot be read.
     """
     return centre_square(load_image(path), size_px)
+
+
+def middle(path: Path, *, size_px: int) -> NDArray[np.uint8]:
+    """The middle of an image as (size_px, size_px, 3) uint8 RGB: the square of 7/8 of its short side, bicubic.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    short_px = round(size_px / _MIDDLE)
+    return centre_square(load_image(path), size_px, short_px=short_px, interpolation=InterpolationMode.BICUBIC)
+
+
+_LOAD: dict[View, Callable[..., NDArray[np.uint8]]] = {"squashed": squash, "square": cut, "image": middle}
 
 
 def _key(backbone: DenseBackbone, size_px: int) -> str:

@@ -16,7 +16,7 @@ from sohes.data.label_maps import LabelMap
 from sohes.errors import SohesError
 from sohes.files import atomic_path
 from sohes.probes.data import ProbeData
-from sohes.probes.features import check_disk, rounded_size
+from sohes.probes.features import View, check_disk, rounded_size
 from sohes.probes.registry import PROBES
 from sohes.probes.scoring import Scored, Task
 from sohes.probes.settings import ProbeConfig
@@ -76,10 +76,11 @@ def run_probe(config: ProbeConfig, data: ProbeData, source: str | Path, out: Pat
     """
     backbone = load_backbone(source, feature="token")
     entry = PROBES[config.probe]
-    wanted_px, crop = entry.crop_px or config.size_px, entry.crop_px is not None
+    wanted_px = entry.crop_px or config.size_px
+    view: View = "squashed" if entry.crop_px is None else "square"
     size_px = rounded_size(wanted_px, backbone.patch_size)
-    task = Task(config=config, data=data, backbone=backbone, size_px=size_px, name=name, out=out, crop=crop)
-    check_disk(backbone, (*data.train, *data.val), size_px=size_px, crop=crop)
+    task = Task(config=config, data=data, backbone=backbone, size_px=size_px, name=name, out=out, view=view)
+    check_disk(backbone, (*data.train, *data.val), size_px=size_px, view=view)
     places = tuple(np.unique(np.linspace(0, len(data.val) - 1, config.pictures).round().astype(int)).tolist())
     identity = [config_hash(config), backbone.weights_digest(), data.digest()]
     results = []

@@ -37,10 +37,12 @@ def write_pictures(out: Path, data: ProbeData, outcomes: Sequence[Outcome]) -> l
     ious = {
         _title(outcome, method): _iou(outcome, place) for outcome in outcomes for place, method in _methods(outcome)
     }
-    written = [_write_classes(out / "classes.csv", data, ious)]
+    written = [write_classes(out / "classes.csv", data.classes, ious)]
     for place, method in _methods(outcomes[0]):
         name = "classes.png" if len(outcomes[0].methods) == 1 else f"classes_{place}.png"
-        written.append(_plot_classes(out / name, data, method, [(one, _iou(one, place)) for one in outcomes]))
+        title = f"{method} on {data.name} (val)"
+        found = [(one.name, _iou(one, place)) for one in outcomes]
+        written.append(plot_classes(out / name, data.classes, found, title=title, score="IoU (%)"))
     if outcomes[0].places:
         written += [
             _draw_label_maps(out / "label_maps.png", data, outcomes),
@@ -86,21 +88,30 @@ def _iou(outcome: Outcome, place: int) -> NDArray[np.float64]:
     return class_iou(outcome.confusions[:, place].sum(axis=1)).mean(axis=0)
 
 
-def _write_classes(path: Path, data: ProbeData, ious: dict[str, NDArray[np.float64]]) -> Path:
+def write_classes(path: Path, classes: Sequence[str], scores: dict[str, NDArray[np.float64]]) -> Path:
+    """Write scores (C,) in [0, 1] of the classes as CSV in percent, a column for each title; NaN is empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["class", *ious])
-    for label, name in enumerate(data.classes):
-        values = [iou[label] for iou in ious.values()]
+    table.writerow(["class", *scores])
+    for label, name in enumerate(classes):
+        values = [own[label] for own in scores.values()]
         table.writerow([name, *("" if np.isnan(value) else f"{100 * value:.2f}" for value in values)])
     write_text(path, text.getvalue())
     return path
 
 
-def _plot_classes(
-    path: Path, data: ProbeData, method: str, found: Sequence[tuple[Outcome, NDArray[np.float64]]]
+def plot_classes(
+    path: Path, classes: Sequence[str], found: Sequence[tuple[str, NDArray[np.float64]]], *, title: str, score: str
 ) -> Path:
-    """IoU of each class that occurs, the best first; with a start backbone both."""
+    """Bars of the classes that occur, the best first; with a start backbone both.
+
+    Args:
+        path: of the picture.
+        classes: names.
+        found: name of each backbone, that of the main one empty, and scores (C,) in [0, 1], NaN where a class is not.
+        title: of the picture.
+        score: what the scores are.
+    """
     present = np.flatnonzero(~np.isnan(found[0][1]))
     order = present[np.argsort(-found[0][1][present], kind="stable")]
     colours = (TRAINED, START) if len(found) > 1 else (MAIN,)
@@ -108,12 +119,12 @@ def _plot_classes(
         figure = Figure(figsize=(6.5, 0.9 + 0.26 * len(order)), dpi=130, layout="constrained")
         axes = figure.subplots()
         height = 0.8 / len(found)
-        for place, ((outcome, iou), colour) in enumerate(zip(found, colours, strict=True)):
+        for place, ((name, scores), colour) in enumerate(zip(found, colours, strict=True)):
             where = np.arange(len(order)) + (place - (len(found) - 1) / 2) * height
-            label = f"{outcome.name or 'this'} backbone"
-            axes.barh(where, 100 * iou[order], height=0.9 * height, color=colour, label=label)
-        axes.set_yticks(np.arange(len(order)), [data.classes[label] for label in order])
-        axes.set(xlabel="IoU (%)", xlim=(0, 100), title=f"{method} on {data.name} (val)")
+            label = f"{name or 'this'} backbone"
+            axes.barh(where, 100 * scores[order], height=0.9 * height, color=colour, label=label)
+        axes.set_yticks(np.arange(len(order)), [classes[label] for label in order])
+        axes.set(xlabel=score, xlim=(0, 100), title=title)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         if len(found) > 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sohes.evaluation.protocols import CROP_PX
 
 if TYPE_CHECKING:
+    from sohes.probes.image_probes import Classified, ImageTask
     from sohes.probes.scoring import Scored, Task
 
 # Torch is imported by the probe that runs: settings and help pages need the names alone.
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe.
+    """A probe of feature maps.
 
     Attributes:
         function: "module:function" of `function(task, seed) -> list[Scored]`, the protocols always in the same order.
@@ -36,6 +37,22 @@ class Probe:
         return function
 
 
+@dataclass(frozen=True)
+class ImageProbe:
+    """A probe of the one feature of each image, whose result depends on no seed.
+
+    Attributes:
+        function: "module:function" of `function(task) -> Classified`.
+    """
+
+    function: str
+
+    def load(self) -> Callable[[ImageTask], Classified]:
+        """Import the function."""
+        function: Callable[[ImageTask], Classified] = pkgutil.resolve_name(self.function)
+        return function
+
+
 PROBES = {
     "linear": Probe("sohes.probes.linear:linear_probe", seeds=None),
     "linear_sgd": Probe("sohes.probes.sgd:sgd_probe", seeds=3),
@@ -45,3 +62,8 @@ PROBES = {
     "incontext": Probe("sohes.probes.incontext:incontext_probe", seeds=3),
     "fcn": Probe("sohes.probes.fcn:fcn_probe", seeds=3),
 }
+IMAGE_PROBES = {
+    "image_linear": ImageProbe("sohes.probes.image_probes:image_linear_probe"),
+    "image_knn": ImageProbe("sohes.probes.image_probes:image_knn_probe"),
+}
+NAMES = (*PROBES, *IMAGE_PROBES)

@@ -17,7 +17,7 @@ from sohes.backbones.dense import DenseBackbone
 from sohes.data.label_maps import LabelMap
 from sohes.evaluation.semantic import confusion_matrix, semantic_protocol
 from sohes.probes.data import ProbeData, ProbeItem
-from sohes.probes.features import Features, extract_features
+from sohes.probes.features import Features, View, extract_features
 from sohes.probes.settings import ProbeConfig
 from sohes.progress import track
 from sohes.rle import IntArray
@@ -32,7 +32,7 @@ class Task:
         data: labelled images.
         backbone: frozen; the device it is on is where the probe computes.
         size_px: side of the squares that images are made, a multiple of the patch.
-        crop: whether these are centre squares; otherwise images are squashed.
+        view: how they are made, see `extract_features`.
         name: of the backbone, for progress: "start", or nothing.
         out: folder of the stage, for what a probe wants to keep or to resume.
     """
@@ -43,7 +43,7 @@ class Task:
     size_px: int
     name: str
     out: Path
-    crop: bool = False
+    view: View = "squashed"
 
     @cached_property
     def train(self) -> Features:
@@ -57,7 +57,7 @@ class Task:
 
     def _features(self, split: str, items: tuple[ProbeItem, ...]) -> Features:
         words = " ".join(filter(None, (self.name, split, "features")))
-        return extract_features(self.backbone, items, size_px=self.size_px, crop=self.crop, description=words)
+        return extract_features(self.backbone, items, size_px=self.size_px, view=self.view, description=words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator
 
 from sohes.configuration import Count, Natural, NonEmpty, NonNegative, Positive, settings
 from sohes.data.prepare import resolve_labelled
 from sohes.errors import unknown_name
-from sohes.probes.registry import PROBES
+from sohes.probes.registry import NAMES
 
 
 def _known_probe(name: str) -> str:
-    if name not in PROBES:
-        raise ValueError(unknown_name("probe", name, PROBES))
+    if name not in NAMES:
+        raise ValueError(unknown_name("probe", name, NAMES))
     return name
 
 
@@ -94,10 +94,31 @@ class FcnSettings:
 
 
 @settings
+class ImageProbeSettings:
+    """Probes of whole images; the linear one shares its settings with the linear probe."""
+
+    image_px: Count = 224
+    """Side of the square in the middle that is seen, px, rounded to the patch [CAST]."""
+    image_neighbours: Count = 20
+    """Train images that vote for the class of an image, k [DINO]."""
+    image_temperature: Positive = 0.07
+    """A vote weighs exp(cosine / temperature) [DINO]."""
+
+
+@settings
 class ProbeConfig(
-    LinearSettings, SgdSettings, KnnSettings, OverclusterSettings, ClusterProbeSettings, InContextSettings, FcnSettings
+    LinearSettings,
+    SgdSettings,
+    KnnSettings,
+    OverclusterSettings,
+    ClusterProbeSettings,
+    InContextSettings,
+    FcnSettings,
+    ImageProbeSettings,
 ):
     """A probe of frozen features."""
+
+    ADDED: ClassVar[dict[str, Any]] = {"image_px": 224, "image_neighbours": 20, "image_temperature": 0.07}
 
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"arm"})
 
@@ -106,7 +127,8 @@ class ProbeConfig(
     data: str | None = None
     """Labelled data in place of those of the run: see `read_probe_data`."""
     size_px: Count = 448
-    """Side to which images are squashed, px, rounded to the patch [Leopart]; the cluster probe has its own [PiCIE]."""
+    """Side to which images are squashed, px, rounded to the patch [Leopart]; the cluster probe has its own [PiCIE],
+    probes of whole images `image_px`."""
     score_px: Count | None = None
     """Side of the square on which predictions are scored, px; null: the annotation's own size [ours]; likewise."""
     seeds: Count | None = None

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sohes.errors import ConfigError
+from sohes.probes.registry import IMAGE_PROBES
 from sohes.probes.settings import ProbeConfig
 from sohes.records import START, TRAINED, Measurement, StageResult, over_seeds
 
 if TYPE_CHECKING:
+    from sohes.backbones.provenance import Provenance
     from sohes.probes.data import ProbeData
+    from sohes.probes.image_data import ClassedImages
     from sohes.probes.outcome import Outcome
     from sohes.rle import IntArray
 
@@ -21,42 +24,82 @@ if TYPE_CHECKING:
 def probe(config: ProbeConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     """Probe a frozen backbone on labelled data.
 
-    `inputs`: "backbone", a timm folder or what else `load_backbone` takes; "data", see `read_probe_data`, unless
-    `config.data` names it; optionally "start", the backbone that it is compared with by a paired bootstrap over val
-    images. A probe that depends on a seed is repeated; its scores are the means.
-    Writes the confusions of each seed (kept when it is run again), `classes.csv`, and pictures below `out`.
+    `inputs`: "backbone", a timm folder or what else `load_backbone` takes; "data", see `read_probe_data`, of probes of
+    whole images `read_classed_images`, unless `config.data` names it; optionally "start", the backbone that it is
+    compared with by a paired bootstrap over val images. A probe that depends on a seed is repeated; its scores are the
+    means.
+    Writes the confusions of each seed (kept when it is run again), `classes.csv`, and pictures below `out`; of whole
+    images their predicted classes.
 
     Raises:
         ConfigError: no data; `out` is no folder; a class that these do not have; what the probe itself refuses.
         DataError: data that cannot be used.
         WeightsError: a backbone that cannot be used.
     """
-    from sohes.probes.data import read_probe_data
-    from sohes.probes.outcome import run_probe
-    from sohes.probes.pictures import write_pictures
-
     source = config.data or inputs.get("data")
     if source is None:
         raise ConfigError("no labelled data: give the setting data=COCO_FILE_OR_FOLDER, or the input 'data'")
     if Path(out).exists() and not Path(out).is_dir():
         raise ConfigError(f"{out}: a file, where a folder for the results is needed; name another")
+    if config.probe in IMAGE_PROBES:
+        from sohes.probes.image_stage import probe_images
+
+        return probe_images(config, source, inputs, Path(out))
+    from sohes.probes.data import read_probe_data
+    from sohes.probes.outcome import run_probe
+    from sohes.probes.pictures import write_pictures
+
     data = read_probe_data(source, max_train=config.max_train, max_val=config.max_val)
     chosen = _labels(config.classes, data)
-    outcomes = [run_probe(config, data, inputs["backbone"], Path(out))]
-    if "start" in inputs:
-        outcomes.append(run_probe(config, data, inputs["start"], Path(out), name=START))
+    outcomes: list[Outcome] = []
     measurements: list[Measurement] = []
     notes = [*data.notes]
-    arms = (TRAINED, START) if "start" in inputs and not config.arm else (config.arm, START)
-    for outcome, arm in zip(outcomes, arms, strict=False):
+    for backbone, name, arm in backbones(config, inputs):
+        outcome = run_probe(config, data, backbone, Path(out), name=name)
+        outcomes.append(outcome)
         measurements += _measurements(outcome, data, chosen, arm)
         notes += _notes(outcome, data)
-    if "start" in inputs:
+    if len(outcomes) > 1:
         notes += _compared(*outcomes)
     return StageResult(
         measurements=measurements,
         notes=list(dict.fromkeys(notes)),
         artefacts=write_pictures(Path(out), data, outcomes),
+    )
+
+
+def backbones(config: ProbeConfig, inputs: dict[str, Path]) -> list[tuple[Path, str, str]]:
+    """Source, name and arm of the backbone, and of the one that it is compared with, if there is one."""
+    if "start" not in inputs:
+        return [(inputs["backbone"], "", config.arm)]
+    return [(inputs["backbone"], "", config.arm or TRAINED), (inputs["start"], START, START)]
+
+
+def measured(
+    provenance: Provenance,
+    data: ProbeData | ClassedImages,
+    arm: str,
+    *,
+    method: str,
+    protocol: str,
+    metric: str,
+    values: Sequence[float],
+) -> Measurement:
+    """A number about the val images, from its value in percent of each seed."""
+    return Measurement(
+        method=method,
+        backbone=provenance.timm_name,
+        init=provenance.label,
+        dataset=data.name,
+        split="val",
+        protocol=protocol,
+        metric=metric,
+        n_images=len(data.val),
+        of_images=data.of_val if data.of_val > len(data.val) else None,
+        arm=arm,
+        supervision=provenance.supervision,
+        trained_by=provenance.steps[-1].method,
+        **over_seeds(values),
     )
 
 
@@ -75,20 +118,14 @@ def _measurements(outcome: Outcome, data: ProbeData, chosen: list[int] | None, a
     for place, (method, protocol) in enumerate(zip(outcome.methods, outcome.protocols, strict=True)):
         seeds = [_metrics(confusions, protocol, data, chosen) for confusions in outcome.confusions[:, place]]
         rows += [
-            Measurement(
+            measured(
+                outcome.provenance,
+                data,
+                arm,
                 method=method,
-                backbone=outcome.provenance.timm_name,
-                init=outcome.provenance.label,
-                dataset=data.name,
-                split="val",
                 protocol=own_protocol,
                 metric=metric,
-                n_images=len(data.val),
-                of_images=data.of_val if data.of_val > len(data.val) else None,
-                arm=arm,
-                supervision=outcome.provenance.supervision,
-                trained_by=outcome.provenance.steps[-1].method,
-                **over_seeds([found[metric][0] for found in seeds]),
+                values=[found[metric][0] for found in seeds],
             )
             for metric, (_, own_protocol) in seeds[0].items()
         ]
@@ -140,10 +177,5 @@ def _compared(ours: Outcome, start: Outcome) -> list[str]:
     notes = []
     for place, method in enumerate(ours.methods):
         found = paired_difference(ours.confusions[:, place].sum(axis=0), start.confusions[:, place].sum(axis=0))
-        interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
-        verdict = "" if found.low > 0 or found.high < 0 else ": no difference is shown"
-        notes.append(
-            f"{method}: {100 * found.value:+.1f} mIoU against the start backbone, 95 % interval {interval} by paired "
-            f"bootstrap over val images{verdict}"
-        )
+        notes.append(found.sentence(method, "mIoU"))
     return notes

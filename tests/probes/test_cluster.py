@@ -35,7 +35,7 @@ SIDE = 320 // PATCH_PX
 
 
 def task_of(folder: Path, **settings: int) -> Task:
-    return replace(make_task(folder, **settings), size_px=320, crop=True)
+    return replace(make_task(folder, **settings), size_px=320, view="square")
 
 
 def on_the_sphere(rng: np.random.Generator, means: np.ndarray, each: int, noise: float) -> np.ndarray:

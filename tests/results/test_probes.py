@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from results.published import published_rows
 from results.render import to_markdown
 from results.tables.probes import probes
@@ -31,7 +33,7 @@ COARSE = probe_rows("linear probe", "probe_linear_224_full_v1", 30.0, 30.0)
 def test_a_line_for_each_backbone_a_column_for_each_probe(make_run):
     """Two resolutions are two protocols, and two columns."""
     table = build(probes, make_run("r", {"linear": LINEAR, "overcluster": KMEANS, "coarse": COARSE}))
-    own, cited, _ = table.blocks
+    own, cited, *_ = table.blocks
     fine, coarse = (f"linear probe mIoU probe_linear_{side}_full_v1" for side in (448, 224))
     clusters = "over-clustering, K = 500 mIoU"
     start, trained = lines(own)
@@ -107,7 +109,7 @@ def test_clusters_as_classes_have_a_block(make_run):
 
 def test_cited_numbers_are_those_of_the_sources(make_run):
     table = build(probes, make_run("r", {"images": []}))
-    block, _ = table.blocks
+    block, *_ = table.blocks
     cells = {(line["Method"], line["Backbone"]): line for line in lines(block)}
     leopart = cells["Leopart", "ViT-S/16"]  # as in the repository's README
     assert (leopart["linear mIoU"], leopart["FCN mIoU"], leopart["K=500 mIoU"]) == ("69.3", "71.4", "53.5")
@@ -115,6 +117,27 @@ def test_cited_numbers_are_those_of_the_sources(make_run):
     assert cells["Leopart (CBFE+CD)", "ViT-S/16"]["unsupervised mIoU, 21 classes"] == "41.7"
     assert set(block.facts["source"]) <= set(published_rows()["source"])
     assert said(table) == ("Frozen probes were not measured",)
+
+
+def test_classes_of_whole_images_stand_apart_from_published_ones(make_run):
+    """Ours is solved on features, theirs trained on augmented images: another protocol, another block."""
+    rows = []
+    for metric, protocol, values in (
+        ("acc_top1_linear", "probe_image_linear_224_v1", (40.0, 44.0)),
+        ("acc_top1_knn", "probe_image_knn_224_v1", (30.0, 29.0)),
+    ):
+        rows += [replace(row, metric=metric) for row in probe_rows("image probe", protocol, *values)]
+    table = build(probes, make_run("r", {"image": rows}))
+    own, *_, cited, _ = table.blocks
+    linear, knn = "image probe linear top-1 accuracy", "image probe k-NN top-1 accuracy"
+    assert [[line[linear], line[knn]] for line in lines(own)] == [["40.0", "30.0"], ["44.0", "29.0"]]
+    assert (lines(own)[1][f"Δ {linear}"], lines(own)[1][f"Δ {knn}"]) == ("+4.0", "-1.0")
+    assert said(table)[0].startswith("linear top-1 accuracy under image probe on demo · voc (val)")
+    found = {(line["Method"], line["Backbone"]): line["linear top-1 accuracy"] for line in lines(cited)}
+    assert found["CAST", "CAST-S"] == "68.1"  # as in the repository's README
+    assert found["MoCo-v3 (CAST recipe; batch 256; 100 epochs)", "ViT-B (conv stem)"] == "72.5"
+    assert "augmented" in cited.heading
+    assert cited.facts["cited"].all()
 
 
 def test_clusters_of_a_segmenter_stand_beside_those_of_frozen_features(make_run):
