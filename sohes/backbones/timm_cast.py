@@ -38,14 +38,18 @@ class DenseCAST(FrozenTimm):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> DenseFeatures:
-        """Features of RGB images (B, 3, H, W) in [0, 1]; H and W multiples of 8, and superpixels enough for the tokens.
+        """Features of RGB images (B, 3, H, W) in [0, 1]; H and W multiples of 8.
 
         Raises:
             ValueError: they are not.
+            ConfigError: the images are too small for superpixels, or have fewer than the model has tokens.
         """
         images = self.normalised(images)
-        with autocast(images.device):
-            found = self.model.segment(images, full_resolution=self.model.fusion is not None)
+        try:
+            with autocast(images.device):
+                found = self.model.segment(images, full_resolution=self.model.fusion is not None)
+        except ValueError as error:  # the size is a setting of whoever asks: probe.size_px, explore.size_local, ...
+            raise ConfigError(f"{self.provenance.timm_name}: {error}") from error
         cells = found.superpixels[:, :: self.patch_size, :: self.patch_size]
         features = gather_tokens(found.features().float(), cells.flatten(1)).transpose(1, 2)
         return DenseFeatures(features.unflatten(2, cells.shape[1:]), None if found.cls is None else found.cls.float())

@@ -154,6 +154,8 @@ def build_backbone(timm_config: Mapping[str, Any]) -> TimmModel:
         model: TimmModel = timm.create_model(name, pretrained=False, **arguments)
     except TypeError as error:
         raise WeightsError(no_kind(name, error)) from None
+    except ValueError as error:
+        raise WeightsError(f"{name}: its model_args do not go together: {error}") from None
     except RuntimeError:
         known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise WeightsError(unknown_name("timm weights", name, known)) from None

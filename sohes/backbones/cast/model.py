@@ -102,6 +102,7 @@ class CAST(nn.Module):
 
     Raises:
         ValueError: what the arguments say of themselves does not hold.
+        ConfigError: a setting of `superpixels` is none, or out of bounds.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class CAST(nn.Module):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.depths, self.tokens = tuple(depths), tokens
         self.superpixel_settings = dict(superpixels or {})
+        self._superpixel_settings()  # or a wrong one would be found only with the first image
         self.mask_empty, self.grad_checkpointing = mask_empty, False
         self.pretrained_cfg: dict[str, Any] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
         self.patch_embed = ConvStem(img_size, PATCH_PX, in_chans, embed_dim, strict_img_size=False, output_fmt="NHWC")
@@ -177,7 +179,8 @@ class CAST(nn.Module):
                 image, as in the authors' dense tasks; else at the stem's own resolution, where small ones vanish.
 
         Raises:
-            ValueError: superpixels of another size, negative ones, or fewer of them than tokens of the first level.
+            ValueError: superpixels of another size, negative ones, numbers beyond that of pixels, or an image with
+                fewer superpixels than tokens of the first level.
         """
         superpixels = self.find_superpixels(images) if superpixels is None else superpixels
         if superpixels.shape != (len(images), *images.shape[2:]) or superpixels.is_floating_point():
@@ -189,12 +192,20 @@ class CAST(nn.Module):
         least, most = (int(value) for value in superpixels.aminmax())
         if least < 0:
             raise ValueError(f"a superpixel is {least}; they are numbered from 0, and every pixel has one")
+        if most >= superpixels[0].numel():  # each number takes a token's memory, whether a pixel has it or not
+            raise ValueError(
+                f"a superpixel is {most}, of images of {superpixels[0].numel()} pixels: number those of each image "
+                "from 0 on, without gaps"
+            )
         counts = self.token_counts(*images.shape[2:])
         labels = superpixels if full_resolution else superpixels[:, ::PATCH_PX, ::PATCH_PX]
         mean = SegmentMean(labels, most + 1)
         fewest = int((~mean.empty).sum(dim=1).min())
         if fewest < counts[0]:
-            raise ValueError(self._too_few(fewest, counts[0], images))
+            # what only vanished on the stem's grid, a few of many, must not end a training
+            there = int((~SegmentMean(superpixels, most + 1).empty).sum(dim=1).min())
+            if there < counts[0]:
+                raise ValueError(self._too_few(there, counts[0], images))
         cells = self.patch_embed(images)
         tokens = (mean(cells) + mean(self._positions(cells.shape[1:3]), "bicubic")).to(self.cls_token.dtype)
         empty = mean.empty if fewest <= most else None
@@ -232,8 +243,8 @@ class CAST(nn.Module):
             side = math.isqrt(LEAST_TOKENS) * self._superpixel_settings().block_px
             remedy = f"images of at least {side} x {side} px, or `tokens`"
         return (
-            f"an image of {height} x {width} px has {found} superpixels that a token can be made of, fewer than the "
-            f"{wanted} tokens of the first level: give {remedy}"
+            f"an image of {height} x {width} px has {found} superpixels, fewer than the {wanted} tokens of the first "
+            f"level: give {remedy}"
         )
 
     def _positions(self, grid_hw: Sequence[int]) -> Tensor:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_PICKED, _NEVER = -1, -2  # in place of a distance
+
 
 @torch.no_grad()
 def farthest_points(tokens: Tensor, count: int, empty: Tensor | None = None) -> Tensor:
     """Tokens of which each is the farthest from those before it, the first one the farthest from their mean.
 
-    Distances are Euclidean, in float64; of equally far ones the first is taken [CAST].
-    No token is taken twice.
+    Distances are Euclidean, in float64; of equally far ones the first is taken [CAST]. No token is taken twice, unless
+    there are fewer than are to be picked; then the first is taken again [ours].
 
     Args:
         tokens: (B, N, D).
-        count: K, tokens to pick, of at most as many as are not empty.
-        empty: (B, N) bool, tokens that are neither picked nor part of the mean.
+        count: K, tokens to pick.
+        empty: (B, N) bool, tokens that are neither picked nor part of the mean; in each image some are not.
 
     Returns:
         (B, K) int64.
@@ -25,14 +27,14 @@ def farthest_points(tokens: Tensor, count: int, empty: Tensor | None = None) -> 
     # by products of matrices; exact enough in float64, and a third of the time of differences
     distances = torch.cdist(points, points, compute_mode="use_mm_for_euclid_dist")
     images = torch.arange(len(points), device=points.device)
-    nearest = distances[:, 0].clone()  # distance to the nearest of those picked, below 0 for what is not to be picked
-    nearest[:, 0] = -1
+    nearest = distances[:, 0].clone()  # distance to the nearest of those picked, below 0 for what is no longer there
+    nearest[:, 0] = _NEVER
     if empty is not None:
-        nearest[:, 1:].masked_fill_(empty, -1)
+        nearest[:, 1:].masked_fill_(empty, _NEVER)
     picked = []
     for _ in range(count):
         pick = nearest.argmax(dim=1)
-        nearest = torch.minimum(nearest, distances[images, pick]).scatter(1, pick[:, None], -1)
+        nearest = torch.minimum(nearest, distances[images, pick]).scatter(1, pick[:, None], _PICKED)
         picked.append(pick - 1)
     return torch.stack(picked, dim=1)
 

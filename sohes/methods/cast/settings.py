@@ -33,11 +33,15 @@ class CastCropSettings:
         """Check that a crop has whole patches, and where the backbone takes them equally many superpixels in each.
 
         Raises:
-            ConfigError: its side is no multiple of the patch or of `superpixel_px`.
+            ConfigError: its side is no multiple of the patch or of `superpixel_px`, or too small for superpixels.
         """
         steps = {f"the backbone's {patch_px} px patches": patch_px}
         if superpixels:
+            from sohes.data.superpixels.grid import LEAST_PX
+
             steps[f"superpixel_px={self.superpixel_px}"] = self.superpixel_px
+            if self.view_px < LEAST_PX:
+                raise ConfigError(f"view_px={self.view_px} is too small for superpixels; set it to at least {LEAST_PX}")
         for name, step in steps.items():
             if self.view_px % step:
                 near = max(1, round(self.view_px / step)) * step
@@ -90,6 +94,7 @@ class CastConfig(CastCropSettings, ContrastSettings, ClassifySettings, OptimSett
     ONLY_WITH: ClassVar[Mapping[str, tuple[str, Any]]] = {
         **dict.fromkeys(("hidden_dim", "projection_dim", "temperature", "momentum"), ("objective", "moco")),
         **dict.fromkeys(("drop_path", "average_momentum"), ("objective", "classify")),
+        **dict.fromkeys(("superpixel_bins", "superpixel_iterations"), ("superpixels", "seeds")),
     }
 
     objective: Literal["moco", "classify"] = "moco"
@@ -119,3 +124,8 @@ class CastConfig(CastCropSettings, ContrastSettings, ClassifySettings, OptimSett
         for other in others:
             if patch_px := getattr(other, "patch_px", None):
                 self.check_view(patch_px)
+
+    def chosen_superpixels(self) -> list[str]:
+        """Settings of superpixels other than the objective's own, as "name=value"."""
+        usual = vars(type(self)(**self.PRESETS[self.objective]))
+        return [f"{key}={of}" for key, of in vars(self).items() if key.startswith("superpixel") and of != usual[key]]

@@ -36,6 +36,7 @@ def cast(config: CastConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     from sohes.engine.runner import join_processes, train
     from sohes.errors import DataError
     from sohes.files import atomic_path, read_json, write_json
+    from sohes.methods.cast.encoder import takes_superpixels
     from sohes.methods.cast.objectives import OBJECTIVES
     from sohes.records import config_hash
 
@@ -69,6 +70,8 @@ def cast(config: CastConfig, inputs: dict[str, Path], out: Path) -> StageResult:
         f"{training.method}: {config.iterations} steps of {config.batch_size} images, of {len(items)}; data loading "
         f"took {data_share(out / HISTORY):.1f} % of the time"
     ]
+    if (chosen := config.chosen_superpixels()) and not takes_superpixels(start.model):
+        notes.append(f"{', '.join(chosen)}: no effect, since {start.provenance.timm_name} takes no superpixels")
     if is_main_process():
         notes += training.notes(out / HISTORY)
         source = inputs["images"] / "source.json"

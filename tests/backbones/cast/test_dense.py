@@ -25,8 +25,12 @@ from sohes.backbones.timm_folder import (
 )
 from sohes.backbones.timm_vit import frozen, load_backbone
 from sohes.errors import ConfigError, WeightsError
+from sohes.files import read_json, write_json
 
 ARGUMENTS: dict[str, Any] = {"img_size": 64, "embed_dim": 24, "depths": (1, 1, 1, 1), "tokens": (8, 4, 2, 1)}
+
+
+_FOUND = CAST.find_superpixels
 
 
 def stripes(model: CAST, images: Tensor) -> Tensor:
@@ -128,3 +132,35 @@ def test_what_needs_a_vit_says_so() -> None:
         build_vit(folder.timm_config)
     with pytest.raises(ConfigError, match=r"cast_small has no keys of all superpixels; use explore\.feature=token"):
         frozen(folder, feature="key")
+
+
+def test_images_that_are_too_small() -> None:
+    """Below 16 px there are no superpixels, below 32 fewer stripes of 4 px than tokens; the size is asked for."""
+    backbone = frozen(tiny("cast_small"), feature="token")
+    with pytest.raises(ConfigError, match=r"cast_small: an image of 24 x 64 px has 6 superpixels, fewer than the 8"):
+        backbone(torch.zeros(1, 3, 24, 64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CAST, "find_superpixels", _FOUND)
+        with pytest.raises(ConfigError, match=r"cast_small: an image of 8 x 64 px has no superpixels; its sides"):
+            backbone(torch.zeros(1, 3, 8, 64))
+
+
+def test_arguments_that_do_not_go_together() -> None:
+    wrong = {"architecture": "cast_small", "model_args": ARGUMENTS | {"tokens": [8, 4]}}
+    with pytest.raises(WeightsError, match=r"cast_small: its model_args do not go together: tokens \(8, 4\) must be 4"):
+        build_backbone(wrong)
+    wrong = {"architecture": "cast_small", "model_args": ARGUMENTS | {"superpixels": {"method": "slik"}}}
+    with pytest.raises(ConfigError, match="unknown method 'slik'; did you mean 'slic'"):
+        build_backbone(wrong)
+
+
+@pytest.mark.parametrize("other", ["cast_small_fusion", "cast_small"])
+def test_weights_of_the_other_variant(other: str, tmp_path: Path) -> None:
+    own = "cast_small" if other == "cast_small_fusion" else "cast_small_fusion"
+    start = tiny(own)
+    folder = save_backbone_folder(tmp_path / own, start.model, start.provenance)
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"architecture": other, "model_args": ARGUMENTS})
+    needed = "missing: fusion.norm.weight" if other.endswith("fusion") else "missing: norm.weight"
+    with pytest.raises(WeightsError, match=rf"model\.safetensors: the weights do not fit CAST; \d {needed}"):
+        load_backbone_folder(folder)

@@ -76,6 +76,12 @@ def test_no_token_is_picked_twice_even_if_all_are_equal() -> None:
     assert farthest_points(torch.ones(1, 5, 2), 5).tolist() == [[0, 1, 2, 3, 4]]
 
 
+def test_too_few_tokens_are_picked_again_and_empty_ones_never() -> None:
+    """On a line, and by hand: of 3, 9 and 4, with mean 5 1/3, the farthest is 9, then 3, then 4."""
+    tokens = torch.tensor([3.0, 100, 9, 4])[None, :, None]
+    assert farthest_points(tokens, 5, tokens[..., 0] == 100).tolist() == [[2, 0, 3, 0, 0]]
+
+
 def pooling(mask_empty: bool = False) -> tuple[dict[str, Tensor], GraphPooling]:
     values = golden("graph_pooling")
     layer = GraphPooling(24, 12, mask_empty=mask_empty).eval()

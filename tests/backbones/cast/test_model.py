@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sohes.backbones.cast.model import CAST
 from sohes.backbones.cast.sampling import masked_mean
 from sohes.backbones.cast.segments import segment_levels
+from sohes.errors import ConfigError
 from tests.backbones.cast.reference import golden, weights
 
 TINY: dict[str, Any] = {"img_size": 64, "embed_dim": 24, "tokens": (8, 6, 4, 2)}
@@ -123,6 +124,32 @@ def test_a_superpixel_without_a_token_goes_with_the_nearest() -> None:
     assert torch.equal(found.features()[0, 40], found.features()[0, 0])
 
 
+@pytest.mark.parametrize("name", ["model_cls", "model_fusion"])
+def test_fewer_tokens_than_groups_do_not_end_a_training(name: str) -> None:
+    """Of eight superpixels, as many as tokens, one vanishes on the stem's grid; the image is the same in any batch."""
+    model, _, _ = theirs(name, mask_empty=True)
+    images, superpixels = batches()
+    few = squares(64, 8) // 8  # eight rows of 8 px
+    few[few == 7] = 6
+    few[57:60, 57:60] = 7
+    alone = model.segment(images[2:], few[None])
+    assert alone.empty[0].nonzero().tolist() == [[7]]
+    model.forward_features(images[2:], few[None]).square().sum().backward()
+    assert all(value.grad.isfinite().all() for value in model.parameters() if value.grad is not None)
+    together = model.segment(images[1:], torch.stack([superpixels[1], few]))
+    close(together.features()[1, :8], alone.features()[0])
+    with pytest.raises(ValueError, match="has 7 superpixels, fewer than the 8 tokens"):
+        model.segment(images[2:], few.clamp(max=6)[None])
+
+
+@torch.no_grad()
+def test_gaps_in_the_numbers_change_nothing() -> None:
+    model, _, _ = theirs("model_cls", mask_empty=True)
+    images, superpixels = batches()
+    whole = model.forward_features(images[:1], superpixels[0][None])
+    close(model.forward_features(images[:1], 5 * superpixels[0][None] + 3), whole)
+
+
 @torch.no_grad()
 def test_segments_nest() -> None:
     model, _, _ = theirs("model_fusion", mask_empty=True)
@@ -196,12 +223,18 @@ def test_other_sizes_in_half_precision() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     model, _, images = theirs("model_cls")
-    with pytest.raises(ValueError, match=r"64 x 64 px has 4 superpixels .* fewer than the 8 tokens"):
+    with pytest.raises(ValueError, match=r"64 x 64 px has 4 superpixels, fewer than the 8 tokens"):
         model(images, squares(64, 32).expand(2, -1, -1))
     with pytest.raises(ValueError, match=r"superpixels \(2, 32, 32\) of torch\.int64 for images \(2, 3, 64, 64\)"):
         model(images, squares(32, 8).expand(2, -1, -1))
+    with pytest.raises(ValueError, match=r"superpixels \(2, 64, 64\) of torch\.float32 .* a whole number"):
+        model(images, squares(64, 8).expand(2, -1, -1).float())
     with pytest.raises(ValueError, match="a superpixel is -1"):
         model(images, squares(64, 8).expand(2, -1, -1) - 1)
+    with pytest.raises(ValueError, match=r"a superpixel is 70000000, of images of 4096 pixels: number those of each"):
+        model(images, (squares(64, 8) * 10**6).expand(2, -1, -1) + 7 * 10**6)
+    with pytest.raises(ConfigError, match="unknown key 'metod'; did you mean 'method'"):
+        CAST(superpixels={"metod": "slic"})
     with pytest.raises(ValueError, match=r"tokens \(4, 8, 2, 1\) must be 4 numbers, each at most the one before"):
         CAST(tokens=(4, 8, 2, 1))
     with pytest.raises(ValueError, match=r"width 12: the stride must be one of \[8, 16\], the width a multiple of 8"):

@@ -42,7 +42,7 @@ def picture(size_hw: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["cast_small", "cast_small_fusion"])
-@pytest.mark.parametrize("size_hw", [(64, 64), (75, 131), (40, 300)])
+@pytest.mark.parametrize("size_hw", [(64, 64), (75, 131), (40, 300), (1, 70), (9, 1)])
 def test_every_level_covers_the_image_and_lies_in_the_next(name: str, size_hw: tuple[int, int]) -> None:
     made = CASTSegmenter(model(name), short_px=64)
     forest = made.predict(picture(size_hw))
@@ -78,6 +78,15 @@ def test_scores_are_the_lead_over_the_second_best() -> None:
     assert (np.diff(forest.areas[last]) <= 0).all()
 
 
+def test_plain_and_grey_images() -> None:
+    """Nothing tells the tokens of a plain image apart but their places; a grey image is its own three channels."""
+    made = CASTSegmenter(model(), short_px=64)
+    plain = made.predict(np.full((50, 60, 3), 255, np.uint8))
+    assert np.isfinite(plain.scores).all()
+    grey = picture((64, 64))[..., 0]
+    assert made.predict(grey).rles == made.predict(np.repeat(grey[..., None], 3, axis=2)).rles
+
+
 @pytest.mark.parametrize("name", ["cast_small", "cast_small_fusion"])
 def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     made = CASTSegmenter(model(name), short_px=64)
@@ -104,9 +113,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     folder = BackboneFolder(vit, VIT, Provenance(timm_name=VIT["architecture"], steps=(RANDOM,)))
     with pytest.raises(WeightsError, match=r"vit_tiny_patch16_224 has no groups of superpixels; give .* cast_\*"):
         CASTSegmenter(folder)
-    with pytest.raises(
-        ConfigError, match=r"short_px=32: an image of 32 x 32 px has \d superpixels .* fewer than the 8"
-    ):
+    with pytest.raises(ConfigError, match=r"short_px=32: an image of 32 x 32 px has \d superpixels, fewer than the 8"):
         CASTSegmenter(model(), short_px=32).predict(picture((64, 64)))
     damaged = CASTSegmenter(model(), short_px=64).save(tmp_path / "segmenter")
     write_json(damaged / "config.json", {"model_type": "cast_segmenter", "short_px": 64})

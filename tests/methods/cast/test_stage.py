@@ -15,8 +15,10 @@ from sohes.engine.hooks import SeedHook
 from sohes.errors import ConfigError, DataError, SohesError
 from sohes.files import read_json, write_json
 from sohes.methods.cast.objectives import collapse_notes
+from sohes.methods.cast.settings import CastConfig
+from sohes.methods.cast.stage import cast
 from tests.engine.toy import assert_equal, curves, end, fail, interrupt, stop_at
-from tests.methods.cast.tiny import run
+from tests.methods.cast.tiny import TINY, run
 
 
 def test_what_it_leaves(start: Path, undisturbed: Path) -> None:
@@ -34,6 +36,15 @@ def test_what_it_leaves(start: Path, undisturbed: Path) -> None:
     head = load_file(undisturbed / "head.safetensors")
     assert torch.equal(head["projector.0.weight"], query["projector.0.weight"])
     assert head["predictor.3.weight"].shape == (16, 32)
+
+
+def test_settings_without_effect_are_said(start: Path, tmp_path: Path) -> None:
+    """A ViT takes no superpixels."""
+    found = cast(
+        CastConfig(**TINY | {"iterations": 1}), {name: start / name for name in ("backbone", "images")}, tmp_path
+    )
+    said = "superpixels=grid, superpixel_px=8: no effect, since vit_tiny_patch16_224 takes no superpixels"
+    assert said in found.notes
 
 
 def test_history(undisturbed: Path) -> None:

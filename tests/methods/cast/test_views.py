@@ -108,6 +108,29 @@ def test_settings_are_checked() -> None:
         CastConfig(view_px=98).check_view(16)
     with pytest.raises(ConfigError, match=r"view_px=168 is not a multiple of superpixel_px=16; try 160"):
         CastConfig(view_px=168).check_view(8, superpixels=True)
+    with pytest.raises(ConfigError, match=r"view_px=8 is too small for superpixels; set it to at least 16"):
+        CastConfig(view_px=8, superpixel_px=8).check_view(8, superpixels=True)
+    settings.update({"preset": "classify", "superpixels": "slic"}, "a recipe")  # bins are its own, not asked for
+    assert settings.build().superpixel_bins == 5
+    settings.update_text("superpixel_bins", "7", "the command line")
+    with pytest.raises(
+        ConfigError, match=r"cast\.superpixel_bins has no effect with superpixels=slic, only with .*seeds"
+    ):
+        settings.build()
+
+
+def test_chosen_superpixels() -> None:
+    assert CastConfig(superpixel_px=8).chosen_superpixels() == ["superpixel_px=8"]
+    classify = CastConfig.PRESETS["classify"]
+    assert CastConfig(**classify).chosen_superpixels() == []
+    assert CastConfig(**classify | {"superpixel_bins": 15}).chosen_superpixels() == ["superpixel_bins=15"]
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 300), (400, 2)])
+def test_views_of_strips(size_hw: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size_hw, 3), np.uint8)
+    view = draw_view(image, np.random.default_rng(0), CastConfig(view_px=32), 0)
+    assert (view.shape, view.dtype) == ((32, 32, 3), np.uint8)
 
 
 class Weights:
