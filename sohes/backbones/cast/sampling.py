@@ -26,6 +26,7 @@ def farthest_points(tokens: Tensor, count: int, empty: Tensor | None = None) -> 
     points = torch.cat([masked_mean(tokens, empty), tokens], dim=1).double()
     # by products of matrices; exact enough in float64, and a third of the time of differences
     distances = torch.cdist(points, points, compute_mode="use_mm_for_euclid_dist")
+    distances.diagonal(dim1=1, dim2=2).fill_(_PICKED)  # so what is picked is out
     images = torch.arange(len(points), device=points.device)
     nearest = distances[:, 0].clone()  # distance to the nearest of those picked, below 0 for what is no longer there
     nearest[:, 0] = _NEVER
@@ -34,7 +35,7 @@ def farthest_points(tokens: Tensor, count: int, empty: Tensor | None = None) -> 
     picked = []
     for _ in range(count):
         pick = nearest.argmax(dim=1)
-        nearest = torch.minimum(nearest, distances[images, pick]).scatter(1, pick[:, None], _PICKED)
+        nearest = torch.minimum(nearest, distances[images, pick])
         picked.append(pick - 1)
     return torch.stack(picked, dim=1)
 
