@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from results.schema import COLUMNS
-from results.table import BEST, SECOND, Block, Table
+from results.table import BEST, SECOND, Block, Table, styled
 
 LINES, _NOTES = 100, 8  # of a block that are shown
+SOURCE = "Source"  # title of the column that says which
 MARKDOWN = {BEST: "**{}**", SECOND: "<u>{}</u>", "": "{}"}
 
 
@@ -59,7 +60,7 @@ def to_markdown(table: Table) -> str:
         if 0 < block.rule < LINES:
             lines.insert(block.rule, ["*measured by this project*", *[""] * width])
         rule = ["---" if name in block.words else "---:" for name in block.lines]
-        lines = [[*(_cell(str(name)) for name in block.lines), "Source"], [*rule, "---"], *lines]
+        lines = [[*(_cell(str(name)) for name in block.lines), SOURCE], [*rule, "---"], *lines]
         parts += [f"### {block.heading}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
         parts.append("\n".join(f"- {note}" for note in shown_notes(block)))
     parts.append("\n".join(f"- [{number}] {source}" for source, number in sources.items()))
@@ -71,25 +72,33 @@ def _cell(text: str) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A section: heading, then for each block its heading, a `<table>` in a box that scrolls, notes and sources."""
+    """A section: heading, for each block its heading, a `<table>` in a box that scrolls and notes; then all sources.
+
+    The last cell of a line is a link to its source.
+    """
     sources = _sources(table)
     parts = [f'<section class="table" id="table-{table.name}">', f"<h2>{html.escape(table.title)}</h2>"]
     for index, block in enumerate(table.blocks, start=1):
         attributes = f'class="numbers" data-rule="{block.rule}"'
-        styler = block.styler(LINES).set_uuid(f"{table.name}-{index}").set_table_attributes(attributes)
-        used = dict.fromkeys(block.facts["source"][:LINES])
+        lines = block.lines[:LINES].assign(**{SOURCE: block.facts["source"].map(sources)})
+        styler = styled(lines, block.marks[:LINES].assign(**{SOURCE: ""})).format(escape="html")
+        styler = styler.format(f'<a href="#{table.name}-source-{{0}}">[{{0}}]</a>', subset=[SOURCE])
+        styler = styler.format_index(escape="html", axis=1).set_uuid(f"{table.name}-{index}")
         parts += [
             f"<h3>{html.escape(block.heading)}</h3>",
-            f'<div class="scroll">{styler.to_html()}</div>',
-            _list("notes", shown_notes(block)),
-            _list("sources", (f"[{sources[source]}] {source}" for source in used)),
+            f'<div class="scroll">{styler.set_table_attributes(attributes).to_html()}</div>',
+            _list("notes", (f"<li>{html.escape(note)}</li>" for note in shown_notes(block))),
         ]
-    return "\n".join([*(part for part in parts if part), "</section>"]) + "\n"
+    items = (
+        f'<li id="{table.name}-source-{number}">[{number}] {html.escape(source)}</li>'
+        for source, number in sources.items()
+    )
+    return "\n".join([*(part for part in parts if part), _list("sources", items), "</section>"]) + "\n"
 
 
-def _list(name: str, texts: Iterable[str]) -> str:
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
-    return f'<ul class="{name}">{items}</ul>' if items else ""
+def _list(name: str, items: Iterable[str]) -> str:
+    text = "".join(items)
+    return f'<ul class="{name}">{text}</ul>' if text else ""
 
 
 def shown_notes(block: Block, lines: int = LINES) -> list[str]:

@@ -93,11 +93,6 @@ class Block:
             marks[name] = ["" if cell is None else places.get(cell, "") for cell in printed]
         return marks
 
-    def styler(self, most: int) -> Styler:
-        """The first `most` lines for HTML, with best bold and second best underlined."""
-        styler = styled(self.lines[:most], self.marks[:most])
-        return styler.format(escape="html").format_index(escape="html", axis=1)
-
 
 def styled(lines: pd.DataFrame, marks: pd.DataFrame, *, latex: bool = False) -> Styler:
     """Lines with their marks as CSS, or as commands of LaTeX."""

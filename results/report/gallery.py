@@ -41,12 +41,14 @@ class Shown:
         truth: its COCO file; without annotations there is no ground truth.
         stores: label store by the name of what made it, in the order of the panels.
         public: whether the images may stand in a page without having been asked for.
+        start: of the stores, the one that the last one came from; empty where they have nothing to do with each other.
     """
 
     title: str
     truth: Path
     stores: Mapping[str, Path]
     public: bool
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,17 @@ def shown_of(run: Run) -> Iterator[Shown]:
             method = config.get("method", "SOHES")
             named = {f"{method} labels (phase 1)": run.folder / "explore" / "val"}
             named |= {f"{method} phase 2": stage / "phase2", f"{method} phase 3": stage / "phase3"}
-            yield _held_out(run, named)
+            yield replace(_held_out(run, named), start=next(iter(named)))
         elif _is_store(stage / "trained"):
             named = {"phase 1": stage / "phase1", "trained segmenter": stage / "trained"}
-            yield Shown("photographs", stage / "images.json", named, public=True)
+            yield Shown("photographs", stage / "images.json", named, public=True, start="phase 1")
         elif _is_store(stage / "predictions"):
-            if "dataset" in config:
+            if "model" in config:
                 key = config["dataset"], config.get("ground_truth") or config["dataset"]
                 suite.setdefault(key, {})[config["model"]] = stage / "predictions"
-            else:
-                yield _held_out(run, {record.stage: stage / "predictions"})
+            elif "dataset" not in config:  # else of squares, for CLIP to name
+                method = next((row.method for row in record.measurements), record.stage)
+                yield _held_out(run, {method: stage / "predictions"})
     for (dataset, truth), named in suite.items():
         yield Shown(dataset, resolve_ground_truth(truth), named, public=False)
 
@@ -128,12 +131,21 @@ def _joined(runs: Iterable[Run], notes: dict[str, None]) -> list[Shown]:
     for run in runs:
         try:
             for shown in shown_of(run):
-                known = sets.setdefault(shown.title, shown)
-                if known.stores.keys() != shown.stores.keys() and file_digest(known.truth) == file_digest(shown.truth):
-                    sets[shown.title] = replace(known, stores={**shown.stores, **known.stores})
+                truth = file_digest(shown.truth) if shown.truth.is_file() else shown.title
+                if truth in sets:
+                    sets[truth] = _side_by_side(sets[truth], shown)
+                elif shown.title not in {one.title for one in sets.values()}:
+                    sets[truth] = shown
         except (DataError, OSError, KeyError) as error:
             notes[f"run {run.name}: {error}"] = None
     return list(sets.values())
+
+
+def _side_by_side(first: Shown, second: Shown) -> Shown:
+    """Both of one truth: what came from a start stands last; of a system that both have, the first's."""
+    last, other = (second, first) if second.start and not first.start else (first, second)
+    stores = {name: first.stores.get(name) or second.stores[name] for name in (*other.stores, *last.stores)}
+    return replace(max(first, second, key=lambda one: one.public), stores=stores, start=last.start)
 
 
 def _shares(sizes: Sequence[int]) -> list[int]:
@@ -192,13 +204,15 @@ class _OpenedSet:
         image, forests = page_sized(load_image(item.path)), self.forests(item)
         truth = {name: forests.pop(name) for name in (_TRUTH,) if name in forests}
         names = list(forests)
-        drawn = {name: forests[name] for name in dict.fromkeys((names[0], names[-1]))} | truth
+        start = self.shown.start if self.shown.start in names else ""
+        drawn = {name: forests[name] for name in dict.fromkeys((start or names[0], names[-1]))} | truth
+        words = {start: f"start: {start}", names[-1]: f"result: {names[-1]}"} if start else {}
         panels = [("image", data_uri(image))]
         for name, forest in drawn.items():
             order = ordered(forest) if name in truth else ordered(forest, best_masks(forest, _HERO_REGIONS))
             best = forest.select(order)
-            words = {names[0]: f"start: {name}", names[-1]: f"result: {name}"}.get(name, name)
-            panels.append((words, data_uri(paint(image, best, matched_colours(best, truth.get(_TRUTH))))))
+            picture = paint(image, best, matched_colours(best, truth.get(_TRUTH)))
+            panels.append((words.get(name, name), data_uri(picture)))
         return tuple(panels)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,26 +24,34 @@ def write_scene_run(folder: Path, *, dataset: str = "generated scenes", images: 
     truth = read_coco(folder / "images" / "val.json")
     for name, shift in PHASE_STORES.items():
         write_store(folder / name, truth, shift)
-    for place, (stage, config) in enumerate({"images": {}, "explore": {}, "evaluate": {"method": "SOHES"}}.items()):
-        write_record(
-            folder / stage,
-            Record(
-                run=folder.name,
-                stage=stage,
-                recipe="sohes_full",
-                scale="demo",
-                seed=0,
-                config=config,
-                config_hash="0123456789abcdef",
-                commit="abc123def456",
-                versions={"python": "3.11.9"},
-                hardware="Some CPU, 2 cores",
-                started=f"2025-11-21T10:{place:02d}:00+00:00",
-                seconds=60.0,
-                measurements=_measurements(images) if stage == "evaluate" else (),
-            ),
-        )
+    for place, stage in enumerate(("images", "explore")):
+        write_scene_record(folder, stage, {}, place=place)
+    write_scene_record(folder, "evaluate", {"method": "SOHES"}, _measurements(images), place=2)
     return folder
+
+
+def write_scene_record(
+    folder: Path, stage: str, config: dict[str, str], rows: Sequence[Measurement] = (), *, place: int = 9
+) -> None:
+    """The record of a stage, the `place`-th of the run."""
+    write_record(
+        folder / stage,
+        Record(
+            run=folder.name,
+            stage=stage,
+            recipe="sohes_full",
+            scale="demo",
+            seed=0,
+            config=config,
+            config_hash="0123456789abcdef",
+            commit="abc123def456",
+            versions={"python": "3.11.9"},
+            hardware="Some CPU, 2 cores",
+            started=f"2025-11-21T10:{place:02d}:00+00:00",
+            seconds=60.0,
+            measurements=rows,
+        ),
+    )
 
 
 def write_store(folder: Path, truth: ImageSet, shift: int) -> None:

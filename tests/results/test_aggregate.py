@@ -15,6 +15,7 @@ from results.render import LINES, plain_decimal, to_html, to_markdown
 from results.runs import read_runs
 from results.stage import TablesConfig, tables
 from results.tables.phases import phases
+from results.tables.transfer import transfer
 from sohes import cli
 from sohes.commands import tables as sohes_tables
 from sohes.errors import ConfigError
@@ -95,8 +96,21 @@ def test_html_has_a_table_for_each_block(full_run):
     assert "<h3>Measured on demo · scenes (val), not comparable, 24 images</h3>" in text
     assert "font-weight: bold" in text
     assert "text-decoration: underline" in text
-    assert "[1] measured: runs/demo/evaluate/record.json @abc123def456" in text
     assert text == to_html(build(phases, full_run))
+
+
+def test_every_line_of_html_is_linked_to_its_source(make_run):
+    stages = {stage: head_measurements(stage) for stage in HEAD_STAGES}
+    text = to_html(build(transfer, make_run("demo", stages)))
+    sources = dict(re.findall(r'<li id="([\w-]+)">\[\d+] (.*?)</li>', text))
+    assert len(sources) == text.count("<li id=")
+    tables = [re.findall(r'href="#([\w-]+)">\[', part) for part in text.split("<table")[1:]]
+    assert [[sources[link].split(" @")[0] for link in links] for links in tables[:2]] == [
+        [f"measured: runs/demo/{tool}_{side}/record.json" for side in ("start", "trained")]
+        for tool in ("mmseg", "mmdet")
+    ]
+    assert len(tables[2]) == text.split("<table")[3].count("<tr") - 1  # the cited lines, but for their head
+    assert not any("measured" in sources[link] for link in tables[2])
 
 
 def test_html_escapes_what_records_say(make_run):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,13 @@ from results.report.gallery import IMAGES, gallery
 from results.report.panels import REGIONS, encoded_panel, matched_colours, ordered
 from results.report.svg import inline_svg
 from results.runs import read_runs
+from sohes.data.coco import read_coco
 from sohes.data.draw import forest_colours
 from sohes.data.label_store import LabelStore
 from sohes.masks import MaskForest
 from sohes.rle import decode_masks
-from tests.results.report_runs import write_scene_run
+from tests.results.conftest import measurement
+from tests.results.report_runs import write_scene_record, write_scene_run, write_store
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +121,35 @@ def test_runs_of_the_same_images_stand_side_by_side(tmp_path: Path) -> None:
     names = [panel["title"] for panel in gallery(read_runs([first, second]).runs).images[0]["panels"]]
     assert "SOHES phase 3" in names
     assert "Other phase 3" in names
+
+
+def test_methods_and_baselines_stand_beside_phases_on_the_same_scenes(tmp_path: Path) -> None:
+    """Whatever their order: baselines of a suite, a method by its name, then the phases; squares of CLIP nowhere."""
+    phases, method, suite = (write_scene_run(tmp_path / name, images=2) for name in ("phases", "method", "suite"))
+    truth = read_coco(suite / "images" / "val.json")
+    for folder in (method, suite):
+        shutil.rmtree(folder / "evaluate")
+    row = measurement("CAST", "mask_ar_1000", 10.0, dataset="generated scenes", split="held out")
+    cell = {"model": "SLIC", "dataset": "scenes", "ground_truth": str(truth.source)}
+    squares = {"method": "CAST", "dataset": "partimagenet_hierarchy"}
+    for run, stage, config, rows in (
+        (method, "segmenter", {}, [row]),
+        (suite, "slic", cell, []),
+        (suite, "a_naming", squares, [row]),
+    ):
+        write_store(run / stage / "predictions", truth, 3)
+        write_scene_record(run, stage, config, rows)
+    own = ["SOHES labels (phase 1)", "SOHES phase 2", "SOHES phase 3"]
+    for order in permutations((phases, method, suite)):
+        found = gallery(read_runs(order).runs)
+        assert not found.notes
+        first, *names = [panel["title"] for panel in found.images[0]["panels"]]
+        assert first == "ground truth"
+        assert {*names[:2]} == {"CAST", "SLIC"}
+        assert names[2:] == own
+        assert [caption for caption, _ in found.hero][1:3] == [f"start: {own[0]}", f"result: {own[-1]}"]
+    (note,) = gallery(read_runs([suite]).runs).notes  # by itself it may be of photographs
+    assert "--pictures" in note
 
 
 def test_a_damaged_store_is_named_and_the_page_stands(tmp_path: Path) -> None:
