@@ -26,6 +26,7 @@ METRICS = (
     *("acc_top1_linear", "acc_top1_knn"),
 )
 METHODS = ("SOHES", "Leopart", "CAST", "FS4 (reconstruction)")
+_MOCO, _CAST_NETWORKS = "MoCo-v3", "cast_"  # CAST is its network, trained without labels by another's method
 PUBLISHED = tuple(name.split()[0] for name in METHODS)  # as publications call them
 
 
@@ -53,6 +54,8 @@ def _made_by(row: Any, trainers: list[str]) -> str:
     """The method behind a number, "start" for the backbone that it began as; empty where neither is known."""
     arm, method = row.arm, row.method
     if arm in (START, TRAINED):
+        if arm == TRAINED and row.trained_by == _MOCO and row.backbone.startswith(_CAST_NETWORKS):
+            return "CAST"
         return START if arm == START else str(row.trained_by)
     if arm in PHASES[:-1]:
         return ""

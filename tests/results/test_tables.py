@@ -395,6 +395,23 @@ def test_a_reconstruction_is_never_called_by_the_published_name(make_run):
         assert [line["Method"] for line in lines(own)] == [f"{name} †demo"]
 
 
+def test_cast_is_one_line_of_what_its_backbone_and_its_segmenter_reach(make_run):
+    """A ViT that MoCo-v3 trained is no CAST."""
+    rows = [
+        measurement("CAST", "mask_ar_1000", 12.0, backbone="cast_small"),
+        *(
+            measurement("linear probe", "miou_dataset", value, arm="trained", trained_by="MoCo-v3", backbone=backbone)
+            for backbone, value in (("cast_small", 33.0), ("vit_conv_small", 31.0))
+        ),
+    ]
+    own, *_ = build(methods, make_run("run", {"segmenter": rows[:1], "probe": rows[1:]})).blocks
+    cells = {
+        line["Backbone"]: (line["Method"], line["AR@1000, segmenter"], line["mIoU, linear probe"])
+        for line in lines(own)
+    }
+    assert cells == {"cast_small": ("CAST †demo", "12.0", "33.0"), "vit_conv_small": ("MoCo-v3 †demo", DASH, "31.0")}
+
+
 def test_the_recipe_says_which_backbone_is_under_a_head():
     stages = load_graph("sohes_full", "demo").stages
     assert {name: stages[name].config.arm for name in HEAD_STAGES} == {
@@ -446,11 +463,31 @@ def test_hierarchy_table_has_the_best_overlap_where_there_are_parts(make_run):
 
     wholes = [row("best_overlap_wholes", 55.0, data) for data in ("parts", "plain")]
     rows = [*wholes, row("best_overlap_parts", 40.0, "parts"), row("masks_per_image", 120.5, "parts")]
-    (block,) = build(hierarchy, make_run("run", {"score": rows})).blocks
+    block, cited = build(hierarchy, make_run("run", {"score": rows})).blocks
+    assert cited.facts["cited"].all()
     (line,) = lines(block)
     assert (line["best overlap of wholes"], line["best overlap of parts"]) == ("55.0", "40.0")
     assert line["masks per image"] == "120.5"
     assert block.ranked == ("best overlap of wholes", "best overlap of parts")
+
+
+def test_hierarchy_table_has_segments_named_by_clip_and_what_cast_published(make_run):
+    rows = [
+        measurement(
+            "CAST", f"miou_{over}_{what}", value, protocol="part_naming_whole_v1", dataset="partimagenet_hierarchy"
+        )
+        for (over, what), value in {("image", "object"): 20.0, ("image", "part"): 9.0, ("dataset", "part"): 4.0}.items()
+    ]
+    own, cited = build(hierarchy, make_run("run", {"naming": rows})).blocks
+    (line,) = lines(own)
+    assert line["Method"] == "CAST †demo"
+    assert (line["object mIoU per image"], line["part mIoU per image"], line["part mIoU over the data set"]) == (
+        *("20.0", "9.0", "4.0"),
+    )
+    (line,) = lines(cited)
+    assert [line[f"{what} mIoU per image, {count} segments"] for what, count in (("object", 8), ("part", 16))] == [
+        *("29.67", "13.21"),
+    ]
 
 
 def test_regions_keep_protocols_apart(make_run):
