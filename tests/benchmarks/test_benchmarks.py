@@ -20,9 +20,13 @@ from tests.probes.synthetic import write_folder
 
 EXPLORE = ["--limit", "2", "--scenes-px", "96", "--set", "size_global=98", "max_crops=1", "size_local=56"]
 EXPLORE += ["algorithm=sohes", "min_side_px=16", "min_area_px=20", "center=true", "theta_merge=null"]
+CAST_DATA = ["--backbone", "cast_tiny", "--side", "144", "--images", "2", "--steps", "2"]
+CAST_STEP = ["--size", "tiny", "--sides", "144", "144", "--batches", "1", "1", "--rounds", "1"]
 FS4 = ["--models", "tiny", "--images", "6", "--side", "16", "--cluster-batch", "2", "--init-batches", "2"]
 PROBES = ["--backbone", "random:vit_tiny_patch16_224", "--size", "128", "--images", "8", "--rounds", "1"]
 SCRIPTS: dict[str, tuple[str, list[str]]] = {
+    "cast_data": ("cast_data", CAST_DATA),
+    "cast_step": ("cast_step", CAST_STEP),
     "clustering": ("clustering", ["6", "9", "--channels", "5"]),
     "deformable": ("deformable", ["--repeats", "1"]),
     "evaluation": ("evaluation", ["--images", "2", "--objects", "5"]),
@@ -36,7 +40,7 @@ SCRIPTS: dict[str, tuple[str, list[str]]] = {
     "train_step": ("train_step", ["--sizes", "64", "--batch", "1", "--queries", "8", "--targets", "2", "--steps", "1"]),
     "training_data": ("training_data", ["--samples", "1"]),
 }
-SLOW = {"deformable", "fs4_epoch", "leopart_step", "training_data"}
+SLOW = {"cast_data", "cast_step", "deformable", "fs4_epoch", "leopart_step", "training_data"}
 
 
 def numbers(value: Any) -> list[float]:
