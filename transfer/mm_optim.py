@@ -1,4 +1,4 @@
-"""Optimiser groups for finetuning a ViT under a head, as in BEiT (arXiv 2106.08254) and MAE (arXiv 2111.06377)."""
+"""Optimiser groups for finetuning under a head, as in BEiT (arXiv 2106.08254) and MAE (arXiv 2111.06377)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sohes.engine.optimizer import layer_factors, parameter_groups
 class LayerDecayConstructor(DefaultOptimWrapperConstructor):
     """Learning rate times `layer_decay` for each block further down; no weight decay on norms, biases and token tables.
 
-    Config: `paramwise_cfg=dict(layer_decay=0.95)`. The head, the pyramid and the ViT's last norm have the full rate.
+    Config: `paramwise_cfg=dict(layer_decay=0.95)`. The head, the pyramid and the last norm have the full rate.
     """
 
     def add_params(self, params: list[dict[str, Any]], module: Any, **kwargs: Any) -> None:

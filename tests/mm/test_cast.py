@@ -120,6 +120,15 @@ def test_batch_norms_keep_their_statistics(name: str, folders: dict[str, Path]) 
     assert model.vit.blocks[0].training
 
 
+def test_so_do_those_of_a_vit_with_the_same_stem(tmp_path: Path) -> None:
+    name, arguments = "vit_conv_small", {"img_size": 64, "embed_dim": DIM, "depth": 2}
+    start = build_backbone({"architecture": name, "model_args": arguments})
+    folder = save_backbone_folder(tmp_path / "vit", start, Provenance(timm_name=name, steps=(RANDOM,)))
+    model = TimmViT(str(folder)).train()
+    assert [level.shape[1:] for level in model(images(64, 96))] == [(DIM, 64 // s, 96 // s) for s in STRIDES]
+    assert torch.equal(model.vit.patch_embed.proj[1].running_mean, torch.zeros(DIM // 8))
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_frozen_means_no_gradient_and_eval_mode(name: str, folders: dict[str, Path]) -> None:
     model = TimmViT(str(folders[name]), frozen=True).train()
@@ -151,7 +160,7 @@ def test_what_does_not_fit_is_said(folders: dict[str, Path], tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="cast_small is a CAST, whose maps are its levels: leave out_blocks out"):
         TimmViT(str(folders["cast_small"]), out_blocks=(0, 1, 2, 3))
     model = TimmViT(str(save(tmp_path / "a", "cast_small", tokens=None)))
-    sizes = "an image of 64 x 96 px has 24 superpixels .* fewer than the 64 tokens .* at least 128 x 128 px"
+    sizes = "an image of 64 x 96 px has 24 superpixels.* fewer than the 64 tokens .* at least 128 x 128 px"
     with pytest.raises(ConfigError, match=sizes):
         model(images(64, 96))
     with pytest.raises(ConfigError, match="its sides are at least 16 px"):

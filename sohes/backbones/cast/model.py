@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +24,7 @@ from sohes.backbones.cast.sampling import masked_mean
 from sohes.backbones.cast.segment_mean import SegmentMean
 from sohes.backbones.cast.segments import SegmentLevels, segment_levels, stand_ins
 from sohes.backbones.cast.stem import ConvStem
+from sohes.records import usable_cores
 
 if TYPE_CHECKING:
     from sohes.data.superpixels.settings import SuperpixelSettings
@@ -258,12 +260,17 @@ class CAST(nn.Module):
 
     @torch.no_grad()
     def find_superpixels(self, images: Tensor) -> Tensor:
-        """Superpixels (B, H, W) int64 of normalised images (B, 3, H, W), by the model's own settings, on the CPU."""
+        """Superpixels (B, H, W) int64 of normalised images (B, 3, H, W), by the model's own settings, on the CPU.
+
+        Images are shared out to all cores, by threads: the search does not hold the GIL.
+        """
         from sohes.data.superpixels.superpixels import superpixels
 
         mean, std = (torch.tensor(self.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
         rgb = (images.float().cpu() * std + mean).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-        found = [torch.from_numpy(superpixels(image, self._superpixel_settings())) for image in rgb]
+        find = partial(superpixels, settings=self._superpixel_settings())
+        with ThreadPoolExecutor(min(len(rgb), usable_cores())) as pool:
+            found = [torch.from_numpy(labels) for labels in pool.map(find, rgb)]
         return torch.stack(found).to(images.device, torch.int64)
 
     def forward_features(self, images: Tensor, superpixels: Tensor | None = None) -> Tensor:
