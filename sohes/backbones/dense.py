@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -50,3 +51,31 @@ class DenseBackbone(Protocol):
 
     def weights_digest(self) -> str:
         """Hash of names and values of the weights: the same wherever they were read from."""
+
+
+class SegmentFeatures(NamedTuple):
+    """Segments of one image, K of them.
+
+    Attributes:
+        labels: (H, W) int64, from 0 on without gaps.
+        features: (K, D) float32 of length 1, the mean over each segment's pixels, each of length 1 before.
+    """
+
+    labels: Tensor
+    features: Tensor
+
+
+@runtime_checkable
+class SegmentingBackbone(DenseBackbone, Protocol):
+    """A dense backbone that groups an image into segments on its way to the features."""
+
+    def segments(self, images: Tensor, embed: Callable[[Tensor], Tensor]) -> list[SegmentFeatures]:
+        """Its coarsest segments of RGB images (B, 3, H, W) float32 in [0, 1], one of `SegmentFeatures` an image.
+
+        Args:
+            images: as for a call.
+            embed: what becomes of features (N, D) before they are averaged.
+
+        Raises:
+            ValueError: as a call.
+        """

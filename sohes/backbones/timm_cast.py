@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from sohes.backbones.cast.model import Segmented
 from sohes.backbones.cast.pooling import gather_tokens
-from sohes.backbones.dense import DenseFeatures
+from sohes.backbones.dense import DenseFeatures, SegmentFeatures
 from sohes.backbones.frozen import FrozenTimm
 from sohes.backbones.precision import autocast
 from sohes.backbones.timm_folder import BackboneFolder
@@ -44,12 +48,34 @@ class DenseCAST(FrozenTimm):
             ValueError: they are not.
             ConfigError: the images are too small for superpixels, or have fewer than the model has tokens.
         """
-        images = self.normalised(images)
-        try:
-            with autocast(images.device):
-                found = self.model.segment(images, full_resolution=self.model.fusion is not None)
-        except ValueError as error:  # the size is a setting of whoever asks: probe.size_px, explore.size_local, ...
-            raise ConfigError(f"{self.provenance.timm_name}: {error}") from error
+        found = self._segmented(images)
         cells = found.superpixels[:, :: self.patch_size, :: self.patch_size]
         features = gather_tokens(found.features().float(), cells.flatten(1)).transpose(1, 2)
         return DenseFeatures(features.unflatten(2, cells.shape[1:]), None if found.cls is None else found.cls.float())
+
+    @torch.no_grad()
+    def segments(self, images: Tensor, embed: Callable[[Tensor], Tensor]) -> list[SegmentFeatures]:
+        """See `SegmentingBackbone.segments`: unions of superpixels, by what all levels make of them [CAST]."""
+        found = self._segmented(images)
+        maps = found.segments().maps(found.superpixels)[-1]
+        features = [normalize(embed(one.float()), dim=1) for one in found.features()]
+        return [_averaged(*one) for one in zip(maps, found.superpixels, features, strict=True)]
+
+    def _segmented(self, images: Tensor) -> Segmented:
+        images = self.normalised(images)
+        try:
+            with autocast(images.device):
+                found: Segmented = self.model.segment(images, full_resolution=self.model.fusion is not None)
+        except ValueError as error:  # the size is a setting of whoever asks: probe.size_px, explore.size_local, ...
+            raise ConfigError(f"{self.provenance.timm_name}: {error}") from error
+        return found
+
+
+def _averaged(segments: Tensor, superpixels: Tensor, features: Tensor) -> SegmentFeatures:
+    """Features (N, D) of superpixels (H, W), averaged over the pixels of segments (H, W)."""
+    labels, count = segments.unique(return_inverse=True)[1], len(features)
+    pairs, pixels = (labels * count + superpixels).unique(return_counts=True)  # a superpixel lies in one segment
+    own, part = pairs // count, pairs % count
+    sums = features.new_zeros(int(labels.max()) + 1, features.shape[1])
+    sums.index_add_(0, own, features[part] * pixels[:, None])
+    return SegmentFeatures(labels, normalize(sums, dim=1))

@@ -143,6 +143,26 @@ CLUSTER_PROBE_ALONE = Protocol(
     source=CLUSTER_PROBE.source + ", with clusters in the order of the classes, which it mixes up",
 )
 
+RETRIEVAL_PX = 512  # side of the square of segment retrieval
+
+RETRIEVAL = Protocol(
+    id="probe_retrieval_512_v1",
+    data=CLUSTER_HUNGARIAN.data,
+    resize=f"images squashed to {RETRIEVAL_PX} x {RETRIEVAL_PX} px (bicubic); scored at the annotation's own size",
+    limit="one class for each segment, that of most of the 20 most similar train segments, by the backbone's features",
+    averaging=CLUSTER_HUNGARIAN.averaging,
+    source="CAST (arXiv:2210.00314), its released code, which keeps the aspect and projects the features",
+)
+
+RETRIEVAL_PROJECTED = Protocol(
+    id="probe_retrieval_512_projected_v1",
+    data=RETRIEVAL.data,
+    resize=RETRIEVAL.resize,
+    limit="as " + RETRIEVAL.id + ", by what the projector of the training makes of the features",
+    averaging=RETRIEVAL.averaging,
+    source="CAST (arXiv:2210.00314), its released code, which keeps the aspect",
+)
+
 REGION_COVERING = Protocol(
     id="region_covering_v1",
     data="every segment of every annotator",
@@ -215,6 +235,8 @@ _ALL = (
     CLUSTER_LEOPART,
     CLUSTER_PROBE,
     CLUSTER_PROBE_ALONE,
+    RETRIEVAL,
+    RETRIEVAL_PROJECTED,
     REGION_COVERING,
     REGION_PRI,
     REGION_VI,

@@ -108,12 +108,6 @@ def _principal(covariance: NDArray[np.float64], dims: int) -> tuple[NDArray[np.f
     return values[::-1][:dims], axes * signs[:, None]
 
 
-def unit_length(points: FloatArray) -> FloatArray:
-    """(N, P) with rows of length 1."""
-    unit: FloatArray = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-12)
-    return unit
-
-
 def fit_centroids(
     points: FloatArray, count: int, *, seed: int, restarts: int, iterations: int, name: str
 ) -> FloatArray:

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sohes.backbones.pixel_clusters import unit_length
 from sohes.data.label_maps import IGNORE, LabelMap
 from sohes.data.square import centre_square_labels
 from sohes.errors import ConfigError, DataError
@@ -95,12 +96,6 @@ def drawn_patches(features: Features, count: int, *, seed: int) -> FloatArray:
         own = slice(ends[place], ends[place + 1])
         points[own] = unit_length(features[place].reshape(per_image, -1)[chosen[own] - per_image * place])
     return points
-
-
-def unit_length(points: NDArray[np.floating]) -> FloatArray:
-    """(M, D) float32 with rows of length 1; one of zeros stays."""
-    lengths = np.linalg.norm(points, axis=1, keepdims=True)
-    return np.asarray(points / np.maximum(lengths, 1e-12), np.float32)
 
 
 def spherical_kmeans(points: FloatArray, k: int, *, seed: int) -> FloatArray:

@@ -158,10 +158,13 @@ def stamp(path: Path) -> list[str | int]:
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
 
 
+def squashed_labels(label_map: LabelMap, size_px: int) -> LabelMap:
+    """A label map (H, W) squashed to a square by nearest neighbour, as Pillow does it."""
+    return np.array(Image.fromarray(label_map).resize((size_px, size_px), Image.Resampling.NEAREST))
+
+
 def patch_shares(label_map: LabelMap, *, size_px: int, patch_px: int, classes: int) -> NDArray[np.float32]:
     """Share of each class in each patch of an image that is squashed to a square.
-
-    The label map is squashed by nearest neighbour, as Pillow does it.
 
     Args:
         label_map: (H, W) uint8.
@@ -173,7 +176,7 @@ def patch_shares(label_map: LabelMap, *, size_px: int, patch_px: int, classes: i
         (h, w, C + 1) float32, sums of 1; the last one is the share of pixels without a label.
     """
     side = size_px // patch_px
-    small = np.asarray(Image.fromarray(label_map).resize((size_px, size_px), Image.Resampling.NEAREST))
+    small = squashed_labels(label_map, size_px)
     label = np.where(small == IGNORE, classes, small).astype(np.int64)
     cells = label.reshape(side, patch_px, side, patch_px).transpose(0, 2, 1, 3).reshape(side * side, -1)
     places = cells + (classes + 1) * np.arange(side * side)[:, None]

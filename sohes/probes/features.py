@@ -139,18 +139,14 @@ def extract_features(
     files = _files(backbone, items, size_px, view, folder)
     missing = [place for place, file in enumerate(files) if not file.exists()]
     if missing:
-        per_batch = batch_images(size_px, backbone.device)
         with Reporter(description, len(items), done=len(items) - len(missing)) as reporter:
-            load = partial(_LOAD[view], size_px=size_px)
-            images = _loaded([items[place] for place in missing], load, ahead=2 * per_batch)
-            for first in range(0, len(missing), per_batch):
-                places = missing[first : first + per_batch]
-                pixels = torch.from_numpy(np.stack(list(islice(images, len(places)))))
+            places = iter(missing)
+            for images in image_batches(backbone, [items[place] for place in missing], size_px=size_px, view=view):
                 try:
-                    maps = _maps(backbone, pixels.to(backbone.device).permute(0, 3, 1, 2), whole=view == "image")
+                    maps = _maps(backbone, images, whole=view == "image")
                 except ValueError as error:  # what a model says of the size of its input
                     raise ConfigError(f"features of {size_px} x {size_px} px: {error}") from error
-                for place, feature in zip(places, maps, strict=True):
+                for place, feature in zip(islice(places, len(maps)), maps, strict=True):
                     if not np.isfinite(feature).all():
                         raise WeightsError(
                             f"{items[place].image}: its features are not finite (NaN or infinite), so the weights of "
@@ -159,10 +155,26 @@ def extract_features(
                         )
                     with atomic_path(files[place]) as temporary:
                         np.save(temporary, feature)
-                reporter.advance(len(places))
+                reporter.advance(len(maps))
     if view == "image":  # a class token may have fewer channels than a map
         return Features(files=files, size_px=size_px, patch_px=size_px, dim=np.load(files[0]).shape[-1])
     return Features(files=files, size_px=size_px, patch_px=patch_px, dim=backbone.embed_dim)
+
+
+def image_batches(
+    backbone: DenseBackbone, items: Sequence[ProbeImage], *, size_px: int, view: View = "squashed"
+) -> Iterator[Tensor]:
+    """Images as squares (B, 3, S, S) float32 in [0, 1] on the backbone's device, in their order.
+
+    Args: see `extract_features`.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    per_batch = batch_images(size_px, backbone.device)
+    images = _loaded(items, partial(_LOAD[view], size_px=size_px), ahead=2 * per_batch)
+    while batch := list(islice(images, per_batch)):
+        yield torch.from_numpy(np.stack(batch)).to(backbone.device).permute(0, 3, 1, 2).float() / 255
 
 
 def check_disk(backbone: DenseBackbone, items: Sequence[ProbeImage], *, size_px: int, view: View = "squashed") -> None:
@@ -191,9 +203,9 @@ def _files(
 
 
 @torch.no_grad()
-def _maps(backbone: DenseBackbone, pixels: Tensor, *, whole: bool) -> NDArray[np.float32]:
-    """Feature maps (B, h, w, D) of images (B, 3, H, W) uint8, (B, 1, 1, D) of them as a whole."""
-    maps, cls_token = backbone(pixels.float() / 255)
+def _maps(backbone: DenseBackbone, images: Tensor, *, whole: bool) -> NDArray[np.float32]:
+    """Feature maps (B, h, w, D) of images (B, 3, H, W) in [0, 1], (B, 1, 1, D) of them as a whole."""
+    maps, cls_token = backbone(images)
     if whole:
         maps = (maps.mean(dim=(2, 3)) if cls_token is None else cls_token)[:, :, None, None]
     return maps.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -16,7 +16,7 @@ from sohes.data.label_maps import LabelMap
 from sohes.errors import SohesError
 from sohes.files import atomic_path
 from sohes.probes.data import ProbeData
-from sohes.probes.features import View, check_disk, rounded_size
+from sohes.probes.features import View, rounded_size
 from sohes.probes.registry import PROBES
 from sohes.probes.scoring import Scored, Task
 from sohes.probes.settings import ProbeConfig
@@ -76,11 +76,13 @@ def run_probe(config: ProbeConfig, data: ProbeData, source: str | Path, out: Pat
     """
     backbone = load_backbone(source, feature="token")
     entry = PROBES[config.probe]
-    wanted_px = entry.crop_px or config.size_px
+    own_px = entry.crop_px or entry.size_px
+    wanted_px = own_px or config.size_px
     view: View = "squashed" if entry.crop_px is None else "square"
     size_px = rounded_size(wanted_px, backbone.patch_size)
-    task = Task(config=config, data=data, backbone=backbone, size_px=size_px, name=name, out=out, view=view)
-    check_disk(backbone, (*data.train, *data.val), size_px=size_px, view=view)
+    task = Task(
+        config=config, data=data, backbone=backbone, size_px=size_px, name=name, out=out, view=view, source=source
+    )
     places = tuple(np.unique(np.linspace(0, len(data.val) - 1, config.pictures).round().astype(int)).tolist())
     identity = [config_hash(config), backbone.weights_digest(), data.digest()]
     results = []
@@ -93,8 +95,9 @@ def run_probe(config: ProbeConfig, data: ProbeData, source: str | Path, out: Pat
     if size_px != wanted_px:
         notes.append(
             f"images at {size_px} px, the multiple of the patch of {backbone.patch_size} px nearest to "
-            f"{'size_px' if entry.crop_px is None else entry.crop_px}"
+            f"{own_px or 'size_px'}"
         )
+    drawn = task.drawn(places)
     return Outcome(
         name=name,
         provenance=backbone.provenance,
@@ -104,7 +107,7 @@ def run_probe(config: ProbeConfig, data: ProbeData, source: str | Path, out: Pat
         shown=results[0].shown,
         places=places,
         crop_px=entry.crop_px,
-        features=[np.array(task.val[place]) for place in places],
+        features=[np.array(drawn[place]) for place in range(len(drawn))],
         notes=tuple(notes),
     )
 

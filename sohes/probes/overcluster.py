@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from sohes.probes.scoring import Scored, Task, annotation
 from sohes.progress import track
 from sohes.records import usable_cores
 from sohes.rle import IntArray
+
+Label = TypeVar("Label", bound=np.integer)
 
 ITERATIONS = 100
 _NEXT_RESTART = 1_000_000  # between the random states of restarts; the first one's is the seed
@@ -157,7 +160,7 @@ def cluster_maps(points: NDArray[np.float32], k: int, *, seed: int, restarts: in
     return min(fits, key=lambda one: one[0])[1].reshape(points.shape[:-1])
 
 
-def nearest(small: NDArray[np.int32], size_hw: tuple[int, ...]) -> NDArray[np.int32]:
+def nearest(small: NDArray[Label], size_hw: tuple[int, ...]) -> NDArray[Label]:
     """A map (h, w) upsampled by nearest neighbour to (H, W), as torch's `interpolate` does it."""
     rows, columns = (np.arange(out) * n // out for out, n in zip(size_hw, small.shape, strict=True))
     return small[rows[:, None], columns]

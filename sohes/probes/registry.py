@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sohes.evaluation.protocols import CROP_PX
+from sohes.evaluation.protocols import CROP_PX, RETRIEVAL_PX
 
 if TYPE_CHECKING:
     from sohes.probes.image_probes import Classified, ImageTask
@@ -25,11 +25,13 @@ class Probe:
         seeds: repetitions unless told otherwise; None if its result depends on no seed.
         crop_px: side of the centre square of an image that it sees, and on which it is scored, whatever the settings
             say; None for the whole image.
+        size_px: side of the square that images are squashed to, whatever the settings say; None for what they say.
     """
 
     function: str
     seeds: int | None
     crop_px: int | None = None
+    size_px: int | None = None
 
     def load(self) -> Callable[[Task, int], list[Scored]]:
         """Import the function."""
@@ -60,6 +62,7 @@ PROBES = {
     "overcluster": Probe("sohes.probes.overcluster:overcluster_probe", seeds=3),
     "cluster": Probe("sohes.probes.cluster:cluster_probe", seeds=5, crop_px=CROP_PX),
     "incontext": Probe("sohes.probes.incontext:incontext_probe", seeds=3),
+    "retrieval": Probe("sohes.probes.retrieval:retrieval_probe", seeds=None, size_px=RETRIEVAL_PX),
     "fcn": Probe("sohes.probes.fcn:fcn_probe", seeds=3),
 }
 IMAGE_PROBES = {

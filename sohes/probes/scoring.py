@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from sohes.backbones.dense import DenseBackbone
 from sohes.data.label_maps import LabelMap
 from sohes.evaluation.semantic import confusion_matrix, semantic_protocol
-from sohes.probes.data import ProbeData, ProbeItem
-from sohes.probes.features import Features, View, extract_features
+from sohes.probes.data import ProbeData, ProbeItem, squashed_labels
+from sohes.probes.features import Features, View, check_disk, extract_features
 from sohes.probes.settings import ProbeConfig
 from sohes.progress import track
 from sohes.rle import IntArray
@@ -35,6 +34,7 @@ class Task:
         view: how they are made, see `extract_features`.
         name: of the backbone, for progress: "start", or nothing.
         out: folder of the stage, for what a probe wants to keep or to resume.
+        source: of the backbone, as `load_backbone` takes it.
     """
 
     config: ProbeConfig
@@ -44,18 +44,27 @@ class Task:
     name: str
     out: Path
     view: View = "squashed"
+    source: str | Path = ""
 
     @cached_property
     def train(self) -> Features:
-        """Features of the train images, extracted when first asked for."""
-        return self._features("train", self.data.train)
+        """Features of the train images, extracted when first asked for; refused where the disk cannot hold both."""
+        return self._split("train", self.data.train)
 
     @cached_property
     def val(self) -> Features:
         """Features of the val images."""
-        return self._features("val", self.data.val)
+        return self._split("val", self.data.val)
 
-    def _features(self, split: str, items: tuple[ProbeItem, ...]) -> Features:
+    def drawn(self, places: Sequence[int]) -> Features:
+        """Features of some val images alone."""
+        return self._features("val", [self.data.val[place] for place in places])
+
+    def _split(self, split: str, items: Sequence[ProbeItem]) -> Features:
+        check_disk(self.backbone, (*self.data.train, *self.data.val), size_px=self.size_px, view=self.view)
+        return self._features(split, items)
+
+    def _features(self, split: str, items: Sequence[ProbeItem]) -> Features:
         words = " ".join(filter(None, (self.name, split, "features")))
         return extract_features(self.backbone, items, size_px=self.size_px, view=self.view, description=words)
 
@@ -132,6 +141,6 @@ def annotation(item: ProbeItem, *, size_px: int, score_px: int | None) -> LabelM
     label_map = item.label_map()
     if score_px is None:
         return label_map
-    squashed = np.array(Image.fromarray(label_map).resize((size_px, size_px), Image.Resampling.NEAREST))
-    small = interpolate(torch.from_numpy(squashed)[None, None].float(), (score_px, score_px), mode="nearest")
+    squashed = torch.from_numpy(squashed_labels(label_map, size_px))[None, None].float()
+    small = interpolate(squashed, (score_px, score_px), mode="nearest")
     return small[0, 0].to(torch.uint8).numpy()

@@ -80,6 +80,14 @@ class InContextSettings:
 
 
 @settings
+class RetrievalSettings:
+    """Retrieval of segments."""
+
+    embedding: Literal["features", "projection"] = "features"
+    """What segments are compared by: the backbone's features, or what the projector beside it makes of them [CAST]."""
+
+
+@settings
 class FcnSettings:
     """FCN head."""
 
@@ -113,6 +121,7 @@ class ProbeConfig(
     OverclusterSettings,
     ClusterProbeSettings,
     InContextSettings,
+    RetrievalSettings,
     FcnSettings,
     ImageProbeSettings,
 ):
@@ -127,8 +136,8 @@ class ProbeConfig(
     data: str | None = None
     """Labelled data in place of those of the run: see `read_probe_data`."""
     size_px: Count = 448
-    """Side to which images are squashed, px, rounded to the patch [Leopart]; the cluster probe has its own [PiCIE],
-    probes of whole images `image_px`."""
+    """Side to which images are squashed, px, rounded to the patch [Leopart]; the probes cluster and retrieval have their
+    own, probes of whole images `image_px`."""
     score_px: Count | None = None
     """Side of the square on which predictions are scored, px; null: the annotation's own size [ours]; likewise."""
     seeds: Count | None = None

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
 from sohes.errors import ConfigError, DataError
-from sohes.methods.clusters import Moments, assign, fit_centroids, unit_length
+from sohes.methods.clusters import Moments, assign, fit_centroids
 
 
 def test_moments_are_a_scaler_and_a_pca() -> None:
@@ -68,8 +68,3 @@ def test_clusters_are_found_again_and_are_the_same_each_time() -> None:
         fit_centroids(points, 300, **options)
     with pytest.raises(DataError, match=r"parts=3 is more than the 1 distinct"):
         fit_centroids(np.ones((20, 8), np.float32), 3, **options)
-
-
-def test_unit_length() -> None:
-    points = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
-    np.testing.assert_allclose(unit_length(points), [[0.6, 0.8], [0.0, 0.0]])

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch.nn.functional import interpolate
 
 from sohes import cli
+from sohes.backbones.pixel_clusters import unit_length
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.backbones.weights import resolve_weights
 from sohes.data.square import centre_square_labels
@@ -23,7 +24,7 @@ from sohes.evaluation.cluster_probe import cluster_probe_metrics
 from sohes.evaluation.clustering import ClusterScorer
 from sohes.evaluation.semantic import semantic_scores
 from sohes.probes import features
-from sohes.probes.cluster import cluster_probe, drawn_patches, spherical_kmeans, unit_length
+from sohes.probes.cluster import cluster_probe, drawn_patches, spherical_kmeans
 from sohes.probes.features import Features
 from sohes.probes.scoring import Task
 from sohes.probes.settings import ProbeConfig

@@ -1,8 +1,7 @@
-"""MoCo-v3 (Chen, Xie and He, ICCV 2021): projector, predictor and the contrastive loss (README §3 and §4)."""
+"""MoCo-v3 (Chen, Xie and He, ICCV 2021): the projected encoder and the contrastive loss (README §3 and §4)."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -10,16 +9,8 @@ from mmengine.dist import all_gather, all_reduce, get_rank
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sohes.backbones.projector import projection_head
 from sohes.methods.cast.encoder import encode
-
-
-def projection_head(in_dim: int, hidden_dim: int, out_dim: int, *, layers: int) -> nn.Sequential:
-    """Linear layers without bias, each with a batch norm, and ReLU between; the last norm has no weight and bias."""
-    widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
-    parts: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        parts += [nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)]
-    return nn.Sequential(*parts[:-2], nn.BatchNorm1d(out_dim, affine=False))
 
 
 class ProjectedEncoder(nn.Module):

@@ -12,12 +12,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from sohes.backbones.precision import autocast
+from sohes.backbones.projector import projection_head
 from sohes.backbones.timm_folder import input_normalisation
 from sohes.engine.ema import update_ema
 from sohes.engine.hooks import bare
 from sohes.engine.schedules import cosine
 from sohes.methods.cast.encoder import check_encoder
-from sohes.methods.cast.moco import ProjectedEncoder, contrastive_term, feature_std, projection_head
+from sohes.methods.cast.moco import ProjectedEncoder, contrastive_term, feature_std
 from sohes.methods.cast.settings import ContrastSettings
 
 

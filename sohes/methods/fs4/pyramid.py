@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from sklearn.metrics import adjusted_mutual_info_score
 
+from sohes.backbones.pixel_clusters import unit_length
 from sohes.errors import ConfigError, DataError
 from sohes.files import atomic_path
 from sohes.masks import FloatArray
-from sohes.methods.clusters import Moments, Projection, fit_centroids, unit_length
+from sohes.methods.clusters import Moments, Projection, fit_centroids
 from sohes.methods.fs4.pyramid_settings import PyramidSettings
 from sohes.methods.fs4.regions import RegionStore, level_slices
 from sohes.progress import track

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sohes.backbones.pixel_clusters import unit_length
 from sohes.data.listing import Listing
 from sohes.errors import ConfigError, DataError
 from sohes.masks import FloatArray
-from sohes.methods.clusters import assign, fit_centroids, unit_length
+from sohes.methods.clusters import assign, fit_centroids
 from sohes.methods.forest import resized
 from sohes.methods.leopart.clusters import (
     ForegroundScores,

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sohes.backbones.pixel_clusters import unit_length
 from sohes.backbones.provenance import PROVENANCE, Provenance, read_provenance
 from sohes.backbones.timm_folder import CONFIG, WEIGHTS, BackboneFolder, build_vit, load_state, read_safetensors
 from sohes.backbones.timm_vit import DenseViT
@@ -19,7 +20,7 @@ from sohes.data.images import ImageArray, ImageLike, as_image
 from sohes.errors import WeightsError
 from sohes.files import read_json
 from sohes.masks import FloatArray, MaskForest
-from sohes.methods.clusters import Projection, assign, unit_length
+from sohes.methods.clusters import Projection, assign
 from sohes.methods.forest import nested_forest
 from sohes.methods.leopart.communities import find_communities, find_edges
 from sohes.rle import BoolArray, IntArray

@@ -15,8 +15,9 @@ from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from sohes.backbones.pixel_clusters import unit_length
 from sohes.errors import ConfigError, DataError
-from sohes.methods.clusters import Projection, unit_length
+from sohes.methods.clusters import Projection
 from sohes.methods.fs4.geometry import boxes_in_view
 from sohes.methods.fs4.pyramid import PyramidLabels, RegionClusters, cluster_regions, label_regions
 from sohes.methods.fs4.pyramid_loss import PyramidHeads, RegionView, region_vectors
