@@ -25,6 +25,7 @@ from results.table import Table
 from results.tables.ablation import ablation
 from results.tables.cost import cost
 from results.tables.methods import methods
+from results.tables.part_naming import part_naming
 from results.tables.phases import hierarchy, phases
 from results.tables.probes import probes
 from results.tables.regions import regions
@@ -56,6 +57,7 @@ TABLES: dict[str, Callable[[Measurements, pd.DataFrame], Table]] = {
     "transfer": transfer,
     "probes": probes,
     "regions": regions,
+    "part_naming": part_naming,
     "ablation": ablation,
     "cost": cost,
 }

@@ -14,8 +14,22 @@ class TablesConfig:
     """Which tables; what is in them follows from the run's records."""
 
     tables: NonEmpty[
-        Literal["methods", "phases", "zero_shot", "hierarchy", "transfer", "probes", "regions", "ablation", "cost"]
-    ] = ("methods", "phases", "zero_shot", "hierarchy", "transfer", "probes", "regions", "ablation", "cost")
+        Literal[
+            "methods",
+            "phases",
+            "zero_shot",
+            "hierarchy",
+            "transfer",
+            "probes",
+            "regions",
+            "part_naming",
+            "ablation",
+            "cost",
+        ]
+    ] = (
+        *("methods", "phases", "zero_shot", "hierarchy", "transfer"),
+        *("probes", "regions", "part_naming", "ablation", "cost"),
+    )
     """Tables that are written, see `results.aggregate`."""
 
 

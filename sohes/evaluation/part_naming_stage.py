@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from sohes.configuration import Count, settings
 from sohes.data.prepare import resolve_ground_truth
-from sohes.errors import DataError
+from sohes.errors import ConfigError, DataError
 from sohes.records import Measurement, StageResult
+
+if TYPE_CHECKING:
+    from sohes.data.coco import ImageSet
+    from sohes.segmenters.segmenter import Segmenter
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
 
@@ -17,12 +22,16 @@ from sohes.records import Measurement, StageResult
 class PartNamingConfig:
     """Which segments are named, by which CLIP, on what."""
 
+    SOURCE: ClassVar[str] = "segmenter"  # the field that names weights
+
     method: str
     """Row of the table, the method's name."""
     dataset: str = "partimagenet_hierarchy"
     """Name of the data, prepared by `sohes data prepare` where `ground_truth` names no file."""
     ground_truth: str | None = None
     """COCO file whose parts have a super-category."""
+    segmenter: str | None = None
+    """Segmenter folder in place of the run's."""
     clip: str = "openai/clip-vit-base-patch16"
     """CLIP that names the segments: name on the Hugging Face hub, or a folder with its files [CAST]."""
     read_out: Literal["levels", "masks"] = "levels"
@@ -44,21 +53,44 @@ class PartNamingConfig:
             paths = [self.truth_file()]
         except DataError:
             paths = []
-        clip = Path(self.clip).expanduser()
-        return [*paths, clip] if clip.exists() else paths
+        sources = [Path(name).expanduser() for name in (self.clip, getattr(self, self.SOURCE)) if name]
+        return [*paths, *(source for source in sources if source.exists())]
 
 
 def part_naming(config: PartNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
-    """Segment the centre square of each image, let CLIP name the segments, score them. Inputs: segmenter.
+    """Segment the centre square of each image, let CLIP name the segments, score them.
 
-    An interrupted stage keeps what was segmented.
+    Inputs: segmenter, where `config.segmenter` names none. An interrupted stage keeps what was segmented.
+
+    Raises:
+        ConfigError: no segmenter.
+    """
+    from sohes.files import file_digest
+    from sohes.segmenters.segmenter import load_segmenter
+
+    folder = Path(config.segmenter).expanduser() if config.segmenter else inputs.get("segmenter")
+    if folder is None:
+        raise ConfigError("no segmenter: give the setting segmenter=FOLDER, or the input 'segmenter'")
+    return name_segments_of(config, lambda _: load_segmenter(folder), file_digest(folder / "model.safetensors"), out)
+
+
+def name_segments_of(
+    config: PartNamingConfig, load: Callable[[ImageSet], Segmenter], identity: str, out: Path
+) -> StageResult:
+    """The stage with any segmenter.
+
+    Args:
+        config: of the stage.
+        load: makes the segmenter, given the images: after these and CLIP, for its weights may take long.
+        identity: tells whether predictions in `out` are its own.
+        out: folder of the stage.
     """
     from sohes.data.coco import read_coco
     from sohes.data.image_root import with_image_root
     from sohes.evaluation.clip import ClipNamer
     from sohes.evaluation.inputs import first_images
     from sohes.evaluation.part_naming import OnSquare, Vocabulary, evaluate_part_naming, level_segments, mask_segments
-    from sohes.evaluation.predictions import Predictions, run_segmenter
+    from sohes.evaluation.predictions import Predictions, keep_predictions
     from sohes.evaluation.protocols import get_protocol
     from sohes.segmenters.segmenter import Inference
 
@@ -67,7 +99,7 @@ def part_naming(config: PartNamingConfig, inputs: dict[str, Path], out: Path) ->
     namer = ClipNamer(config.clip, Vocabulary.of(truth).names)
     side_px = namer.side_px
     on_square = Inference(f"centre square of {side_px} px", lambda segmenter: OnSquare(segmenter, side_px))
-    store, failed = run_segmenter(inputs["segmenter"], wanted, out / "predictions", "segment squares", on_square)
+    store, failed = keep_predictions(load(wanted), identity, wanted, out / "predictions", "segment squares", on_square)
     scores = evaluate_part_naming(
         wanted,
         Predictions(store.image_ids, store.forest),

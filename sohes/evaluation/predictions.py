@@ -31,7 +31,7 @@ from sohes.masks import MaskForest
 from sohes.progress import Reporter
 
 if TYPE_CHECKING:
-    from sohes.segmenters.segmenter import Inference
+    from sohes.segmenters.segmenter import Inference, Segmenter
 
 NOT_STATED = "not stated"
 _CHUNK = 1 << 20  # characters read at a time
@@ -145,16 +145,28 @@ def run_segmenter(
     from sohes.segmenters.segmenter import load_segmenter
 
     trained = load_segmenter(folder)
-    segmenter = inference.around(trained) if inference else trained
+    return keep_predictions(trained, file_digest(folder / "model.safetensors"), source, out, description, inference)
+
+
+def keep_predictions(
+    segmenter: Segmenter,
+    identity: str,
+    source: ImageSet,
+    out: Path,
+    description: str,
+    inference: Inference | None = None,
+) -> tuple[LabelStore, dict[str, str]]:
+    """As `run_segmenter`, of any segmenter; `identity` tells whether predictions that are there are its own."""
+    used = inference.around(segmenter) if inference else segmenter
     header = {
-        "segmenter": file_digest(folder / "model.safetensors"),
+        "segmenter": identity,
         "images": short_name(source.source),
-        "backbone": segmenter.backbone,
-        "init": segmenter.init,
-        "supervision": segmenter.supervision,
+        "backbone": used.backbone,
+        "init": used.init,
+        "supervision": used.supervision,
         **({"inference": inference.name} if inference else {}),
     }
-    failed = label_images(segmenter.predict, source, out, header=header, description=description)
+    failed = label_images(used.predict, source, out, header=header, description=description)
     return LabelStore(out), failed
 
 

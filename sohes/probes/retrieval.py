@@ -1,4 +1,4 @@
-"""Retrieval of segments: a val segment gets the class of most of the train segments that are most like it (README §11).
+"""Retrieval of segments: a val segment gets the class of most of the train segments that are most like it (README §12).
 
 CAST's way to judge features before any fine-tuning (Ke, Mo and Yu, ICLR 2024), after SegSort's. Segments are the
 backbone's own, or those of k-means where it has none.

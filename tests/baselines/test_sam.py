@@ -23,8 +23,7 @@ from sohes.baselines.settings import SamSettings
 from sohes.errors import ConfigError, WeightsError
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_sam(folder: Path) -> Path:
     """A folder as the hub has it, for a SAM of 36,000 random weights on 64 px."""
     vision = SamVisionConfig(
         hidden_size=32,
@@ -48,10 +47,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = SamModel(config)
         for parameter in model.mask_decoder.parameters():  # or all its masks would be alike
             torch.nn.init.normal_(parameter, std=0.5)
-    folder = tmp_path_factory.mktemp("sam")
     model.save_pretrained(folder)
     SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sam(tmp_path_factory.mktemp("sam"))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from sohes.data.coco import ImageSet, read_coco
 from sohes.data.images import ImageArray, ImageLike, as_image
-from sohes.errors import DataError, WeightsError
+from sohes.errors import ConfigError, DataError, WeightsError
 from sohes.evaluation.clip import ClipNamer
 from sohes.evaluation.part_naming import (
     OnSquare,
@@ -74,8 +75,7 @@ def by_colour(image: ImageArray, masks: BoolArray) -> NDArray[np.float64]:
     return np.array(rows, float).reshape(-1, 6)
 
 
-@pytest.fixture
-def truth(tmp_path: Path) -> ImageSet:
+def two_images(folder: Path) -> ImageSet:
     """A car (body 4 x 4, below it a tyre 2 x 4) in the first image, a head in the second; each 8 x 8."""
     masks = {1: [(5, box(0, 0, 4, 4)), (6, box(3, 0, 3, 4))], 2: [(7, box(0, 0, 4, 8)), (9, box(0, 0, 4, 8))]}
     rows: list[dict[str, Any]] = []
@@ -83,12 +83,17 @@ def truth(tmp_path: Path) -> ImageSet:
         for category, mask in own:
             entry = {"id": len(rows) + 1, "image_id": image_id, "category_id": category}
             rows.append(entry | {"segmentation": encode_masks(mask[None])[0]})
-    Image.fromarray(painted(body=box(0, 0, 3, 4), tier=box(3, 0, 3, 4))).save(tmp_path / "1.png")
-    Image.fromarray(painted(head=box(0, 0, 4, 8))).save(tmp_path / "2.png")
+    Image.fromarray(painted(body=box(0, 0, 3, 4), tier=box(3, 0, 3, 4))).save(folder / "1.png")
+    Image.fromarray(painted(head=box(0, 0, 4, 8))).save(folder / "2.png")
     images = [{"id": i, "file_name": f"{i}.png", "height": SIDE, "width": SIDE} for i in (1, 2)]
-    path = tmp_path / "val.json"
+    path = folder / "val.json"
     path.write_text(json.dumps({"images": images, "annotations": rows, "categories": CATEGORIES}))
     return read_coco(path)
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> ImageSet:
+    return two_images(tmp_path)
 
 
 def forest(*masks: BoolArray) -> MaskForest:
@@ -199,8 +204,7 @@ def test_what_cannot_be_named(truth: ImageSet) -> None:
         Vocabulary.of(nameless)
 
 
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_clip(folder: Path) -> Path:
     """A folder as the hub has it, for a CLIP of a few thousand random weights on 16 px."""
     letters = [letter + end for letter in "abcdefghijklmnopqrstuvwxyz" for end in ("", "</w>")]
     vocabulary = {token: place for place, token in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
@@ -214,11 +218,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = CLIPModel(config)
         for parameter in model.parameters():  # or all captions would be nearly alike
             torch.nn.init.normal_(parameter, std=0.3)
-    folder = tmp_path_factory.mktemp("clip")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 def test_clip_sees_a_segment_alone(clip: Path) -> None:
@@ -282,3 +290,8 @@ def test_stage(truth: ImageSet, clip: Path, tmp_path: Path, monkeypatch: pytest.
     assert rows["miou_image_part"].value == pytest.approx(100 * scores.part_image)
     assert rows["miou_dataset_object"].value == pytest.approx(100 * scores.whole)
     assert result.notes == [f"segments are named by CLIP ({clip.name}), which was trained on captions"]
+    with pytest.raises(ConfigError, match="no segmenter: give the setting segmenter=FOLDER, or the input 'segmenter'"):
+        part_naming(config, {}, tmp_path / "none")
+    named = replace(config, segmenter=str(tmp_path / "segmenter"))
+    assert named.outside_inputs() == [truth.source, clip, tmp_path / "segmenter"]
+    assert part_naming(named, {}, tmp_path / "out").measurements == result.measurements

@@ -22,7 +22,10 @@ from sohes.errors import ConfigError
 from tests.results.conftest import HEAD_STAGES, PHASES, head_measurements, measurement, phase_measurements
 from tests.results.test_tables import build
 
-TABLES = ("methods", "phases", "zero_shot", "hierarchy", "transfer", "probes", "regions", "ablation", "cost")
+TABLES = (
+    *("methods", "phases", "zero_shot", "hierarchy", "transfer"),
+    *("probes", "regions", "part_naming", "ablation", "cost"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from results.table import Block, averaged
 from results.tables.ablation import ablation
 from results.tables.cost import cost
 from results.tables.methods import methods
+from results.tables.part_naming import part_naming
 from results.tables.phases import hierarchy, phases, phases_verdict
 from results.tables.regions import regions
 from results.tables.transfer import transfer
@@ -511,6 +512,20 @@ def test_regions_keep_protocols_apart(make_run):
     (own,), (merged,) = lines(annotators), lines(objects)
     assert (own["Method"], own["covering ODS"], own["VI ODS"]) == ("ours †ours", "58.3", "1.69")  # bits to two digits
     assert (merged["covering of objects ODS"], "covering ODS" in merged) == ("51.9", False)
+
+
+def test_named_parts_stand_apart_from_the_published_ones(make_run):
+    def row(metric, value):
+        facts = {"protocol": f"part_naming_{'part' if metric.endswith('part') else 'whole'}_v1", "n_images": 2957}
+        return measurement("SAM", metric, value, dataset="partimagenet_hierarchy", **facts)
+
+    run = make_run("run", {"name-sam": [row("miou_image_object", 21.75), row("miou_image_part", 9.5)]}, scale="paper")
+    cited, own = build(part_naming, run).blocks
+    (cast,), (sam,) = lines(cited), lines(own)
+    assert (cast["Method"], cast["object mIoU per image, 8 segments"]) == ("CAST", "29.67")
+    assert cast["part mIoU per image, 16 segments"] == "13.21"
+    assert (sam["Method"], sam["object mIoU per image"], sam["part mIoU per image"]) == ("SAM †ours", "21.8", "9.5")
+    assert said(build(part_naming, make_run("none", {"x": []}))) == ("Segments were not named",)
 
 
 def test_ablation_has_the_settings_that_differ_as_columns(make_run):

@@ -194,7 +194,7 @@ def test_the_canvas_suits_the_weights_that_are_trained() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    for recipe in ("sohes_full", "zero_shot_suite", "leopart", "fs4", "cast"):
+    for recipe in ("sohes_full", "zero_shot_suite", "part_naming", "leopart", "fs4", "cast"):
         for stage in load_graph(recipe, "demo").stages.values():
             for cls in (type(stage.config), type(stage.resources)):
                 assert set(field_docs(cls)) == {field.name for field in fields(cls)}, cls

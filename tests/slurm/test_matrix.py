@@ -264,6 +264,18 @@ def test_the_suite_resolves_at_every_scale(scale: str) -> None:
     }
 
 
+@pytest.mark.parametrize("scale", ["demo", "small", "paper"])
+def test_part_naming_resolves_at_every_scale(scale: str) -> None:
+    stages = load_graph("part_naming", scale).stages
+    cells = {name.removeprefix("name-"): stages[name].config for name in stages["tables"].may_fail}
+    assert {"cast", "sam_vit_b", "sam_vit_h", "vit_kmeans", "sohes_labels"} < set(cells)
+    assert {config.method for config in cells.values()} == set(cells)
+    assert {config.dataset for config in cells.values()} == {"partimagenet_hierarchy"}
+    assert {config.max_images for config in cells.values()} == {{"demo": 10, "small": 300, "paper": None}[scale]}
+    levels = {name for name, config in cells.items() if config.read_out == "levels"}
+    assert levels == {"cast", "vit_kmeans"}  # the rest has none
+
+
 @pytest.mark.slurm
 @pytest.mark.skipif(not slurm_answers(), reason="no SLURM answers here (`sinfo` fails)")
 def test_arrays_on_a_real_cluster(tmp_path: Path) -> None:

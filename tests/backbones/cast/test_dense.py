@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sohes.backbones.cast.model import CAST
 from sohes.backbones.cost import backbone_cost
+from sohes.backbones.dense import SegmentingBackbone
 from sohes.backbones.precision import autocast
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_cast import DenseCAST
@@ -81,6 +82,36 @@ def test_each_cell_has_the_feature_of_its_superpixel(name: str, dim: int) -> Non
     assert not found.requires_grad
     with pytest.raises(ValueError, match="60x64 px is not a multiple of the patch size 8"):
         backbone(torch.zeros(1, 3, 60, 64))
+
+
+@pytest.mark.parametrize("name", ["cast_small", "cast_small_fusion"])
+def test_segments_are_means_of_their_pixels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stripes of different heights, pixel by pixel, through an embedding that is not linear."""
+    heights = torch.cat([torch.arange(16), torch.full((48,), 15)]).sort().values  # the last one is wide
+
+    def uneven(model: CAST, images: Tensor) -> Tensor:
+        return heights[:, None].expand(images.shape[2:]).expand(len(images), -1, -1)
+
+    monkeypatch.setattr(CAST, "find_superpixels", uneven)
+    monkeypatch.setitem(ARGUMENTS, "tokens", (2, 2, 2, 2))
+    folder = tiny(name)
+    backbone = frozen(folder, feature="token")
+    assert isinstance(backbone, SegmentingBackbone)
+    found = backbone.segments(pictures(), torch.square)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    with torch.no_grad(), autocast("cpu"):
+        passed = folder.model.segment((pictures() - mean) / std, full_resolution=name.endswith("fusion"))
+    maps = passed.segments().maps(passed.superpixels)[-1]
+    for place, segments in enumerate(found):
+        pixels = torch.nn.functional.normalize(passed.features()[place].float().square(), dim=1)[heights]
+        assert segments.labels.shape == (64, 96)
+        assert segments.labels.unique().tolist() == list(range(len(segments.features)))
+        for label, feature in enumerate(segments.features):
+            own = segments.labels == label
+            assert len(maps[place][own].unique()) == 1
+            expected = pixels[:, None].expand(-1, 96, -1)[own].mean(dim=0)
+            torch.testing.assert_close(feature, expected / expected.norm(), rtol=1e-4, atol=1e-5)
+        assert len(maps[place].unique()) == len(segments.features)
 
 
 @pytest.mark.parametrize("name", ["cast_small", "cast_base_deep_fusion", "vit_conv_small"])

@@ -1,0 +1,117 @@
+"""Baselines named as wholes and as parts, by CAST's protocol on PartImageNet (evaluation README §11).
+
+Masks without levels are read as CAST reads SAM's: larger ones first, a whole is of the largest, a part of the smallest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from sohes.baselines.registry import make_baseline
+from sohes.baselines.settings import (
+    DinoSettings,
+    FelzenszwalbSettings,
+    SamSettings,
+    SlicMergeSettings,
+    SohesSettings,
+    VitKmeansSettings,
+)
+from sohes.configuration import settings
+from sohes.evaluation.part_naming_stage import PartNamingConfig, name_segments_of
+from sohes.records import StageResult, config_hash
+
+if TYPE_CHECKING:
+    from sohes.data.coco import ImageSet
+    from sohes.segmenters.segmenter import Segmenter
+
+# A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
+
+
+@settings
+class MaskNamingConfig(PartNamingConfig):
+    """Naming of masks that have no levels."""
+
+    read_out: Literal["levels", "masks"] = "masks"
+    """What is named: every mask, larger ones first [CAST, of SAM]; the labels of two levels need levels."""
+
+
+@settings
+class SamNamingConfig(MaskNamingConfig, SamSettings):
+    """SAM's automatic masks."""
+
+    SOURCE: ClassVar[str] = "weights"
+
+
+@settings
+class DinoNamingConfig(MaskNamingConfig, DinoSettings):
+    """Single-threshold clustering."""
+
+    SOURCE: ClassVar[str] = "backbone"
+
+
+@settings
+class SohesNamingConfig(MaskNamingConfig, SohesSettings):
+    """Phase 1."""
+
+    SOURCE: ClassVar[str] = "backbone"
+
+
+@settings
+class VitKmeansNamingConfig(PartNamingConfig, VitKmeansSettings):
+    """k-means of a ViT's tokens, which has levels."""
+
+    SOURCE: ClassVar[str] = "backbone"
+
+
+@settings
+class FelzenszwalbNamingConfig(MaskNamingConfig, FelzenszwalbSettings):
+    """Graph-based segmentation."""
+
+
+@settings
+class SlicMergeNamingConfig(MaskNamingConfig, SlicMergeSettings):
+    """Merged superpixels."""
+
+
+def sam(config: SamNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """SAM's automatic masks, named."""
+    return _named("sam", config, out)
+
+
+def dino(config: DinoNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Single-threshold clustering, named."""
+    return _named("dino", config, out)
+
+
+def sohes(config: SohesNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Phase 1, named."""
+    return _named("sohes", config, out)
+
+
+def vit_kmeans(config: VitKmeansNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Levels of k-means of a ViT's tokens, named."""
+    return _named("vit_kmeans", config, out)
+
+
+def felzenszwalb(config: FelzenszwalbNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Felzenszwalb's regions, named."""
+    return _named("felzenszwalb", config, out)
+
+
+def slic_merge(config: SlicMergeNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
+    """Merged superpixels, named."""
+    return _named("slic_merge", config, out)
+
+
+def _named(name: str, config: PartNamingConfig, out: Path) -> StageResult:
+    from sohes.baselines.clustering import Sohes
+    from sohes.data.listing import Listing
+
+    def load(wanted: ImageSet) -> Segmenter:
+        baseline = make_baseline(name, config)
+        if isinstance(baseline, Sohes):
+            baseline.calibrate(Listing.of_items(wanted.items).sample())
+        return baseline
+
+    return name_segments_of(config, load, config_hash(config), out)
