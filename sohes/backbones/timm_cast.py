@@ -18,7 +18,7 @@ from sohes.errors import ConfigError
 
 
 class DenseCAST(FrozenTimm):
-    """A frozen CAST as a `DenseBackbone`: each cell of the stem's grid, 8 px, has the feature of its superpixel.
+    """A frozen CAST as a `DenseBackbone`: each cell of 8 px has the feature of the superpixel in its middle.
 
     That is the fused one of a model with fusion; of one without, the outputs of the four levels, each of length 1, side
     by side. Superpixels are found on the CPU, by the model's own settings.
@@ -49,7 +49,8 @@ class DenseCAST(FrozenTimm):
             ConfigError: the images are too small for superpixels, or have fewer than the model has tokens.
         """
         found = self._segmented(images)
-        cells = found.superpixels[:, :: self.patch_size, :: self.patch_size]
+        patch, middle = self.patch_size, self.patch_size // 2
+        cells = found.superpixels[:, middle::patch, middle::patch]
         features = gather_tokens(found.features().float(), cells.flatten(1)).transpose(1, 2)
         return DenseFeatures(features.unflatten(2, cells.shape[1:]), None if found.cls is None else found.cls.float())
 

@@ -136,8 +136,8 @@ class ProbeConfig(
     data: str | None = None
     """Labelled data in place of those of the run: see `read_probe_data`."""
     size_px: Count = 448
-    """Side to which images are squashed, px, rounded to the patch [Leopart]; cluster and retrieval have their own, probes
-    of whole images `image_px`."""
+    """Side to which images are squashed, px, rounded to the patch [Leopart]; the probes cluster, retrieval, and those
+    of whole images have their own."""
     score_px: Count | None = None
     """Side of the square on which predictions are scored, px; null: the annotation's own size [ours]; likewise."""
     seeds: Count | None = None

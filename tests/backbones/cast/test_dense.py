@@ -70,8 +70,8 @@ def test_each_cell_has_the_feature_of_its_superpixel(name: str, dim: int) -> Non
         fusion = name.endswith("fusion")
         passed = folder.model.segment((pictures() - mean) / std, full_resolution=fusion)
     features = passed.fused if fusion else passed.features()
-    for row in range(8):  # of stripe 2 row, the first in its cell
-        expected = features[:, 2 * row, :, None].expand(-1, -1, 12)
+    for row in range(8):  # in whose middle the cell's second stripe begins
+        expected = features[:, 2 * row + 1, :, None].expand(-1, -1, 12)
         torch.testing.assert_close(found[:, :, row], expected.float())
     if fusion:
         assert cls_token is None
