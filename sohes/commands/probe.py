@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sohes.help import help_page
-from sohes.probes.registry import NAMES
+from sohes.probes.registry import probe_names
 
 if TYPE_CHECKING:
     from sohes.probes.settings import ProbeConfig
@@ -38,7 +38,9 @@ def add_parser(commands: Any) -> None:
         help="folder with images/ and masks/ (PNG, 255 = ignore), or with train.json and val.json; a COCO file with "
         "categories; or a prepared set; for image_linear and image_knn also one with train/CLASS/ and val/CLASS/",
     )
-    parser.add_argument("--probe", default="linear", metavar="NAME", help=f"{', '.join(NAMES)} (default linear)")
+    parser.add_argument(
+        "--probe", default="linear", metavar="NAME", help=f"{', '.join(probe_names())} (default linear)"
+    )
     parser.add_argument("--start", metavar="BACKBONE", help="the backbone it is compared with, image by image")
     parser.add_argument(
         "--seeds", type=int, metavar="N", help="repetitions of a probe with a seed (default 3; cluster 5)"

@@ -62,7 +62,7 @@ class ClassedImages:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ClassedSplits:
     """What a source holds, labels being places in `classes`."""
 
     name: str
@@ -138,7 +138,7 @@ def main_class(label_map: LabelMap, background: frozenset[int]) -> int | None:
     return int(counts.argmax()) if counts.any() else None
 
 
-def _of_folders(folder: Path) -> _Found:
+def _of_folders(folder: Path) -> _ClassedSplits:
     notes: list[str] = []
     found: dict[str, list[tuple[str, ProbeImage]]] = {}
     for split in SPLITS:
@@ -161,7 +161,7 @@ def _of_folders(folder: Path) -> _Found:
     place = {name: label for label, name in enumerate(classes)}
     train, val = ([_labelled(item, place[name]) for name, item in found[split]] for split in SPLITS)
     notes += shared_images(train, val)
-    return _Found(folder.name, classes, train, val, notes)
+    return _ClassedSplits(folder.name, classes, train, val, notes)
 
 
 def _in_turns(items: Sequence[tuple[str, ProbeImage]]) -> list[tuple[str, ProbeImage]]:
@@ -173,7 +173,7 @@ def _in_turns(items: Sequence[tuple[str, ProbeImage]]) -> list[tuple[str, ProbeI
     return [(name, item) for _, name, item in sorted(ranked, key=lambda one: one[:2])]
 
 
-def _of_label_maps(path: Path) -> _Found:
+def _of_label_maps(path: Path) -> _ClassedSplits:
     data = read_probe_data(path)
     notes = [f"label maps: {note}" for note in data.notes]
     splits: dict[str, list[ClassedImage]] = {}
@@ -190,7 +190,7 @@ def _of_label_maps(path: Path) -> _Found:
     names = few([data.classes[label] for label in sorted(data.background)])
     but = f", background left out ({names})" if names else ""
     notes.append(f"the class of an image is that with most of its annotated pixels{but}")
-    return _Found(data.name, data.classes, splits["train"], splits["val"], notes)
+    return _ClassedSplits(data.name, data.classes, splits["train"], splits["val"], notes)
 
 
 def _labelled(item: ProbeImage, label: int) -> ClassedImage:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST_BARS = 60  # of a plot of classes
 _TILE_INCHES = 1.35
+_GAP = 0.1  # of a tile, between a val image and its neighbours
 _NAME_LETTERS = 20
 
 
@@ -62,24 +63,24 @@ def _draw_neighbours(path: Path, data: ClassedImages, outcome: ImageOutcome) -> 
 
     A frame says whether the class is the right one: of the val image the predicted one, of a train image its own.
     """
-    rows, columns = len(outcome.places), 1 + outcome.neighbours.shape[1]
-    figure = Figure(
-        figsize=(_TILE_INCHES * columns, (_TILE_INCHES + 0.42) * rows + 0.35), dpi=130, layout="constrained"
-    )
-    panels = figure.subplots(rows, columns, squeeze=False)
+    rows, widths = len(outcome.places), [1, _GAP] + [1] * outcome.neighbours.shape[1]
+    size = (_TILE_INCHES * sum(widths), (_TILE_INCHES + 0.42) * rows + 0.35)
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    panels = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths)
+    for gap in panels[:, 1]:
+        gap.set_axis_off()
     for row, place in enumerate(outcome.places):
         item = data.val[place]
         predicted = _short(data.classes[int(outcome.found.predicted[place])])
         right = bool(outcome.right[place])
         truth = _short(data.classes[item.label])
         _draw(panels[row, 0], item, f"{truth}\n{_mark(right)} {predicted}", right, outcome.size_px)
-        for column, (index, cosine) in enumerate(
-            zip(outcome.neighbours[row], outcome.cosines[row], strict=True), start=1
-        ):
+        tiles = zip(panels[row, 2:], outcome.neighbours[row], outcome.cosines[row], strict=True)
+        for panel, index, cosine in tiles:
             near = data.train[int(index)]
             same = near.label == item.label
             words = f"{_short(data.classes[near.label])}\n{_mark(same)} {cosine:.2f}"
-            _draw(panels[row, column], near, words, same, outcome.size_px)
+            _draw(panel, near, words, same, outcome.size_px)
     figure.suptitle(
         f"val image: its class, what it was taken for; then the nearest train images of {data.name}: class, cosine",
         fontsize=8,

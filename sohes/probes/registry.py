@@ -69,4 +69,8 @@ IMAGE_PROBES = {
     "image_linear": ImageProbe("sohes.probes.image_probes:image_linear_probe"),
     "image_knn": ImageProbe("sohes.probes.image_probes:image_knn_probe"),
 }
-NAMES = (*PROBES, *IMAGE_PROBES)
+
+
+def probe_names() -> tuple[str, ...]:
+    """The names of all probes."""
+    return (*PROBES, *IMAGE_PROBES)

@@ -10,12 +10,12 @@ from pydantic import AfterValidator
 from sohes.configuration import Count, Natural, NonEmpty, NonNegative, Positive, settings
 from sohes.data.prepare import resolve_labelled
 from sohes.errors import unknown_name
-from sohes.probes.registry import NAMES
+from sohes.probes.registry import probe_names
 
 
 def _known_probe(name: str) -> str:
-    if name not in NAMES:
-        raise ValueError(unknown_name("probe", name, NAMES))
+    if name not in probe_names():
+        raise ValueError(unknown_name("probe", name, probe_names()))
     return name
 
 

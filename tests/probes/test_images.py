@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.backbones.timm_vit import load_backbone
 from sohes.backbones.weights import resolve_weights
 from sohes.errors import ConfigError, SohesError
-from sohes.probes import registry
+from sohes.probes import image_pictures, registry
 from sohes.probes.features import extract_features, middle
 from sohes.probes.image_data import ClassedImages, read_classed_images
 from sohes.probes.image_probes import ImageTask, image_knn_probe, image_linear_probe, nearest_images
@@ -191,6 +192,26 @@ def test_stage_by_itself(inputs: dict[str, Path], tmp_path: Path) -> None:
     assert (row.n_images, row.of_images) == (6, 15)
     assert "images at 64 px, the multiple of the patch of 16 px nearest to image_px" in result.notes
     assert [path.name for path in result.artefacts] == ["classes.csv", "classes.png"]
+
+
+def test_of_many_classes_the_best_and_the_worst_are_drawn(
+    data: ClassedImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of brick 4 of 5 are right, of moss none, of slate all."""
+    drawn: list[tuple[list[str], list[float], str]] = []
+
+    def plot_classes(path: Path, names: list[str], found: Any, *, title: str, score: str) -> Path:
+        drawn.append((names, found[0][1].tolist(), title))
+        return path
+
+    monkeypatch.setattr(image_pictures, "plot_classes", plot_classes)
+    monkeypatch.setattr(image_pictures, "_MOST_BARS", 2)
+    right = data.labels("val") != 1
+    right[0] = False
+    outcome = SimpleNamespace(name="", right=right, places=())
+    image_pictures.write_image_pictures(tmp_path, data, [outcome], probe="image_knn")
+    assert drawn == [(["slate", "moss"], [1.0, 0.0], "image_knn on tones (val), 1 best and worst of 3")]
+    assert (tmp_path / "classes.csv").read_text() == "class,image_knn\nbrick,80.00\nmoss,0.00\nslate,100.00\n"
 
 
 def test_settings_of_whole_images_leave_hashes_of_before() -> None:

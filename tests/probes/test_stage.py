@@ -227,5 +227,5 @@ def test_colours_of_features_are_fitted_over_all_images() -> None:
 
 def test_all_probes_are_named_for_the_command() -> None:
     page: Any = next(action for action in cli.make_parser()._actions if action.choices).choices["probe"]
-    assert all(name in page.format_help() for name in registry.PROBES)
+    assert all(name in page.format_help() for name in registry.probe_names())
     assert outcome.PROBES is registry.PROBES
