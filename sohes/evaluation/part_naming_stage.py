@@ -92,14 +92,19 @@ def name_segments_of(
     from sohes.evaluation.part_naming import OnSquare, Vocabulary, evaluate_part_naming, level_segments, mask_segments
     from sohes.evaluation.predictions import Predictions, keep_predictions
     from sohes.evaluation.protocols import get_protocol
-    from sohes.segmenters.segmenter import Inference
 
     truth = with_image_root(read_coco(config.truth_file()))
     wanted = first_images(truth, config.max_images)
     namer = ClipNamer(config.clip, Vocabulary.of(truth).names)
     side_px = namer.side_px
-    on_square = Inference(f"centre square of {side_px} px", lambda segmenter: OnSquare(segmenter, side_px))
-    store, failed = keep_predictions(load(wanted), identity, wanted, out / "predictions", "segment squares", on_square)
+    store, failed = keep_predictions(
+        OnSquare(load(wanted), side_px),
+        wanted,
+        out / "predictions",
+        "segment squares",
+        identity=identity,
+        inference=f"centre square of {side_px} px",
+    )
     scores = evaluate_part_naming(
         wanted,
         Predictions(store.image_ids, store.forest),

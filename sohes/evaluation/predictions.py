@@ -145,28 +145,29 @@ def run_segmenter(
     from sohes.segmenters.segmenter import load_segmenter
 
     trained = load_segmenter(folder)
-    return keep_predictions(trained, file_digest(folder / "model.safetensors"), source, out, description, inference)
+    segmenter, name = (inference.around(trained), inference.name) if inference else (trained, "")
+    identity = file_digest(folder / "model.safetensors")
+    return keep_predictions(segmenter, source, out, description, identity=identity, inference=name)
 
 
 def keep_predictions(
-    segmenter: Segmenter,
-    identity: str,
-    source: ImageSet,
-    out: Path,
-    description: str,
-    inference: Inference | None = None,
+    segmenter: Segmenter, source: ImageSet, out: Path, description: str, *, identity: str, inference: str = ""
 ) -> tuple[LabelStore, dict[str, str]]:
-    """As `run_segmenter`, of any segmenter; `identity` tells whether predictions that are there are its own."""
-    used = inference.around(segmenter) if inference else segmenter
+    """As `run_segmenter`, of any segmenter.
+
+    Args:
+        identity: tells its predictions from others' that are there already.
+        inference: name of a way to predict that is not the segmenter's own.
+    """
     header = {
         "segmenter": identity,
         "images": short_name(source.source),
-        "backbone": used.backbone,
-        "init": used.init,
-        "supervision": used.supervision,
-        **({"inference": inference.name} if inference else {}),
+        "backbone": segmenter.backbone,
+        "init": segmenter.init,
+        "supervision": segmenter.supervision,
+        **({"inference": inference} if inference else {}),
     }
-    failed = label_images(used.predict, source, out, header=header, description=description)
+    failed = label_images(segmenter.predict, source, out, header=header, description=description)
     return LabelStore(out), failed
 
 
