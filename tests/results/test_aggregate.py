@@ -241,6 +241,7 @@ def test_stage_writes_into_its_folder_and_is_not_its_own_input(make_run):
     record.write_text(json.dumps(json.loads(record.read_text()) | {"seconds": "long"}))
     result = tables(TablesConfig(), {"run": run}, run / "tables")
     assert all(path.exists() and path.is_relative_to(run / "tables") for path in result.artefacts)
+    assert result.notes[0] == f"the report: {run / 'tables' / 'report.html'}"  # which the launcher prints
     assert any("12.1 → 18.0 → 19.2" in note for note in result.notes)
     assert any("mmdet_start/record.json: not a run record (field 'seconds'" in note for note in result.notes)
     assert result.measurements == ()

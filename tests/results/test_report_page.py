@@ -97,6 +97,13 @@ def test_a_title_sorts_by_mouse_and_by_keyboard(opened: Any) -> None:
     assert title.get_attribute("aria-sort") is None
 
 
+def test_a_line_leads_to_its_source(opened: Any) -> None:
+    opened.locator("#table-phases td a").first.click()
+    source = opened.locator(":target").inner_text()
+    assert source.startswith("[1] measured: ")
+    assert "/scenes/evaluate/record.json @abc123def456" in source
+
+
 def test_down_leads_to_a_part_of_the_whole(opened: Any, run_folder: Path) -> None:
     _, forest = next(iter(LabelStore(run_folder / "evaluate" / "phase3")))
     opened.get_by_role("application", name="SOHES phase 3").focus()
