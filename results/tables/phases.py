@@ -8,8 +8,7 @@ from itertools import pairwise
 import pandas as pd
 
 from results.runs import Measurements
-from results.schema import DATA, each
-from results.table import DATA_KEYS, Block, Table, averaged, make_block, method_blocks, named
+from results.table import DATA_KEYS, Table, averaged, method_blocks, named
 from results.verdicts import (
     BETTER,
     MISSING,
@@ -22,7 +21,7 @@ from results.verdicts import (
     compared,
     paired_difference,
 )
-from results.words import DASH, data_of, one_decimal, title_of
+from results.words import DASH, data_of, one_decimal
 from sohes.records import PHASES
 
 PHASE_METRICS = ("mask_ar_1000", "mask_ar_1000_s", "mask_ar_1000_m", "mask_ar_1000_l", "mask_ap")
@@ -37,8 +36,6 @@ HIERARCHY_METRICS = (
 )
 OVERLAP_METRICS = ("best_overlap_wholes", "best_overlap_parts")
 _NEED_PARENTS = (*HIERARCHY_METRICS, "best_overlap_parts")
-NAMED_METRICS = ("miou_image_object", "miou_image_part", "miou_dataset_object", "miou_dataset_part")
-CITED_METRICS = ("miou_image_object_8_segments", "miou_image_part_16_segments")
 _WORDS = {1: "beats", 0: "is not shown to differ from", -1: "does NOT reach"}
 
 
@@ -99,7 +96,7 @@ def _judged(steps: dict[str, PairedDifference]) -> tuple[str, str]:
 
 
 def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
-    """How well each phase tells wholes from parts, beside the coverage rule on the same masks, finds and names both.
+    """How well each phase tells wholes from parts, beside the coverage rule on the same masks, and finds both.
 
     Of data without parts it has nothing, though wholes are scored there, too.
     """
@@ -107,9 +104,7 @@ def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
     frame = found.frame[found.frame["metric"].isin(metrics)]
     with_parts = frame["metric"].isin(_NEED_PARENTS)
     frame = frame[with_parts.groupby([frame[key] for key in DATA_KEYS], dropna=False).transform("any")]
-    named_segments = found.frame[found.frame["metric"].isin(NAMED_METRICS)]
-    cited = published[published["metric"].isin(CITED_METRICS)]
-    rows, named_rows = averaged(frame), averaged(named_segments)
+    rows = averaged(frame)
     notes = (
         "Coverage rule: i is an ancestor of j when i covers at least 90 % of j but not the reverse.",
         "A head that starts as this rule (stage instruct notes it) is near it by construction.",
@@ -118,29 +113,11 @@ def hierarchy(found: Measurements, published: pd.DataFrame) -> Table:
     own = [name for name in HIERARCHY_METRICS if not name.startswith("coverage")]
     return Table(
         name="hierarchy",
-        title="Wholes and parts: relations between matched masks, overlap with the best mask, named segments, in %",
-        frame=pd.concat([rows, named_rows, cited]),
-        blocks=(
-            *method_blocks(rows, metrics, *notes, ranked=(*own, *OVERLAP_METRICS)),
-            *method_blocks(named_rows, NAMED_METRICS, "Segments are named by CLIP."),
-            *([_cited_block(cited)] if len(cited) else []),
-        ),
+        title="Wholes and parts: relations between masks matched to ground truth, and overlap with the best mask, in %",
+        frame=rows,
+        blocks=tuple(method_blocks(rows, metrics, *notes, ranked=(*own, *OVERLAP_METRICS))),
         verdicts=tuple(_hierarchy_verdicts(frame))
         or (Verdict(MISSING, "Hierarchy was not measured: it needs ground truth with a parent_id field"),),
-    )
-
-
-def _cited_block(rows: pd.DataFrame) -> Block:
-    return make_block(
-        "Cited from publications: segments named by CLIP",
-        rows.assign(
-            line=rows.groupby(["method", "backbone", *DATA, "source"], sort=False, dropna=False).ngroup(),
-            column=rows["metric"].map(title_of),
-            data=[data_of(row) for row in each(rows)],
-        ),
-        words={"Method": "method", "Backbone": "backbone", "Data": "data"},
-        columns=list(map(title_of, CITED_METRICS)),
-        ranked=(),
     )
 
 
