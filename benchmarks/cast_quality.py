@@ -15,6 +15,7 @@ predictions are kept in `--cache`, so an interrupted call resumes, and several m
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
 from itertools import product
@@ -88,7 +89,8 @@ def main() -> None:
         images(ImagesConfig(folder=str(options.images), val_fraction=0.02), {}, photographs)
     truths = {name: with_image_root(read_coco(file)) for name, file in options.ground_truth.items()}
     rows = []
-    for model, seed in product(COLOURS, options.seeds):
+    ours, control = product(ENCODERS, options.seeds), product([*CLUSTERS][1:], options.seeds[:1])
+    for model, seed in (*ours, *control):
         folder = options.cache / (CAST if model == "CAST" else VIT) / str(seed)
         train(folder.parent.name, seed, photographs, folder)
         for arm in ARMS if model in ENCODERS else ARMS[1:]:
@@ -166,6 +168,7 @@ def _overlaps(model: str, seed: int, backbone: Path, dataset: str, truth: ImageS
             raise DataError(f"{len(failed)} images cannot be read: {next(iter(failed.values()))}")
         found = evaluate_best_overlap(truth, from_store(LabelStore(store), truth, Problems(strict=True)))
         values = {f"best overlap, {kind}": 100 * getattr(found, kind) for kind in ("objects", "wholes", "parts")}
+        values = {name: value for name, value in values.items() if not math.isnan(value)}  # of data without parts
         write_json(store / "overlaps.json", values | {"masks per image": found.masks_per_image})
     ahead = {"dataset": dataset, "n": len(truth)}
     return [ahead | {"metric": metric, "value": value} for metric, value in read_json(store / "overlaps.json").items()]
