@@ -40,6 +40,7 @@ _PATCHES = "patch_embed.proj.weight"  # that a ViT has
 _STAGE = "layer1.0.conv1.weight"  # that a ResNet has
 _CLASSIFIERS = {"head.weight", "fc.weight"}  # of a ViT or CAST, of a ResNet
 _DEEPEST = 8  # levels of nested dictionaries that are searched
+_OWN_CAST = ".pools.0.affinity.bias"  # a key of ours, which no published file has
 _SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 _RESNETS: dict[tuple[int, ...], str] = {  # blocks of each stage, and convolutions of a block
     (2, 2, 2, 2, 2): "resnet18",
@@ -140,6 +141,11 @@ def _prefix(path: Path, tensors: Mapping[str, Tensor]) -> str:
     found = [key.removesuffix(one) for one in signs for key in tensors if f".{key}".endswith(f".{one}")]
     found = [prefix for prefix in found if _CHOSEN.search(prefix)] or found
     found = [prefix for prefix in found if prefix != _AVERAGE] or found
+    if any(f".{key}".endswith(_OWN_CAST) for key in tensors):
+        raise WeightsError(
+            f"{path}: weights of a CAST as this project saves them; give the folder that they lie in, whose "
+            "config.json says which CAST it is and how it finds superpixels"
+        )
     if not found:
         shown = f"keys: {', '.join(list(tensors)[:5])}, …" if tensors else "it holds no dictionary of tensors"
         raise WeightsError(

@@ -242,8 +242,9 @@ class CAST(nn.Module):
         height, width = images.shape[2:]
         remedy = "larger images, or fewer `tokens`"
         if self.tokens is None:
-            side = math.isqrt(LEAST_TOKENS) * self._superpixel_settings().block_px
-            remedy = f"images of at least {side} x {side} px, or `tokens`"
+            block = self._superpixel_settings().block_px
+            side = math.isqrt(LEAST_TOKENS) * block
+            remedy = f"images of at least {side} x {side} px, sides multiples of {block}, or `tokens`"
         return (
             f"an image of {height} x {width} px has {found} superpixels, fewer than the {wanted} tokens of the first "
             f"level: give {remedy}"

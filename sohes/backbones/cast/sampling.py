@@ -35,7 +35,7 @@ def farthest_points(tokens: Tensor, count: int, empty: Tensor | None = None) -> 
     picked = []
     for _ in range(count):
         pick = nearest.argmax(dim=1)
-        nearest = torch.minimum(nearest, distances[images, pick])
+        nearest = torch.fmin(nearest, distances[images, pick])  # what is not finite is picked, and picked once
         picked.append(pick - 1)
     return torch.stack(picked, dim=1)
 

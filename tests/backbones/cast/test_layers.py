@@ -82,6 +82,15 @@ def test_too_few_tokens_are_picked_again_and_empty_ones_never() -> None:
     assert farthest_points(tokens, 5, tokens[..., 0] == 100).tolist() == [[2, 0, 3, 0, 0]]
 
 
+def test_what_is_not_finite_is_picked_once() -> None:
+    """As of a training that diverges, which the engine names; an index that is none would end it elsewhere."""
+    tokens = random(2, 5, 3)
+    tokens[1] = math.nan
+    picked = farthest_points(tokens, 4)
+    assert torch.equal(picked[0], farthest_points(tokens[:1], 4)[0])
+    assert sorted(picked[1].tolist()) == [0, 1, 2, 3]
+
+
 def pooling(mask_empty: bool = False) -> tuple[dict[str, Tensor], GraphPooling]:
     values = golden("graph_pooling")
     layer = GraphPooling(24, 12, mask_empty=mask_empty).eval()

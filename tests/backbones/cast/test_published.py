@@ -155,6 +155,13 @@ def test_another_variant_is_refused_by_name(tmp_path: Path) -> None:
     assert isinstance(model, type(timm.create_model("cast_small_fusion", embed_dim=24)))
 
 
+def test_own_weights_without_their_folder(tmp_path: Path) -> None:
+    own = timm.create_model("cast_tiny", num_classes=0, embed_dim=24, depths=(1, 1, 1, 1)).state_dict()
+    torch.save({"model": own}, tmp_path / "own.pth")
+    with pytest.raises(WeightsError, match=r"own\.pth: weights of a CAST as this project saves them; give the folder"):
+        resolve_weights(str(tmp_path / "own.pth"), architecture="cast_tiny")
+
+
 def test_of_no_known_width(tmp_path: Path) -> None:
     state = {name: value for name, value in published().items() if not name.startswith(("blocks1.2", "blocks.2."))}
     torch.save(state, tmp_path / "moco.pth")

@@ -50,5 +50,5 @@ def test_numbers_of_tokens() -> None:
     assert cast.token_counts(512, 512) == (320, 160, 80, 40)
     assert cast.token_counts(375, 500) == (169, 84, 42, 21)
     assert model(superpixels={"block_px": 8}).token_counts(256, 256) == (320, 160, 80, 40)
-    with pytest.raises(ValueError, match=r"96 x 96 px has 36 superpixels, .* give images of at least 128 x 128 px"):
+    with pytest.raises(ValueError, match=r"96 x 96 px has 36 .* at least 128 x 128 px, sides multiples of 16, or `tok"):
         cast(torch.zeros(1, 3, 96, 96))
