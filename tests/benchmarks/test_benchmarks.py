@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from sohes.data.scenes.scene import write_scenes
 from sohes.files import read_json
 from sohes.masks import MaskForest
 from sohes.probes.settings import ProbeConfig
@@ -135,3 +136,34 @@ def test_leopart_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         *(f"k-means, {k} clusters, held out" for k in (6, 8)),
     }
     assert np.allclose(rows["miou"] - rows["start_miou"], rows["difference"], atol=1.5)
+
+
+@pytest.mark.slow
+def test_cast_on_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains and segments once, then finds all done; the models' rows, and what CAST is ahead."""
+    monkeypatch.setenv("SOHES_CACHE", str(tmp_path / "features"))
+    script = import_module("benchmarks.cast_quality")
+    tiny = {"iterations": 2, "batch_size": 2, "warmup": 0, "hidden_dim": 16, "projection_dim": 8, "view_px": 144}
+    monkeypatch.setattr(script, "TRAINING", {**tiny, "workers": 0, "bf16": False})
+    monkeypatch.setattr(script, "SHORT_PX", 144)
+    monkeypatch.setattr(script, "SQUARE_PX", 64)
+    monkeypatch.setattr(script, "PROBES", (ProbeConfig(probe="image_knn", image_px=144, image_neighbours=2),))
+    write_scenes(tmp_path / "scenes", train=4, val=2, size=160)
+    scenes, out = tmp_path / "scenes", tmp_path / "found"
+    arguments = ["--images", str(scenes / "train"), "--ground-truth", f"scenes={scenes / 'val.json'}"]
+    arguments += ["--labelled", str(scenes), "--seeds", "0", "1", "--cache", str(tmp_path / "cache")]
+    monkeypatch.setattr(sys, "argv", ["", *arguments, "--out", str(out)])
+    script.main()
+    table = out.with_suffix(".csv").read_bytes()
+    trained = (tmp_path / "cache" / "cast_tiny" / "1" / "facts.json").stat().st_mtime_ns
+    script.main()
+    assert out.with_suffix(".csv").read_bytes() == table
+    assert (tmp_path / "cache" / "cast_tiny" / "1" / "facts.json").stat().st_mtime_ns == trained
+    assert out.with_suffix(".png").exists()
+    assert out.with_suffix(".jpg").exists()
+    rows = pd.read_csv(out.with_suffix(".csv"))
+    assert set(rows["model"]) == set(script.COLOURS)
+    values = rows[(rows["metric"] == "best overlap, parts") & (rows["arm"] == "trained")].set_index(["model", "seed"])
+    ahead = [values.loc[("CAST", seed), "value"] - values.loc[("ViT", seed), "value"] for seed in (0, 1)]
+    found = script.summary(rows).loc[("scenes", "best overlap, parts", "CAST, trained - ViT, trained")]
+    assert np.allclose([found["mean"], found["std"]], [np.mean(ahead), np.std(ahead, ddof=1)])
