@@ -73,7 +73,7 @@ def retrieval_probe(task: Task, seed: int) -> list[Scored]:
             protocol=(RETRIEVAL_PROJECTED if task.config.embedding == "projection" else RETRIEVAL).id,
             confusions=confusions,
             label_map=lambda place: label_map(next(segments_of(task, "val", embed, [place])), items[place].size_hw),
-            notes=(f"segments are {whose}; {len(bank):,} of {len(task.data.train)} train images have a class",),
+            notes=(f"segments are {whose}; {len(bank):,}, of {len(task.data.train)} train images, have a class",),
         )
     ]
 

@@ -127,8 +127,12 @@ class ProbeConfig(
 ):
     """A probe of frozen features."""
 
-    ADDED: ClassVar[dict[str, Any]] = {"image_px": 224, "image_neighbours": 20, "image_temperature": 0.07}
-
+    ADDED: ClassVar[dict[str, Any]] = {
+        "embedding": "features",
+        "image_px": 224,
+        "image_neighbours": 20,
+        "image_temperature": 0.07,
+    }
     NOT_IN_HASH: ClassVar[frozenset[str]] = frozenset({"arm"})
 
     probe: Annotated[str, AfterValidator(_known_probe)] = "linear"

@@ -84,7 +84,7 @@ def test_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scored.confusions.tolist() == [[[24, 0, 0], [0, 16, 0], [0, 8, 0]]]
     assert semantic_scores(scored.confusions).miou == pytest.approx((1 + 16 / 24 + 0) / 3)
     assert (scored.method, scored.protocol) == ("segment retrieval", "probe_retrieval_512_v1")
-    assert scored.notes == ("segments are those of k-means; 5 of 2 train images have a class",)
+    assert scored.notes == ("segments are those of k-means; 5, of 2 train images, have a class",)
 
 
 def test_a_twin_in_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_segments_of_the_backbone_itself(tmp_path: Path, monkeypatch: pytest.Mon
     assert not isinstance(Colours(), SegmentingBackbone)
     (scored,) = retrieval_probe(task, 0)
     assert semantic_scores(scored.confusions).miou == 1
-    assert scored.notes == ("segments are the backbone's own; 16 of 4 train images have a class",)
+    assert scored.notes == ("segments are the backbone's own; 16, of 4 train images, have a class",)
     assert not (tmp_path / "cache").exists()
 
 
