@@ -58,6 +58,7 @@ CAST, VIT = "cast_tiny", "vit_conv_tiny"
 ARMS = ("start", "trained")
 # as CAST's authors compare, and so many that it has about as many masks as CAST
 CLUSTERS = {"ViT": (64, 32, 16, 8), "ViT, 4 times the clusters": (256, 128, 64, 32)}
+TITLES = {"acc_top1_knn": "k-NN accuracy of images", "acc_top1_linear": "linear accuracy of images"}
 ENCODERS = ("CAST", "ViT")  # of which no other row has the weights
 COLOURS = dict(zip(("CAST", *CLUSTERS), (TRAINED, START, MUTED), strict=True))
 TRAINING: dict[str, Any] = {  # some four epochs of 2,450 images, half an hour on one CPU core
@@ -198,19 +199,20 @@ def _plot(table: pd.DataFrame, path: Path) -> None:
     from matplotlib.figure import Figure
 
     kinds = [kind for kind in dict.fromkeys(table["metric"]) if kind != "masks per image"]
+    series = [(model, arm) for model, arm in product(COLOURS, ARMS) if model in ENCODERS or arm == ARMS[1]]
     with style():
         figure = Figure(figsize=(11, 2.1 * -(-len(kinds) // 3) + 0.6), dpi=130, layout="constrained")
         panels = figure.subplots(-(-len(kinds) // 3), 3, squeeze=False).ravel()
         for axes, kind in zip(panels, kinds, strict=False):
             rows = table[table["metric"] == kind]
             datasets = list(dict.fromkeys(rows["dataset"]))
-            for place, (model, arm) in enumerate(product(COLOURS, ARMS)):
+            for place, (model, arm) in enumerate(series):
                 own = rows[(rows["model"] == model) & (rows["arm"] == arm)]
-                heights = [datasets.index(name) + 0.14 * (place - 2.5) for name in own["dataset"]]
+                heights = [datasets.index(name) + 0.16 * (place - 2) for name in own["dataset"]]
                 face = COLOURS[model] if arm == "trained" else "none"
                 label = f"{model}, {arm}"
                 axes.scatter(own["value"], heights, s=22, facecolors=face, edgecolors=COLOURS[model], label=label)
-            axes.set(title=f"{kind} (%)", ylim=(len(datasets) - 0.4, -0.6))
+            axes.set(title=f"{TITLES.get(kind, kind)} (%)", ylim=(len(datasets) - 0.4, -0.6))
             axes.set_yticks(range(len(datasets)), datasets)
         for axes in panels[len(kinds) :]:
             axes.set_axis_off()
@@ -230,7 +232,8 @@ def _picture(cache: Path, seed: int, path: Path) -> None:
             tiles += [photograph, *levels]
             captions += ["", *(f"{name}, level {level}" for level in range(len(levels), 0, -1))]
     with atomic_path(path) as temporary:
-        Image.fromarray(grid(tiles, captions, columns=5)).save(temporary, "JPEG", quality=85)
+        sheet = Image.fromarray(grid(tiles, captions, columns=5))
+        sheet.reduce(2).save(temporary, "JPEG", quality=85)
 
 
 def _levels(image: ImageArray, forest: MaskForest) -> list[ImageArray]:

@@ -1,4 +1,4 @@
-"""Baselines named as wholes and as parts, by CAST's protocol on PartImageNet (evaluation/README.md §11).
+"""Baselines named as wholes and as parts, by CAST's protocol on PartImageNet (sohes/evaluation/README.md §11).
 
 Masks without levels are read as CAST reads SAM's: larger ones first, a whole is of the largest, a part of the smallest.
 """
