@@ -166,7 +166,7 @@ def run(start: Path, classes: Path, out: Path, **changes: Any) -> list[str]:
 def test_what_the_stage_leaves(start: Path, classes: Path, tmp_path: Path) -> None:
     notes = run(start, classes, tmp_path / "one", drop_path=0.2)
     assert notes[0].startswith("classification: 6 steps of 4 images, of 18; data loading took")
-    assert notes[1].startswith("3 classes; of 6 held-out images ")
+    assert any(note.startswith("3 classes; of 6 held-out images ") for note in notes)
     trained, average = (load_backbone_folder(tmp_path / "one" / name) for name in ("backbone", "average"))
     assert trained.provenance.label == "classification from random weights"
     assert trained.provenance.supervision == average.provenance.supervision == "image labels"
