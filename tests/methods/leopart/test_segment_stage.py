@@ -62,7 +62,7 @@ def test_images_to_a_segmenter_and_its_scores(inputs: dict[str, Path], tmp_path:
 
 
 def test_a_threshold_with_labels_is_named(inputs: dict[str, Path], tmp_path: Path) -> None:
-    result = segmenter(SegmenterConfig(**CONFIG | {"foreground_clusters": 20}, threshold="labels"), inputs, tmp_path)
+    result = segmenter(SegmenterConfig(**CONFIG | {"foreground_clusters": 40}, threshold="labels"), inputs, tmp_path)
     assert load_segmenter(tmp_path / "segmenter", device="cpu").supervision == "masks"
     assert {row.supervision for row in result.measurements} == {"masks"}
     assert any("WITH LABELS" in note for note in result.notes)
