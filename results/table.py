@@ -171,6 +171,44 @@ def method_blocks(rows: pd.DataFrame, metrics: Sequence[str], *notes: str, **mar
     ]
 
 
+def cited_blocks(
+    rows: pd.DataFrame,
+    metrics: Sequence[str],
+    *,
+    words: Mapping[str, str],
+    heading: str = "Cited from publications",
+    ranked: Sequence[str] | None = None,
+    lower: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> list[Block]:
+    """A block of published rows: a line for what their words, data and source tell apart, a column for each metric.
+
+    Of no rows there is none.
+
+    Args:
+        words: as of `make_block`; "data" is what `data_of` says.
+        ranked, lower: as of `make_block`, as metrics.
+    """
+    if not len(rows):
+        return []
+    keys = [*(field for field in words.values() if field != "data"), *DATA, "source"]
+    return [
+        make_block(
+            heading,
+            rows.assign(
+                line=rows.groupby(keys, dropna=False, sort=False).ngroup(),
+                column=rows["metric"].map(title_of),
+                data=[data_of(row) for row in each(rows)],
+            ),
+            words=words,
+            columns=list(map(title_of, metrics)),
+            ranked=None if ranked is None else list(map(title_of, ranked)),
+            lower=list(map(title_of, lower)),
+            notes=notes,
+        )
+    ]
+
+
 def make_block(
     heading: str,
     rows: pd.DataFrame,

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from results.runs import Measurements
-from results.schema import DATA, each, is_probe
-from results.table import Block, Table, averaged, by_data, data_title, make_block, method_blocks, named
+from results.schema import is_probe
+from results.table import Block, Table, averaged, by_data, cited_blocks, data_title, make_block, method_blocks, named
 from results.tables.transfer import backbones_block, differences, gain_verdicts
 from results.verdicts import MISSING, Verdict
-from results.words import data_of, supervision_notes, title_of
+from results.words import supervision_notes, title_of
 
 CITED = ("miou_linear_probe", "miou_fcn_probe", "miou_overcluster_500", "miou_retrieval", "miou_hungarian_21")
 WHOLE_IMAGES = ("acc_top1_linear", "acc_top1_knn")  # of probes of these
 ONE_EACH, CLUSTER_PROBE = "probe_cluster_crop", "cluster probe"  # how its protocols begin, and its method
 STUFF = "COCO-Stuff-27"  # where clusters of pixels are published
+_WORDS = {"Method": "method", "Backbone": "backbone", "Training images": "train_data", "Data": "data"}
 _CITED_IMAGES = "Cited from publications: a linear layer trained by SGD on augmented images"
 CLUSTERS = tuple(f"cluster_miou_{rule}" for rule in ("leopart", "hungarian", "iou", "majority"))
 
@@ -45,8 +45,8 @@ def probes(found: Measurements, published: pd.DataFrame) -> Table:
         frame=pd.concat([rows, gains, clusters, cited, classified, stuff]),
         blocks=(
             *blocks,
-            *([_cited_block("Cited from publications", cited, CITED)] if len(cited) else []),
-            *([_cited_block(_CITED_IMAGES, classified, WHOLE_IMAGES[:1])] if len(classified) else []),
+            *cited_blocks(cited, CITED, words=_WORDS),
+            *cited_blocks(classified, WHOLE_IMAGES[:1], words=_WORDS, heading=_CITED_IMAGES),
             *([_cited_stuff_block(stuff)] if len(stuff) else []),
         ),
         verdicts=gain_verdicts(main) or (() if len(frame) else (Verdict(MISSING, "Frozen probes were not measured"),)),
@@ -63,19 +63,6 @@ class _Titles:
     def __call__(self, row: Any) -> str:
         title = f"{row.method} {title_of(row.metric)}"
         return f"{title} {row.protocol}" if (row.method, row.metric) in self._several else title
-
-
-def _cited_block(heading: str, rows: pd.DataFrame, metrics: Sequence[str]) -> Block:
-    return make_block(
-        heading,
-        rows.assign(
-            line=rows.groupby(["method", "backbone", "train_data", *DATA, "source"], dropna=False, sort=False).ngroup(),
-            column=rows["metric"].map(title_of),
-            data=[data_of(row) for row in each(rows)],
-        ),
-        words={"Method": "method", "Backbone": "backbone", "Training images": "train_data", "Data": "data"},
-        columns=list(map(title_of, metrics)),
-    )
 
 
 def _one_each_block(rows: pd.DataFrame) -> Block:

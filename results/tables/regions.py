@@ -5,10 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from results.runs import Measurements
-from results.schema import DATA, each
-from results.table import Block, Table, averaged, make_block, method_blocks
+from results.table import Table, averaged, cited_blocks, method_blocks
 from results.verdicts import MISSING, Verdict
-from results.words import data_of, separation_notes, title_of
+from results.words import separation_notes
 
 BSDS500 = (
     *(f"region_covering_{scale}" for scale in ("ods", "ois", "best")),
@@ -22,7 +21,8 @@ _UNITS = "Variation of Information in bits, lower is better"
 def regions(found: Measurements, published: pd.DataFrame) -> Table:
     """Partitions against the annotators of BSDS500, and against objects whose annotators are not known."""
     cited = published[published["metric"].isin(BSDS500)]
-    blocks = [_cited_block(cited)] if len(cited) else []
+    words, notes = {"Method": "method", "Data": "data"}, (f"Fractions, as printed; {_UNITS}.",)
+    blocks = cited_blocks(cited, BSDS500, words=words, lower=_LOWER, notes=notes)
     rows = averaged(found.frame[found.frame["metric"].isin(BSDS500 + OBJECTS)])
     for metrics in (BSDS500, OBJECTS):
         own = rows[rows["metric"].isin(metrics)]
@@ -35,19 +35,4 @@ def regions(found: Measurements, published: pd.DataFrame) -> Table:
         frame=pd.concat([rows, cited]),
         blocks=tuple(blocks),
         verdicts=() if len(rows) else (Verdict(MISSING, "Partitions were not measured (sohes evaluate --regions)"),),
-    )
-
-
-def _cited_block(rows: pd.DataFrame) -> Block:
-    return make_block(
-        "Cited from publications",
-        rows.assign(
-            line=rows.groupby(["method", *DATA, "source"], dropna=False, sort=False).ngroup(),
-            column=rows["metric"].map(title_of),
-            data=[data_of(row) for row in each(rows)],
-        ),
-        words={"Method": "method", "Data": "data"},
-        columns=list(map(title_of, BSDS500)),
-        lower=list(map(title_of, _LOWER)),
-        notes=(f"Fractions, as printed; {_UNITS}.",),
     )

@@ -9,13 +9,15 @@ import pandas as pd
 
 from results.runs import Measurements
 from results.schema import DATA, POINTS, each, is_probe
-from results.table import Block, Table, averaged, by_data, data_title, make_block
+from results.table import Block, Table, averaged, by_data, cited_blocks, data_title, make_block
 from results.verdicts import MISSING, Verdict, compared, paired_difference
 from results.words import data_of, marker, one_decimal, supervision_class, supervision_notes, title_of
 from sohes.records import START, TRAINED
 
 ANCHOR_RECIPES = ("UperNet 160k, crop 512", "Mask R-CNN 1x", "Mask R-CNN 3x+MS")
 ANCHOR_METRICS = ("miou_dataset", "box_ap", "mask_ap")
+_ANCHOR_WORDS = {"Recipe": "method", "Backbone / start weights": "backbone", "Data": "data"}
+_ANCHORS = "Cited from publications: the same recipes at full size"
 _TEST = ["method", "protocol", *DATA, "n_images", "metric"]  # what the numbers of two backbones have in common
 _VERDICTS = {1: " gains", 0: " is not shown to change anything", -1: " LOSES"}
 _RANK = {START: 0, TRAINED: 1, "": 2}
@@ -37,7 +39,10 @@ def transfer(found: Measurements, published: pd.DataFrame) -> Table:
         name="transfer",
         title="Downstream heads: trained backbones against their start",
         frame=pd.concat([rows, gains, anchors]),
-        blocks=(*blocks, *([_anchor_block(anchors)] if len(anchors) else [])),
+        blocks=(
+            *blocks,
+            *cited_blocks(anchors, ANCHOR_METRICS, words=_ANCHOR_WORDS, heading=_ANCHORS, ranked=()),
+        ),
         verdicts=gain_verdicts(frame) or (Verdict(MISSING, "Downstream heads were not measured"),),
     )
 
@@ -116,17 +121,3 @@ def gain_verdicts(frame: pd.DataFrame) -> tuple[Verdict, ...]:
 
 def _test(row: Any) -> str:
     return f"{title_of(row.metric)} under {row.method} on {data_of(row)}, {row.group}"
-
-
-def _anchor_block(rows: pd.DataFrame) -> Block:
-    return make_block(
-        "Cited from publications: the same recipes at full size",
-        rows.assign(
-            line=rows.groupby(["method", "backbone", *DATA, "source"], sort=False, dropna=False).ngroup(),
-            column=rows["metric"].map(title_of),
-            data=[data_of(row) for row in each(rows)],
-        ),
-        words={"Recipe": "method", "Backbone / start weights": "backbone", "Data": "data"},
-        columns=list(map(title_of, ANCHOR_METRICS)),
-        ranked=(),
-    )
