@@ -139,10 +139,9 @@ def read_probe_data(source: str | Path, *, max_train: int | None = None, max_val
 def shared_images(train: Sequence[ProbeImage], val: Sequence[ProbeImage]) -> list[str]:
     """A note on the images that are in both splits, where there are any."""
     both = {item.image.resolve() for item in train} & {item.image.resolve() for item in val}
-    note = (
-        f"{len(both)} images are in train and in val, e.g. {min(both)}: on them the probe was trained" if both else ""
-    )
-    return [note] if note else []
+    if not both:
+        return []
+    return [f"{len(both)} images are in train and in val, e.g. {min(both)}: on them the probe was trained"]
 
 
 def stamp(path: Path) -> list[str | int]:

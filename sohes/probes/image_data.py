@@ -6,7 +6,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -198,4 +198,4 @@ def _labelled(item: ProbeImage, label: int) -> ClassedImage:
 
 
 def _renumbered(items: Sequence[ClassedImage], number: dict[int, int]) -> tuple[ClassedImage, ...]:
-    return tuple(_labelled(item, number[item.label]) for item in items)
+    return tuple(replace(item, label=number[item.label]) for item in items)

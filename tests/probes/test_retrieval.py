@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from sohes.backbones.dense import SegmentFeatures, SegmentingBackbone
-from sohes.backbones.projector import projection_head
+from sohes.backbones.projector import HEAD, projection_head
 from sohes.backbones.timm_folder import save_backbone_folder
 from sohes.backbones.weights import resolve_weights
 from sohes.errors import DataError, WeightsError
 from sohes.evaluation.semantic import confusion_matrix, semantic_scores
-from sohes.methods.cast.stage import HEAD
 from sohes.probes import registry, retrieval
 from sohes.probes.retrieval import embedding, majority_labels, retrieval_probe
 from sohes.probes.scoring import Task

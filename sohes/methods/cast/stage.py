@@ -9,7 +9,7 @@ from sohes.records import StageResult
 
 # A launcher reads the configuration without loading torch; so what the stage needs is imported inside it.
 
-HEAD, CLASSES = "head.safetensors", "classes.json"
+CLASSES = "classes.json"
 
 
 def cast(config: CastConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -29,6 +29,7 @@ def cast(config: CastConfig, inputs: dict[str, Path], out: Path) -> StageResult:
     from timm.layers import convert_sync_batchnorm
 
     from sohes.backbones.precision import default_device
+    from sohes.backbones.projector import HEAD
     from sohes.backbones.provenance import UNKNOWN, Step
     from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
     from sohes.data.coco import read_coco
