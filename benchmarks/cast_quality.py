@@ -58,6 +58,7 @@ CAST, VIT = "cast_tiny", "vit_conv_tiny"
 ARMS = ("start", "trained")
 # as CAST's authors compare, and so many that it has about as many masks as CAST
 CLUSTERS = {"ViT": (64, 32, 16, 8), "ViT, 4 times the clusters": (256, 128, 64, 32)}
+TRAINING_ITSELF = "the training"  # in place of a data set
 TITLES = {"acc_top1_knn": "k-NN accuracy of images", "acc_top1_linear": "linear accuracy of images"}
 ENCODERS = ("CAST", "ViT")  # of which no other row has the weights
 COLOURS = dict(zip(("CAST", *CLUSTERS), (TRAINED, START, MUTED), strict=True))
@@ -96,6 +97,8 @@ def main() -> None:
                 rows += [ahead | row for row in _overlaps(model, seed, folder / arm, name, truth)]
             if model in ENCODERS:
                 rows += [ahead | row for row in _accuracies(folder / arm, options.labelled)]
+        if model in ENCODERS:
+            rows += [{"model": model, "seed": seed, "arm": ARMS[1]} | row for row in _training_facts(folder)]
     behind = {"hardware": hardware(), "commit": commit()}
     table = pd.DataFrame([row | behind for row in rows])
     with atomic_path(options.out.with_suffix(".csv")) as temporary:
@@ -184,6 +187,17 @@ def _accuracies(backbone: Path, labelled: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _training_facts(folder: Path) -> list[dict[str, Any]]:
+    """How a training ended, over its last tenth, and how long it took."""
+    facts = read_json(folder / "facts.json")
+    values = {
+        "loss": facts["loss"],
+        "queries nearest to their key": 100 * facts["accuracy"],
+        "CPU minutes": facts["cpu_seconds"] / 60,
+    }
+    return [{"dataset": TRAINING_ITSELF, "metric": name, "value": value} for name, value in values.items()]
+
+
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Mean and deviation over seeds of each model, before and after, and of what CAST is ahead, paired by seed."""
     table = table.assign(model=table["model"] + ", " + table["arm"])
@@ -198,7 +212,8 @@ def _plot(table: pd.DataFrame, path: Path) -> None:
     """A dot a seed; a panel a metric, a line a data set."""
     from matplotlib.figure import Figure
 
-    kinds = [kind for kind in dict.fromkeys(table["metric"]) if kind != "masks per image"]
+    table = table[(table["metric"] != "masks per image") & (table["dataset"] != TRAINING_ITSELF)]
+    kinds = list(dict.fromkeys(table["metric"]))
     series = [(model, arm) for model, arm in product(COLOURS, ARMS) if model in ENCODERS or arm == ARMS[1]]
     with style():
         figure = Figure(figsize=(11, 2.1 * -(-len(kinds) // 3) + 0.6), dpi=130, layout="constrained")
