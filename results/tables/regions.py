@@ -21,8 +21,8 @@ _UNITS = "Variation of Information in bits, lower is better"
 def regions(found: Measurements, published: pd.DataFrame) -> Table:
     """Partitions against the annotators of BSDS500, and against objects whose annotators are not known."""
     cited = published[published["metric"].isin(BSDS500)]
-    words, notes = {"Method": "method", "Data": "data"}, (f"Fractions, as printed; {_UNITS}.",)
-    blocks = cited_blocks(cited, BSDS500, words=words, lower=_LOWER, notes=notes)
+    words, as_printed = {"Method": "method", "Data": "data"}, f"Fractions, as printed; {_UNITS}."
+    blocks = cited_blocks(cited, BSDS500, words=words, lower=_LOWER, notes=(as_printed,))
     rows = averaged(found.frame[found.frame["metric"].isin(BSDS500 + OBJECTS)])
     for metrics in (BSDS500, OBJECTS):
         own = rows[rows["metric"].isin(metrics)]

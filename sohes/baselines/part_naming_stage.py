@@ -6,9 +6,9 @@ Masks without levels are read as CAST reads SAM's: larger ones first, a whole is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from sohes.baselines.registry import make_baseline
+from sohes.baselines.registry import make_baseline_for
 from sohes.baselines.settings import (
     DinoSettings,
     FelzenszwalbSettings,
@@ -18,18 +18,14 @@ from sohes.baselines.settings import (
     VitKmeansSettings,
 )
 from sohes.configuration import settings
-from sohes.evaluation.part_naming_stage import PartNamingConfig, name_segments_of
+from sohes.evaluation.part_naming_stage import NamingConfig, name_segments_of
 from sohes.records import StageResult, config_hash
 
-if TYPE_CHECKING:
-    from sohes.data.coco import ImageSet
-    from sohes.segmenters.segmenter import Segmenter
-
-# A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
+# A launcher reads these configurations without loading torch.
 
 
 @settings
-class MaskNamingConfig(PartNamingConfig):
+class MaskNamingConfig(NamingConfig):
     """Naming of masks that have no levels."""
 
     read_out: Literal["levels", "masks"] = "masks"
@@ -58,7 +54,7 @@ class SohesNamingConfig(MaskNamingConfig, SohesSettings):
 
 
 @settings
-class VitKmeansNamingConfig(PartNamingConfig, VitKmeansSettings):
+class VitKmeansNamingConfig(NamingConfig, VitKmeansSettings):
     """k-means of a ViT's tokens, which has levels."""
 
     SOURCE: ClassVar[str] = "backbone"
@@ -104,14 +100,5 @@ def slic_merge(config: SlicMergeNamingConfig, inputs: dict[str, Path], out: Path
     return _named("slic_merge", config, out)
 
 
-def _named(name: str, config: PartNamingConfig, out: Path) -> StageResult:
-    from sohes.baselines.clustering import Sohes
-    from sohes.data.listing import Listing
-
-    def load(wanted: ImageSet) -> Segmenter:
-        baseline = make_baseline(name, config)
-        if isinstance(baseline, Sohes):
-            baseline.calibrate(Listing.of_items(wanted.items).sample())
-        return baseline
-
-    return name_segments_of(config, load, config_hash(config), out)
+def _named(name: str, config: NamingConfig, out: Path) -> StageResult:
+    return name_segments_of(config, lambda images: make_baseline_for(images, name, config), config_hash(config), out)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sohes.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
+    from sohes.data.coco import ImageSet
     from sohes.segmenters.segmenter import Segmenter
 
 # name -> class, which takes the settings of the same name in `settings`; imported when one is made
@@ -37,4 +38,15 @@ def make_baseline(name: str, settings: Any = None) -> Segmenter:
     if name not in BASELINES:
         raise ConfigError(unknown_name("baseline", name, BASELINES))
     baseline: Segmenter = pkgutil.resolve_name(BASELINES[name])(settings)
+    return baseline
+
+
+def make_baseline_for(images: ImageSet, name: str, settings: Any = None) -> Segmenter:
+    """As `make_baseline`, with what it calibrates calibrated on some of these images."""
+    from sohes.baselines.clustering import Sohes
+    from sohes.data.listing import Listing
+
+    baseline = make_baseline(name, settings)
+    if isinstance(baseline, Sohes):
+        baseline.calibrate(Listing.of_items(images.items).sample())
     return baseline

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sohes.baselines.registry import make_baseline
+from sohes.baselines.registry import make_baseline_for
 from sohes.baselines.settings import (
     DinoSettings,
     FelzenszwalbSettings,
@@ -155,20 +155,16 @@ def predictions(config: PredictionsConfig, inputs: dict[str, Path], out: Path) -
 
 def _baseline(name: str, config: CellConfig, out: Path) -> StageResult:
     """Segment with a baseline, and score. The data come first: weights may take long to load, or be missing."""
-    from sohes.baselines.clustering import Sohes
     from sohes.data.coco import read_coco
     from sohes.data.image_root import with_image_root
     from sohes.data.labelling import label_images
-    from sohes.data.listing import Listing
     from sohes.data.problems import Problems
     from sohes.evaluation.inputs import first_images
     from sohes.evaluation.predictions import open_predictions
 
     truth = with_image_root(read_coco(config.truth_file()))
     wanted = first_images(truth, config.max_images)
-    baseline = make_baseline(name, config)
-    if isinstance(baseline, Sohes):
-        baseline.calibrate(Listing.of_items(wanted.items).sample())
+    baseline = make_baseline_for(wanted, name, config)
     failed = label_images(
         baseline.predict,
         wanted,

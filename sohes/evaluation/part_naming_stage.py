@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 @settings
-class PartNamingConfig:
-    """Which segments are named, by which CLIP, on what."""
+class NamingConfig:
+    """Whose segments are named, by which CLIP, on what."""
 
-    SOURCE: ClassVar[str] = "segmenter"  # the field that names weights
+    SOURCE: ClassVar[str] = ""  # the field that names weights
 
     method: str
     """Row of the table, the method's name."""
@@ -30,8 +30,6 @@ class PartNamingConfig:
     """Name of the data, prepared by `sohes data prepare` where `ground_truth` names no file."""
     ground_truth: str | None = None
     """COCO file whose parts have a super-category."""
-    segmenter: str | None = None
-    """Segmenter folder in place of the run's."""
     clip: str = "openai/clip-vit-base-patch16"
     """CLIP that names the segments: name on the Hugging Face hub, or a folder with its files [CAST]."""
     read_out: Literal["levels", "masks"] = "levels"
@@ -53,8 +51,19 @@ class PartNamingConfig:
             paths = [self.truth_file()]
         except DataError:
             paths = []
-        sources = [Path(name).expanduser() for name in (self.clip, getattr(self, self.SOURCE)) if name]
+        names = [self.clip, getattr(self, self.SOURCE) if self.SOURCE else None]
+        sources = [Path(name).expanduser() for name in names if name]
         return [*paths, *(source for source in sources if source.exists())]
+
+
+@settings
+class PartNamingConfig(NamingConfig):
+    """Naming of a trained segmenter's segments."""
+
+    SOURCE: ClassVar[str] = "segmenter"
+
+    segmenter: str | None = None
+    """Segmenter folder in place of the run's."""
 
 
 def part_naming(config: PartNamingConfig, inputs: dict[str, Path], out: Path) -> StageResult:
@@ -75,7 +84,7 @@ def part_naming(config: PartNamingConfig, inputs: dict[str, Path], out: Path) ->
 
 
 def name_segments_of(
-    config: PartNamingConfig, load: Callable[[ImageSet], Segmenter], identity: str, out: Path
+    config: NamingConfig, load: Callable[[ImageSet], Segmenter], identity: str, out: Path
 ) -> StageResult:
     """The stage with any segmenter.
 

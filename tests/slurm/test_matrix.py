@@ -274,6 +274,8 @@ def test_part_naming_resolves_at_every_scale(scale: str) -> None:
     assert {config.max_images for config in cells.values()} == {{"demo": 10, "small": 300, "paper": None}[scale]}
     levels = {name for name, config in cells.items() if config.read_out == "levels"}
     assert levels == {"cast", "vit_kmeans"}  # the rest has none
+    # a baseline is its own segmenter
+    assert {name for name, config in cells.items() if hasattr(config, "segmenter")} == {"cast", "sohes"}
 
 
 @pytest.mark.slurm
