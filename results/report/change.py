@@ -65,15 +65,17 @@ def _changes(frame: pd.DataFrame, pair: tuple[str, str], several: bool) -> Itera
     if not set(pair) <= set(ends.columns):
         return
     means = ends.dropna(subset=list(pair)).groupby(level=facts)[list(pair)].agg(["mean", "size"])
-    keys = sorted(means.index, key=lambda key: (_METRICS.index(key[0]), [str(fact) for fact in key[1:]]))
-    for key in keys:
+    found = zip(means.index, means[pair[0], "mean"], means[pair[1], "mean"], means[pair[0], "size"], strict=True)
+    for key, before, after, runs in sorted(
+        found, key=lambda row: (_METRICS.index(row[0][0]), [str(fact) for fact in row[0][1:]])
+    ):
         metric, *head, dataset, split, n_images, group = key
         yield Change(
             title=title_of(metric) + "".join(f", {name}" for name in head),
             data=f"{describe_data(dataset, split, None, None)}, {int(n_images):,} images"
             + (f", {group}" if several else ""),
             names=("labels", PHASES[-1]) if not head else ("start backbone", "trained backbone"),
-            before=float(means.loc[key, (pair[0], "mean")]),
-            after=float(means.loc[key, (pair[1], "mean")]),
-            runs=int(means.loc[key, (pair[0], "size")]),
+            before=float(before),
+            after=float(after),
+            runs=int(runs),
         )
