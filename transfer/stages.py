@@ -12,7 +12,6 @@ from pydantic import AfterValidator
 
 from sohes.configuration import Count, Natural, settings
 from sohes.errors import SohesError, unknown_name
-from sohes.files import read_json
 from sohes.records import Measurement, StageResult, config_hash
 
 if TYPE_CHECKING:
@@ -207,8 +206,9 @@ def _remarks(run: HeadRun, data: HeadData) -> list[str]:
 
 
 def _data_name(folder: Path) -> str:
-    source = folder / "source.json"
-    return str(read_json(source)["name"]) if source.exists() else folder.name
+    from sohes.data.sources import SOURCE_FILE, data_name
+
+    return data_name(folder) if (folder / SOURCE_FILE).exists() else folder.name
 
 
 def _note(config: Config, folder: BackboneFolder, values: Mapping[str, float], data: HeadData) -> str:

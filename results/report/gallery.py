@@ -21,11 +21,11 @@ from sohes.data.image_root import with_image_root
 from sohes.data.images import load_image
 from sohes.data.label_store import LabelStore
 from sohes.data.prepare import resolve_ground_truth
+from sohes.data.sources import GENERATED, data_name
 from sohes.errors import DataError
-from sohes.files import file_digest, read_json
+from sohes.files import file_digest
 from sohes.masks import MaskForest
 
-GENERATED = "generated scenes"  # what the images stage calls images that are nobody's photographs
 IMAGES = 12  # at most
 _TRUTH = "ground truth"  # name of its panel
 _SETS = 4  # of images at most
@@ -96,7 +96,7 @@ def _is_store(folder: Path) -> bool:
 
 def _held_out(run: Run, named: Mapping[str, Path]) -> Shown:
     images = run.folder / "images"
-    dataset = read_json(images / "source.json")["name"]
+    dataset = data_name(images)
     stores = {name: store for name, store in named.items() if _is_store(store)}
     return Shown(f"{dataset}, held out", images / "val.json", stores, public=dataset == GENERATED)
 

@@ -16,10 +16,25 @@ from sohes.data.coco_writer import write_coco
 from sohes.data.identity import match_names
 from sohes.data.listing import Listing
 from sohes.errors import DataError
-from sohes.files import printable, write_json
+from sohes.files import printable, read_json, write_json
 from sohes.progress import Reporter
 
 _VAL_FRACTION = 0.1
+SOURCE_FILE = "source.json"  # what a folder of images was made of
+GENERATED = "generated scenes"  # the name of images that are nobody's photographs
+
+
+def data_name(folder: Path) -> str:
+    """Name of the data that a folder of images was made of.
+
+    Raises:
+        DataError: it holds no `source.json` with a name.
+    """
+    path = folder / SOURCE_FILE
+    try:
+        return str(read_json(path)["name"])
+    except (KeyError, TypeError):
+        raise DataError(f"{path}: has no field 'name'; make the images again") from None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from sohes.records import StageResult
 
 # A launcher reads these configurations without loading torch; so what a stage needs is imported inside it.
 
-_SCENES = "generated scenes"
 NONE_TO_TRAIN_ON = (
     "the ground truth names every image, and what it names is held out: none is left to train on. Give more images, or "
     "hold out a share of these: images.val_fraction=0.1"
@@ -62,15 +61,16 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
     from sohes.data.coco import read_coco
     from sohes.data.listing import list_images
     from sohes.data.scenes.scene import write_scenes
-    from sohes.data.sources import check_images, split_images, write_split
+    from sohes.data.sources import GENERATED, SOURCE_FILE, check_images, split_images, write_split
 
     if config.folder is None:
         if not config.scenes_train:
             raise ConfigError("images.folder is not set: pass --images DIR with the photographs to train on")
         write_scenes(out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed)
         write_json(out / "skipped.json", [])
-        write_json(out / "source.json", {"name": _SCENES})
-        return StageResult(notes=[f"images: {config.scenes_train} {_SCENES} to train on, {config.scenes_val} held out"])
+        return StageResult(
+            notes=[f"images: {config.scenes_train} {GENERATED} to train on, {config.scenes_val} held out"]
+        )
     folder = Path(config.folder).expanduser()
     listing = list_images(folder)
     items, skipped = check_images(listing)
@@ -88,7 +88,7 @@ def images(config: ImagesConfig, inputs: dict[str, Path], out: Path) -> StageRes
         skipped=skipped,
     )
     write_split(out, split, ground_truth=truth, skipped=skipped)
-    write_json(out / "source.json", {"name": folder.resolve().name})
+    write_json(out / SOURCE_FILE, {"name": folder.resolve().name})
     notes = [f"images: {len(split.train)} of {folder} to train on, {len(split.val)} held out", *listing.notes]
     if not split.train:
         notes.append(NONE_TO_TRAIN_ON)
@@ -137,14 +137,14 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.data.coco_writer import write_coco
     from sohes.data.labelled import read_labelled
     from sohes.data.scenes.scene import write_scenes
+    from sohes.data.sources import GENERATED, SOURCE_FILE
 
     if config.train is None or config.val is None:
         # other scenes than those of pretraining
         write_scenes(
             out, train=config.scenes_train, val=config.scenes_val, size=config.scenes_px, seed=config.seed + 1000
         )
-        write_json(out / "source.json", {"name": _SCENES})
-        return StageResult(notes=[f"transfer data: {config.scenes_train} + {config.scenes_val} {_SCENES}"])
+        return StageResult(notes=[f"transfer data: {config.scenes_train} + {config.scenes_val} {GENERATED}"])
     found = read_labelled(Path(config.train).expanduser(), Path(config.val).expanduser())
     sets = {"train": found.train, "val": found.val}
     notes = [f"transfer data: {config.train} and {config.val}", *found.notes]
@@ -155,5 +155,5 @@ def labelled(config: LabelledConfig, inputs: dict[str, Path], out: Path) -> Stag
         notes.append(
             f"{len(both)} images are in train and in val, e.g. {min(both)}: on them the score is one of training data"
         )
-    write_json(out / "source.json", {"name": Path(config.train).stem})
+    write_json(out / SOURCE_FILE, {"name": Path(config.train).stem})
     return StageResult(notes=notes)

@@ -82,12 +82,13 @@ def _panels(names: list[str]) -> dict[str, dict[str, str]]:
     return panels
 
 
-def draw_history(path: Path, picture: Path) -> None:
+def draw_history(path: Path, picture: Path, title: str) -> None:
     """Draw a history as curves, smoothed over raw, a panel for each loss; nothing when there is no history yet.
 
     Args:
         path: the CSV file.
         picture: PNG to write; PDF and SVG lie beside it.
+        title: what was trained, on what.
     """
     if not path.exists():
         return
@@ -101,6 +102,7 @@ def draw_history(path: Path, picture: Path) -> None:
     rows = -(-len(panels) // columns)
     with style():
         figure = Figure(figsize=(3.4 * columns, 2.5 * rows), dpi=120, layout="constrained")
+        figure.suptitle(title)
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, (panel, series) in zip(axes.flat, panels.items(), strict=False):
             for (words, name), look in zip(series.items(), cycle(SERIES), strict=False):

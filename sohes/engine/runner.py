@@ -28,6 +28,7 @@ from sohes.engine.schedules import rate_schedules
 from sohes.engine.settings import OptimSettings, RunSettings
 from sohes.engine.stopping import leave_stopping_to_parent
 from sohes.engine.trackers import TrackerHook
+from sohes.records import describe_data
 
 
 def join_processes() -> None:
@@ -45,6 +46,7 @@ def train(
     *,
     out: Path,
     description: str,
+    data: str,
     optim: OptimSettings,
     settings: RunSettings,
     seed: int,
@@ -64,6 +66,7 @@ def train(
             positions as there are images.
         out: folder.
         description: of the training, a word or two, for its progress.
+        data: what the images are called, for the title of the curves.
         optim: how many steps, and how they are made.
         settings: how the training is run.
         seed: of whatever is random in the model.
@@ -92,7 +95,8 @@ def train(
             stack.callback(progress.close)
             tracker = TrackerHook(out, settings.tracker, {**asdict(optim), **asdict(settings), "seed": seed})
             own += [progress, HistoryHook(out / HISTORY), stack.enter_context(tracker)]
-            stack.callback(draw_history, out / HISTORY, out / CURVES)
+            title = f"{description}: {describe_data(data, 'train', None, None)}"
+            stack.callback(draw_history, out / HISTORY, out / CURVES, title)
         runner = Runner(
             model=_wrapped(model, device),
             work_dir=str(out / "mmengine"),

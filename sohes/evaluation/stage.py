@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sohes.configuration import Natural, Share, settings
-from sohes.files import read_json
 from sohes.records import PHASES, Measurement, StageResult
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.data.draw import write_overlays
     from sohes.data.label_store import LabelStore
     from sohes.data.problems import Problems
+    from sohes.data.sources import data_name
     from sohes.evaluation.evaluate import evaluate_predictions
     from sohes.evaluation.image_scores import ImageScores, image_scores, write_scores
     from sohes.evaluation.inputs import left_out
@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.segmenters.decode import select_forest
 
     truth = read_coco(inputs["images"] / "val.json")
-    dataset = read_json(inputs["images"] / "source.json")["name"]
+    dataset = data_name(inputs["images"])
     problems = Problems()
     predictions = {f"{config.method} labels (phase 1)": from_store(LabelStore(inputs["labels"]), truth, problems)}
     notes = []

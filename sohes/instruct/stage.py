@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from sohes.configuration import Count, settings
-from sohes.files import read_json
 from sohes.instruct.settings import Neck, TrainingSettings
 from sohes.records import StageResult
 
@@ -97,6 +96,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.backbones.provenance import SOHES, UNKNOWN, Step
     from sohes.backbones.timm_folder import WEIGHTS, load_backbone_folder
     from sohes.data.label_store import LabelStore
+    from sohes.data.sources import data_name
     from sohes.files import file_digest
     from sohes.instruct.module import InstructModule
     from sohes.instruct.training import train_on_labels
@@ -105,7 +105,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     from sohes.segmenters.mask_annealing import MaskAnnealing
 
     start = load_backbone_folder(inputs["backbone"])
-    labels, source = LabelStore(inputs["labels"]), inputs["images"] / "source.json"
+    labels = LabelStore(inputs["labels"])
     segmenter = _build(config, start.timm_config)
     segmenter.vit.load_state_dict(start.vit.state_dict())
     before, identity = start.provenance, {"backbone": start.provenance.sha256}
@@ -115,7 +115,7 @@ def instruct(config: InstructConfig, inputs: dict[str, Path], out: Path) -> Stag
     provenance = before.then(
         Step(
             method=SOHES,
-            data=read_json(source)["name"] if source.exists() else UNKNOWN,
+            data=data_name(inputs["images"]),
             images=len(labels),
             supervision=labels.header.get("supervision", UNKNOWN),
             note="phase 2",

@@ -14,6 +14,7 @@ from mmengine.model import BaseModel
 from sohes.backbones.timm_folder import Provenance
 from sohes.data.coco import read_coco
 from sohes.data.label_store import LabelStore
+from sohes.data.sources import data_name
 from sohes.engine.history import CURVES, HISTORY, data_share, picture_path, step_seconds
 from sohes.engine.optimizer import freeze_blocks, layer_factors, parameter_groups
 from sohes.engine.runner import join_processes, train
@@ -92,6 +93,7 @@ def train_on_labels(
         dataset,
         out=out,
         description=name,
+        data=data_name(inputs["images"]),
         optim=config,
         settings=config,
         seed=seed,

@@ -20,7 +20,7 @@ from sohes.data.images import is_image_name, load_image
 from sohes.data.label_maps import IGNORE, LabelMap, one_sided, read_label_map, read_listing, semantic_classes
 from sohes.data.labelled import Labelled, check_labelled, few, read_labelled
 from sohes.data.prepare import resolve_labelled
-from sohes.data.sources import split_images
+from sohes.data.sources import SOURCE_FILE, split_images
 from sohes.errors import DataError
 from sohes.files import read_json, read_text, walk_files
 from sohes.progress import track
@@ -117,8 +117,8 @@ def read_probe_data(source: str | Path, *, max_train: int | None = None, max_val
     else:
         name, found = path.name, _of_folder(path)
     chosen = ""
-    if (path / "source.json").is_file():
-        made_of = read_json(path / "source.json")
+    if (path / SOURCE_FILE).is_file():
+        made_of = read_json(path / SOURCE_FILE)
         name = str(made_of.get("name", name))
         images = {split: made_of.get(f"{split}_images") for split in SPLITS}  # where lists of some are known
         chosen = "; ".join(f"{split} images of {name}: {words}" for split, words in images.items() if words)

@@ -13,7 +13,7 @@ from PIL import Image
 from sohes.data.coco import Annotation, ImageItem, ImageSet, read_coco
 from sohes.data.images import load_image
 from sohes.data.listing import list_images
-from sohes.data.sources import check_images, split_images, write_split
+from sohes.data.sources import check_images, data_name, split_images, write_split
 from sohes.errors import DataError
 
 
@@ -146,3 +146,11 @@ def test_write_split(tmp_path: Path) -> None:
     assert [item.id for item in val.items] == [2]
     assert val.forest(2).areas.tolist() == [16]
     assert json.loads((out / "skipped.json").read_text()) == [{"file": "d.png", "reason": "truncated"}]
+
+
+@pytest.mark.parametrize(("text", "problem"), [(None, "source.json"), ("{}", "has no field 'name'"), ("[1]", "'name'")])
+def test_images_of_nothing_known(tmp_path: Path, text: str | None, problem: str) -> None:
+    if text is not None:
+        (tmp_path / "source.json").write_text(text)
+    with pytest.raises(DataError, match=problem):
+        data_name(tmp_path)

@@ -171,13 +171,14 @@ def test_resumed_history_may_have_other_columns(tmp_path: Path) -> None:
 
 
 def test_curves_need_a_history(tmp_path: Path) -> None:
-    draw_history(tmp_path / "none.csv", tmp_path / "curves.png")
+    draw_history(tmp_path / "none.csv", tmp_path / "curves.png", "line: numbers (train)")
     (tmp_path / "short.csv").write_text("step,lr,loss\n0,1,2\n")
-    draw_history(tmp_path / "short.csv", tmp_path / "curves.png")
+    draw_history(tmp_path / "short.csv", tmp_path / "curves.png", "line: numbers (train)")
     assert not (tmp_path / "curves.png").exists()
     (tmp_path / "torn.csv").write_text("step,lr,loss\n0,1,2\n1,1,1\n2,")  # the last line was cut by a kill
-    draw_history(tmp_path / "torn.csv", tmp_path / "curves.png")
+    draw_history(tmp_path / "torn.csv", tmp_path / "curves.png", "line: numbers (train)")
     assert (tmp_path / "curves.png").exists()
+    assert "line: numbers (train)" in (tmp_path / "curves.svg").read_text()  # text stays text in SVG
 
 
 def test_curves_of_one_loss_share_a_panel() -> None:
@@ -204,13 +205,13 @@ def test_no_curve_of_a_full_panel_is_left_out(tmp_path: Path, monkeypatch: pytes
         draw(axes, curve, look, words)
 
     monkeypatch.setattr(history_module, "_draw_curve", noted)
-    draw_history(tmp_path / "history.csv", tmp_path / "curves.png")
+    draw_history(tmp_path / "history.csv", tmp_path / "curves.png", "line: numbers (train)")
     assert drawn == names
 
 
 def test_curve_of_something_measured_now_and_then(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("step,lr,loss,now_and_then\n0,1,2,nan\n1,1,1,5\n2,1,1,nan\n")
-    draw_history(tmp_path / "history.csv", tmp_path / "curves.png")
+    draw_history(tmp_path / "history.csv", tmp_path / "curves.png", "line: numbers (train)")
     assert (tmp_path / "curves.png").exists()
 
 

@@ -73,6 +73,7 @@ def fit(model: Line, out: Path, data: Numbers | None = None, *, lr: float = 1e-2
         "settings": RunSettings(checkpoint_every=2, workers=0),
         "optim": optimiser(),
         "description": "line",
+        "data": "numbers",
         "identity": {},
         "collate": collate,
     } | changes

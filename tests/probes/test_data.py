@@ -49,7 +49,7 @@ def test_classes_that_do_not_occur_are_named(tmp_path: Path) -> None:
 def test_coco_files_are_painted(tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", train=2, val=1, size=64, seed=0)
     data = read_probe_data(tmp_path / "scenes")
-    assert (data.name, len(data.train), len(data.val)) == ("scenes", 2, 1)
+    assert (data.name, len(data.train), len(data.val)) == ("generated scenes", 2, 1)
     assert "sky" in data.classes or "water" in data.classes
     label_map = data.val[0].label_map()
     assert label_map.shape == (64, 64)

@@ -104,6 +104,7 @@ def learn(config: LearnConfig, inputs: dict[str, Path], out: Path) -> StageResul
         Numbers(),
         out=out,
         description="line",
+        data="numbers",
         optim=OptimSettings(iterations=config.steps, clip_norm=1.0, batch_size=2, schedule="step"),
         settings=RunSettings(checkpoint_every=10000, workers=config.workers),
         seed=config.seed,

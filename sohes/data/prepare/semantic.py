@@ -15,11 +15,10 @@ from sohes.data.label_maps import write_listing
 from sohes.data.prepare.build import draw, find, find_files
 from sohes.data.prepare.semantic_sets import SEMANTIC_SETS, LabelledFile
 from sohes.data.problems import Problems
+from sohes.data.sources import SOURCE_FILE
 from sohes.errors import DataError, unknown_name
 from sohes.files import atomic_path, read_json, read_text, write_json
 from sohes.progress import track
-
-SOURCE_FILE = "source.json"  # what the folder was made of
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from sohes.data.coco_writer import write_coco
 from sohes.data.scenes.canvas import Band, Canvas
 from sohes.data.scenes.figures import FIGURES, PARTS, Figure, Points
 from sohes.data.scenes.textures import Rng
+from sohes.data.sources import GENERATED, SOURCE_FILE
 from sohes.errors import DataError
-from sohes.files import atomic_path, read_json
+from sohes.files import atomic_path, read_json, write_json
 from sohes.masks import MaskForest, ancestors_of
 from sohes.progress import track
 from sohes.rle import BoolArray, encode_masks
@@ -234,7 +235,7 @@ def _forest(canvas: Canvas) -> tuple[MaskForest, list[int]]:
 
 
 def write_scenes(out: Path, *, train: int, val: int, size: int = 224, seed: int = 0) -> None:
-    """Write generated scenes as `train/*.png`, `val/*.png`, `train.json` and `val.json` (COCO form) into `out`.
+    """Write generated scenes into `out`: `train/*.png`, `val/*.png`, `train.json`, `val.json` (COCO), `source.json`.
 
     Scenes of a finished call with the same arguments are left as they are. Held-out scenes do not depend on `train`.
 
@@ -246,6 +247,7 @@ def write_scenes(out: Path, *, train: int, val: int, size: int = 224, seed: int 
             raise DataError(f"generated scenes: '{name}' is {value}; it must be at least {least}")
     for split, count, offset in (("train", train, 0), ("val", val, _VAL_OFFSET)):
         _write_split(Path(out), split, range(offset, offset + count), size, seed)
+    write_json(Path(out) / SOURCE_FILE, {"name": GENERATED})
 
 
 def _write_split(out: Path, split: str, indices: range, size: int, seed: int) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from sohes.configuration import Natural, Share, settings
-from sohes.files import read_json
 from sohes.methods.cast.segment_settings import CastSegmentSettings
 from sohes.methods.held_out import score_held_out
 from sohes.records import StageResult
@@ -36,6 +35,7 @@ def segmenter(config: CastSegmenterConfig, inputs: dict[str, Path], out: Path) -
     """
     from sohes.backbones.timm_folder import load_backbone_folder
     from sohes.data.coco import read_coco
+    from sohes.data.sources import data_name
     from sohes.methods.cast.segmenter import CASTSegmenter
 
     folder = out / "segmenter"
@@ -45,7 +45,7 @@ def segmenter(config: CastSegmenterConfig, inputs: dict[str, Path], out: Path) -
         read_coco(inputs["images"] / "val.json"),
         out,
         method="CAST",
-        dataset=read_json(inputs["images"] / "source.json")["name"],
+        dataset=data_name(inputs["images"]),
         pictures=config.pictures,
         min_score=config.min_score,
     )

@@ -30,20 +30,21 @@ def cast(config: CastConfig, inputs: dict[str, Path], out: Path) -> StageResult:
 
     from sohes.backbones.precision import default_device
     from sohes.backbones.projector import HEAD
-    from sohes.backbones.provenance import UNKNOWN, Step
+    from sohes.backbones.provenance import Step
     from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
     from sohes.data.coco import read_coco
+    from sohes.data.sources import data_name
     from sohes.engine.history import CURVES, HISTORY, data_share
     from sohes.engine.runner import join_processes, train
     from sohes.errors import DataError
-    from sohes.files import atomic_path, read_json, write_json
+    from sohes.files import atomic_path, write_json
     from sohes.methods.cast.encoder import takes_superpixels
     from sohes.methods.cast.objectives import OBJECTIVES
     from sohes.records import config_hash
 
     join_processes()
     start = load_backbone_folder(inputs["backbone"])
-    file = inputs["images"] / "train.json"
+    file, data = inputs["images"] / "train.json", data_name(inputs["images"])
     items = read_coco(file).items
     if not items:
         raise DataError(f"{file}: holds no image; there is nothing to learn from, give other images")
@@ -60,6 +61,7 @@ def cast(config: CastConfig, inputs: dict[str, Path], out: Path) -> StageResult:
         samples,
         out=out,
         description="cast",
+        data=data,
         optim=config,
         settings=config,
         seed=config.seed,
@@ -75,10 +77,9 @@ def cast(config: CastConfig, inputs: dict[str, Path], out: Path) -> StageResult:
         notes.append(f"{', '.join(chosen)}: no effect, since {start.provenance.timm_name} takes no superpixels")
     if is_main_process():
         notes += training.notes(out / HISTORY)
-        source = inputs["images"] / "source.json"
         step = Step(
             method=training.method,
-            data=read_json(source)["name"] if source.exists() else UNKNOWN,
+            data=data,
             images=len(items),
             supervision=training.supervision,
         )

@@ -37,9 +37,10 @@ def segmenter(config: Fs4SegmenterConfig, inputs: dict[str, Path], out: Path) ->
     from sohes.backbones.timm_folder import CONFIG
     from sohes.data.coco import read_coco
     from sohes.data.listing import Listing
+    from sohes.data.sources import data_name
     from sohes.methods.fs4.make import make_segmenter
 
-    folder, dataset = out / "segmenter", read_json(inputs["images"] / "source.json")["name"]
+    folder, dataset = out / "segmenter", data_name(inputs["images"])
     if not folder.exists():
         training, train = inputs["training"], read_coco(inputs["images"] / "train.json")
         made = make_segmenter(

@@ -32,14 +32,14 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     import torch
     from mmengine.dist import is_main_process
 
-    from sohes.backbones.provenance import NONE, UNKNOWN, Step
+    from sohes.backbones.provenance import NONE, Step
     from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
     from sohes.data.coco import read_coco
+    from sohes.data.sources import data_name
     from sohes.engine.history import CURVES, HISTORY, data_share
     from sohes.engine.optimizer import parameter_groups
     from sohes.engine.runner import join_processes, train
     from sohes.errors import DataError
-    from sohes.files import read_json
     from sohes.methods.fs4.module import Fs4Module
     from sohes.methods.fs4.network import save_network
     from sohes.methods.fs4.rounds import EPOCHS, LABELS, PixelLabelHook, region_labels
@@ -50,7 +50,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
     start = load_backbone_folder(inputs["backbone"])
     notes = supervision_notes(start.provenance, strict=config.strict)
     config.check_patch(start.patch_px)
-    file = inputs["images"] / "train.json"
+    file, data = inputs["images"] / "train.json", data_name(inputs["images"])
     try:
         items, small = usable_images(read_coco(file).items, config)
         check_files(items)
@@ -86,6 +86,7 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
             samples,
             out=folder,
             description=f"fs4 round {number + 1}",
+            data=data,
             optim=config,
             settings=config,
             seed=config.seed,
@@ -103,10 +104,9 @@ def fs4(config: Fs4Config, inputs: dict[str, Path], out: Path) -> StageResult:
         )
     notes += region_notes(regions)
     if is_main_process():
-        source = inputs["images"] / "source.json"
         step = Step(
             method=METHOD if config.pgg or config.cae != "none" else PICIE,
-            data=read_json(source)["name"] if source.exists() else UNKNOWN,
+            data=data,
             images=len(items),
             supervision=NONE,
         )

@@ -28,14 +28,15 @@ def leopart(config: LeopartConfig, inputs: dict[str, Path], out: Path) -> StageR
     from mmengine.dist import is_main_process
     from safetensors.torch import save_file
 
-    from sohes.backbones.provenance import NONE, UNKNOWN, Step
+    from sohes.backbones.provenance import NONE, Step
     from sohes.backbones.timm_folder import load_backbone_folder, save_backbone_folder
     from sohes.data.coco import read_coco
+    from sohes.data.sources import data_name
     from sohes.engine.history import CURVES, HISTORY, data_share
     from sohes.engine.hooks import BeforeStepHook, WeightDecayHook
     from sohes.engine.optimizer import parameter_groups
     from sohes.engine.runner import join_processes, train
-    from sohes.files import atomic_path, read_json
+    from sohes.files import atomic_path
     from sohes.methods.leopart.module import LeopartModule
     from sohes.methods.leopart.views import CropSamples, collate
     from sohes.records import config_hash
@@ -44,7 +45,7 @@ def leopart(config: LeopartConfig, inputs: dict[str, Path], out: Path) -> StageR
     start = load_backbone_folder(inputs["backbone"])
     patch_px = int(start.vit.patch_embed.patch_size[0])
     sides = config.sides(patch_px)
-    file = inputs["images"] / "train.json"
+    file, data = inputs["images"] / "train.json", data_name(inputs["images"])
     listed = read_coco(file).items
     items = usable_images(listed, patch_px, file)
     with torch.random.fork_rng(devices=[]):
@@ -63,6 +64,7 @@ def leopart(config: LeopartConfig, inputs: dict[str, Path], out: Path) -> StageR
         CropSamples(items, config, sides=sides, seed=config.seed),
         out=out,
         description="leopart",
+        data=data,
         optim=config,
         settings=config,
         seed=config.seed,
@@ -80,10 +82,9 @@ def leopart(config: LeopartConfig, inputs: dict[str, Path], out: Path) -> StageR
     if len(items) < len(listed):
         notes.append(f"{len(listed) - len(items)} image(s) with a side below {patch_px} px were left out")
     if is_main_process():
-        source = inputs["images"] / "source.json"
         step = Step(
             method=METHOD,
-            data=read_json(source)["name"] if source.exists() else UNKNOWN,
+            data=data,
             images=len(items),
             supervision=NONE,
         )

@@ -12,6 +12,7 @@ from sohes.data.images import load_image
 from sohes.data.scenes.canvas import Canvas
 from sohes.data.scenes.figures import FIGURES, PARTS
 from sohes.data.scenes.scene import CATEGORIES, STUFF, Scene, _forest, render_scene, write_scenes
+from sohes.data.sources import data_name
 from sohes.errors import DataError
 from sohes.masks import MaskForest
 
@@ -121,14 +122,15 @@ def test_written_scenes_are_an_ordinary_coco_set(tmp_path: Path, scenes: list[Sc
     val = read_coco(tmp_path / "val.json")
     assert len(val) == 2
     assert not {item.id for item in val.items} & {item.id for item in images.items}
+    assert data_name(tmp_path) == "generated scenes"
 
 
 def test_writing_again_repeats_or_mends(tmp_path: Path) -> None:
     write_scenes(tmp_path, train=2, val=1, size=96)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
-    times = {path: path.stat().st_mtime_ns for path in before}
+    times = {path: path.stat().st_mtime_ns for path in before if path.name != "source.json"}
     write_scenes(tmp_path, train=2, val=1, size=96)
-    assert {path: path.stat().st_mtime_ns for path in before} == times, "finished scenes must be left alone"
+    assert {path: path.stat().st_mtime_ns for path in times} == times, "finished scenes must be left alone"
     (tmp_path / "train/000001.png").unlink()
     write_scenes(tmp_path, train=2, val=1, size=96)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before

@@ -127,7 +127,6 @@ def test_the_stage(tmp_path: Path) -> None:
     backbone = save_backbone_folder(tmp_path / "backbone", made.model, made.provenance)
     assert load_backbone_folder(backbone).model.depths == (1, 1, 1, 1)
     write_scenes(tmp_path / "images", train=1, val=2, size=64)
-    write_json(tmp_path / "images" / "source.json", {"name": "generated scenes"})
     inputs = {"backbone": backbone, "images": tmp_path / "images"}
     found = segmenter(CastSegmenterConfig(short_px=64, pictures=1), inputs, tmp_path / "out")
     assert {row.method for row in found.measurements} == {"CAST"}

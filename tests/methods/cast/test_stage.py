@@ -109,6 +109,7 @@ def test_a_view_that_the_patch_does_not_divide(start: Path, tmp_path: Path) -> N
 def test_no_image(start: Path, tmp_path: Path) -> None:
     (tmp_path / "backbone").symlink_to(start / "backbone")
     (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "source.json").symlink_to(start / "images" / "source.json")
     write_json(
         tmp_path / "images" / "train.json",
         read_json(start / "images" / "train.json") | {"images": [], "annotations": []},

@@ -13,7 +13,6 @@ from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import build_vit, save_backbone_folder
 from sohes.data.images import ImageArray
 from sohes.data.scenes.scene import write_scenes
-from sohes.files import write_json
 from sohes.methods.cast.settings import CastConfig
 from sohes.methods.cast.stage import cast
 from sohes.rle import IntArray
@@ -41,7 +40,6 @@ TINY: dict[str, Any] = {
 def prepare(folder: Path) -> Path:
     """Scenes and a random backbone."""
     write_scenes(folder / "images", train=10, val=1, size=64)
-    write_json(folder / "images" / "source.json", {"name": "generated scenes"})
     torch.manual_seed(0)
     provenance = Provenance(timm_name=VIT["architecture"], steps=(RANDOM,))
     save_backbone_folder(folder / "backbone", build_vit(VIT), provenance)

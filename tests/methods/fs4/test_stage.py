@@ -266,7 +266,8 @@ def test_a_list_that_names_missing_files(start: Path, tmp_path: Path) -> None:
     listed = read_json(start / "images" / "train.json")
     listed["images"][3]["file_name"] = "moved.png"
     write_json(tmp_path / "images" / "train.json", listed)
-    (tmp_path / "images" / "train").symlink_to(start / "images" / "train")
+    for name in ("train", "source.json"):
+        (tmp_path / "images" / name).symlink_to(start / "images" / name)
     with pytest.raises(
         DataError, match=r"train.json: 1 of 8 images are not there, .*moved\.png for one; put them back"
     ):

@@ -11,7 +11,6 @@ from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import build_vit, save_backbone_folder
 from sohes.data.coco import read_coco
 from sohes.data.scenes.scene import write_scenes
-from sohes.files import write_json
 from sohes.methods.fs4.settings import Fs4Config
 from sohes.methods.fs4.stage import fs4
 from sohes.methods.fs4.views import Fs4Samples
@@ -57,7 +56,6 @@ PICIE: dict[str, Any] = {"pgg": False, "cae": "none"}
 def prepare(folder: Path) -> Path:
     """Scenes and a random backbone."""
     write_scenes(folder / "images", train=IMAGES, val=1, size=96)
-    write_json(folder / "images" / "source.json", {"name": "generated scenes"})
     torch.manual_seed(0)
     provenance = Provenance(timm_name=VIT["architecture"], steps=(RANDOM,))
     save_backbone_folder(folder / "backbone", build_vit(VIT), provenance)

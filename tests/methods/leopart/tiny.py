@@ -10,7 +10,6 @@ import torch
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import build_vit, save_backbone_folder
 from sohes.data.scenes.scene import write_scenes
-from sohes.files import write_json
 from sohes.methods.leopart.settings import LeopartConfig
 from sohes.methods.leopart.stage import leopart
 
@@ -38,7 +37,6 @@ TINY: dict[str, Any] = {
 def prepare(folder: Path) -> Path:
     """Scenes and a random backbone."""
     write_scenes(folder / "images", train=5, val=1, size=96)
-    write_json(folder / "images" / "source.json", {"name": "generated scenes"})
     torch.manual_seed(0)
     provenance = Provenance(timm_name=VIT["architecture"], steps=(RANDOM,))
     save_backbone_folder(folder / "backbone", build_vit(VIT), provenance)
