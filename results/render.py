@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.schema import COLUMNS
@@ -21,17 +22,22 @@ MARKDOWN = {BEST: "**{}**", SECOND: "<u>{}</u>", "": "{}"}
 
 def to_csv(frame: pd.DataFrame) -> str:
     """All rows under `schema.COLUMNS`: every digit, plain decimals, nothing where a fact is missing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(*(_csv_column(frame[name]) for name in COLUMNS), strict=True))
-    return text.getvalue()
+    lines = zip(*(_csv_column(frame[name]) for name in COLUMNS), strict=True)
+    return "\n".join([",".join(COLUMNS), *map(",".join, lines), ""])
 
 
-def _csv_column(column: pd.Series[Any]) -> list[Any]:
+def _csv_column(column: pd.Series[Any]) -> list[str]:
     if column.name in ("value", "sd"):
         return [plain_decimal(value) for value in column.tolist()]
-    return column.astype(object).where(column.notna(), "").tolist()
+    codes, distinct = column.factorize()  # there are few, and to write each once takes a fifth of the time
+    texts = np.array([*map(_csv_cell, distinct.tolist()), ""], dtype=object)  # the last one, -1, is of what is missing
+    return list(texts[codes])
+
+
+def _csv_cell(value: Any) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow([value, ""])  # a row of one empty cell would be quoted
+    return text.getvalue()[:-1]
 
 
 def plain_decimal(value: float) -> str:

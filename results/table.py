@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -253,14 +253,15 @@ def make_block(
         texts = [str(low) if low == high else f"{low}{DASH}{high}" for low, high in seeds.itertuples(index=False)]
         lines[SEEDS] = pd.Series(texts, index=seeds.index).where(first["kind"] == MEASURED, DASH)
         notes = [*notes, *([SEEDS_NOTE] if (seeds["max"] > 1).any() else [])]
+    sources: dict[Any, dict[str, None]] = {}  # of each line, in the order of `first`
+    for line, row in zip(rows["line"].tolist(), each(rows), strict=True):
+        sources.setdefault(line, {})[source_of(row)] = None
     facts = pd.DataFrame(
         {
             "cited": first["kind"] == CITED,
             "supervision": first["supervision"].map(supervision_class),
             "bibkey": first["bibkey"],
-            "source": rows.assign(words=list(map(source_of, each(rows))))
-            .groupby("line", sort=False)["words"]
-            .agg(_joined),
+            "source": [_joined(found) for found in sources.values()],
         }
     )
     for frame in (lines, values, facts):
@@ -276,9 +277,10 @@ def make_block(
     )
 
 
-def _joined(sources: pd.Series[str]) -> str:
-    distinct = [source.removeprefix(f"{MEASURED}: ") for source in dict.fromkeys(sources)]
+def _joined(sources: Collection[str]) -> str:
+    first, *_ = sources
+    distinct = [source.removeprefix(f"{MEASURED}: ") for source in sources]
     words = "; ".join(distinct[:_SOURCES]) + (
         f" and {len(distinct) - _SOURCES} more records" if len(distinct) > _SOURCES else ""
     )
-    return f"{MEASURED}: {words}" if sources.iloc[0].startswith(MEASURED) else words
+    return f"{MEASURED}: {words}" if first.startswith(MEASURED) else words

@@ -78,10 +78,10 @@ def _block(rows: pd.DataFrame, changed: dict[str, dict[str, str]]) -> Block:
     rows = rows.assign(**{f"setting {name}": settings[name] for name in words})
     if len(others):
         words[_OTHERS] = _OTHERS
-        texts = [
-            ", ".join(f"{key}={value}" for key, value in row.items() if value) for _, row in settings[others].iterrows()
+        rows[_OTHERS] = [
+            ", ".join(f"{key}={value}" for key, value in row.items() if value)
+            for row in settings[others].to_dict("records")
         ]
-        rows[_OTHERS] = texts
     rows["name"] = rows["group"] + " " + rows["scale"].map(marker)
     return make_block(
         f"Recipe {rows['recipe'].iloc[0]}, measured on {data_title(rows.iloc[0])}",
