@@ -28,6 +28,7 @@ from benchmarks.superpixels import METHODS, generated
 from sohes.backbones.provenance import RANDOM, Provenance
 from sohes.backbones.timm_folder import build_backbone, save_backbone_folder
 from sohes.data.coco import read_coco
+from sohes.data.sources import SOURCE_FILE
 from sohes.data.superpixels.superpixels import superpixels
 from sohes.engine.history import HISTORY
 from sohes.files import write_json
@@ -49,6 +50,7 @@ def prepare(folder: Path, architecture: str, images: int) -> None:
         Image.fromarray(picture).save(folder / "images" / name, quality=90)
         rows.append({"id": place, "file_name": name, "height": picture.shape[0], "width": picture.shape[1]})
     write_json(folder / "images" / "train.json", {"images": rows, "annotations": [], "categories": []})
+    write_json(folder / "images" / SOURCE_FILE, {"name": "smooth noise"})
     torch.manual_seed(0)
     model = build_backbone({"architecture": architecture})
     save_backbone_folder(folder / "backbone", model, Provenance(timm_name=architecture, steps=(RANDOM,)))

@@ -21,6 +21,7 @@ import pandas as pd
 from sohes.backbones.stage import WeightsConfig, weights
 from sohes.data.coco import read_coco
 from sohes.data.listing import Listing
+from sohes.data.sources import data_name
 from sohes.files import atomic_path, read_json, write_json
 from sohes.methods.fs4.make import make_segmenter
 from sohes.methods.fs4.segment_settings import Fs4SegmentSettings
@@ -112,7 +113,7 @@ def _score(name: str, seed: int, source: str, clusters: tuple[int, ...], images:
     if not segmenter.exists():
         settings = Fs4SegmentSettings(clusters=clusters, levels=(8,), init_pixels=PIXELS)
         listing = Listing.of_items(read_coco(images / "train.json").items)
-        data = read_json(images / "source.json")["name"]
+        data = data_name(images)
         made = make_segmenter(folder / "backbone", folder / DECODER, listing, settings, folder / "pixels", data=data)
         made.save(segmenter)
     found = semantic(Fs4SemanticConfig(data=source), {"segmenter": segmenter}, folder).measurements

@@ -182,6 +182,7 @@ def prepare(out: Path, source: str, weights: str, *, photographs: int = PHOTOGRA
     from sohes.data.coco import ImageItem
     from sohes.data.coco_writer import write_coco
     from sohes.data.listing import Listing, list_images
+    from sohes.data.sources import SOURCE_FILE
     from sohes.explore.explorer import Explorer
     from sohes.explore.settings import ExploreSettings
     from sohes.explore.stream import calibrated_on, explore_listing
@@ -199,6 +200,7 @@ def prepare(out: Path, source: str, weights: str, *, photographs: int = PHOTOGRA
         image.save(path, quality=85)
         items.append(ImageItem(number, path, image.height, image.width))
     write_coco(out / "images" / "train.json", items, {}, [])
+    write_json(out / "images" / SOURCE_FILE, {"name": Path(source).resolve().name})
     small = Listing.of_items(items)
     labels = ExploreSettings(max_masks=MASKS, nms_iou=NMS_IOU)
     explorer = calibrated_on(Explorer(load_backbone(out / "backbone"), labels), small)

@@ -49,12 +49,12 @@ def finished(
     return results
 
 
-def test_semantic_measurements_and_artefacts(finished: dict[str, tuple[StageResult, Path]], scenes: Path) -> None:
+def test_semantic_measurements_and_artefacts(finished: dict[str, tuple[StageResult, Path]]) -> None:
     result, out = finished["semantic"]
     assert [row.metric for row in result.measurements] == ["miou_dataset", "acc_pixel"]
     row = result.measurements[0]
     assert (row.method, row.backbone, row.init) == ("linear head (frozen ViT)", "test_vit", "random weights")
-    assert (row.dataset, row.split, row.n_images, row.unit) == (scenes.name, "val", 3, "%")
+    assert (row.dataset, row.split, row.n_images, row.unit) == ("generated scenes", "val", 3, "%")
     assert (row.arm, row.supervision, row.trained_by) == ("start", "none", "random weights")
     assert row.protocol == "mmseg_miou_v1"
     assert {path.name for path in result.artefacts} == {"predictions.png", "loss.png", "loss.csv"}
