@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sohes.data.sources import SOURCE_FILE
 from sohes.errors import DataError, SohesError
 from sohes.files import read_json, write_json
 from sohes.records import commit
@@ -182,7 +183,6 @@ def prepare(out: Path, source: str, weights: str, *, photographs: int = PHOTOGRA
     from sohes.data.coco import ImageItem
     from sohes.data.coco_writer import write_coco
     from sohes.data.listing import Listing, list_images
-    from sohes.data.sources import SOURCE_FILE
     from sohes.explore.explorer import Explorer
     from sohes.explore.settings import ExploreSettings
     from sohes.explore.stream import calibrated_on, explore_listing
@@ -227,7 +227,7 @@ def main() -> None:
         return
     if options.labels is None or options.out is None:
         parser.error("--labels and --out are needed, or --prepare")
-    for path in (options.images / "train.json", options.labels):
+    for path in (options.images / "train.json", options.images / SOURCE_FILE, options.labels):
         if not path.exists():
             raise DataError(f"{path}: not there; write it with --prepare, before a GPU waits for it")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -29,15 +29,15 @@ def to_csv(frame: pd.DataFrame) -> str:
 def _csv_column(column: pd.Series[Any]) -> list[str]:
     if column.name in ("value", "sd"):
         return [plain_decimal(value) for value in column.tolist()]
-    codes, distinct = column.factorize()  # there are few, and to write each once takes a fifth of the time
+    codes, distinct = column.factorize()  # there are few: to write each once takes a third of pandas' time
     texts = np.array([*map(_csv_cell, distinct.tolist()), ""], dtype=object)  # the last one, -1, is of what is missing
     return list(texts[codes])
 
 
 def _csv_cell(value: Any) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow([value, ""])  # a row of one empty cell would be quoted
-    return text.getvalue()[:-1]
+    csv.writer(text, lineterminator="\n").writerow([value, ""])  # a row of one empty cell would be quoted
+    return text.getvalue().removesuffix(",\n")
 
 
 def plain_decimal(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -277,10 +277,9 @@ def make_block(
     )
 
 
-def _joined(sources: Collection[str]) -> str:
-    first, *_ = sources
+def _joined(sources: Iterable[str]) -> str:
     distinct = [source.removeprefix(f"{MEASURED}: ") for source in sources]
     words = "; ".join(distinct[:_SOURCES]) + (
         f" and {len(distinct) - _SOURCES} more records" if len(distinct) > _SOURCES else ""
     )
-    return f"{MEASURED}: {words}" if first.startswith(MEASURED) else words
+    return f"{MEASURED}: {words}" if next(iter(sources)).startswith(MEASURED) else words

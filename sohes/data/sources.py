@@ -31,10 +31,13 @@ def data_name(folder: Path) -> str:
         DataError: it holds no `source.json` with a name.
     """
     path = folder / SOURCE_FILE
+    remedy = 'make the images again, or write {"name": "..."} into it'
+    if not path.exists():
+        raise DataError(f"{path}: not there, so nothing says what these images are; {remedy}")
     try:
         return str(read_json(path)["name"])
     except (KeyError, TypeError):
-        raise DataError(f"{path}: has no field 'name'; make the images again") from None
+        raise DataError(f"{path}: has no field 'name'; {remedy}") from None
 
 
 @dataclass(frozen=True)

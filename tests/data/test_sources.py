@@ -148,7 +148,9 @@ def test_write_split(tmp_path: Path) -> None:
     assert json.loads((out / "skipped.json").read_text()) == [{"file": "d.png", "reason": "truncated"}]
 
 
-@pytest.mark.parametrize(("text", "problem"), [(None, "source.json"), ("{}", "has no field 'name'"), ("[1]", "'name'")])
+@pytest.mark.parametrize(
+    ("text", "problem"), [(None, "source.json: not there"), ("{}", "has no field 'name'"), ("[1]", "'name'")]
+)
 def test_images_of_nothing_known(tmp_path: Path, text: str | None, problem: str) -> None:
     if text is not None:
         (tmp_path / "source.json").write_text(text)

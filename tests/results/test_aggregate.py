@@ -11,8 +11,9 @@ import pytest
 
 from results import aggregate as command
 from results.aggregate import aggregate, main
-from results.render import LINES, plain_decimal, to_html, to_markdown
+from results.render import LINES, plain_decimal, to_csv, to_html, to_markdown
 from results.runs import read_runs
+from results.schema import COLUMNS, make_frame
 from results.stage import TablesConfig, tables
 from results.tables.phases import phases
 from results.tables.transfer import transfer
@@ -291,3 +292,10 @@ def test_an_unknown_table(make_run, tmp_path):
         aggregate([make_run("run", {"images": []})], tmp_path, tables=["zeroshot"])
     assert to_markdown(build(phases, make_run("again", {"images": []}))).startswith("## From labels")
     assert read_runs([tmp_path / "runs" / "run"]).frame.empty
+
+
+def test_csv_is_that_of_pandas() -> None:
+    methods = ['with "quotes", a comma', "two\nlines", "", "plain"]
+    numbers = {"value": [1.5, 0.1 + 0.2, 100.0, 2.25], "sd": [None, 1.0, None, 0.5], "n_seeds": [3, None, 1, 2]}
+    frame = make_frame({"method": methods, **numbers})
+    assert to_csv(frame) == frame.to_csv(columns=list(COLUMNS), index=False, lineterminator="\n")
